@@ -1,0 +1,122 @@
+"""Constraint sets as values: what a weight is projected onto.
+
+A set knows how to project; some also name the support that stays trainable after
+hard pruning. Sets are frozen dataclasses of Python scalars, hashable and static
+under `jit`. Writing one takes one method:
+
+    @dataclasses.dataclass(frozen=True)
+    class NonNegative:
+        def project(self, w):
+            return jnp.maximum(w, 0)
+"""
+
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+
+from core import rules as core_rules
+from core import trees
+from core.errors import InputError, describe
+from core.rules import Rules
+from core.types import Array, PartialTree, PyTree
+from gap.patterns import Pattern, Target, Unstructured
+
+
+@runtime_checkable
+class ConstraintSet(Protocol):
+    """What ADMM needs to know of a set."""
+
+    def project(self, w: Array) -> Array:
+        """Returns the nearest point of the set, in the shape and dtype of `w`."""
+        ...
+
+
+@runtime_checkable
+class SupportSet(ConstraintSet, Protocol):
+    """A set whose points are free on a support and 0 elsewhere."""
+
+    def support(self, w: Array) -> Array:
+        """Returns the boolean mask of the entries that the projection keeps."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparse:
+    """Weights with at most so many units of a sparsity pattern left.
+
+    With the unstructured pattern this is the cardinality constraint
+    {W : card(supp W) <= l} of arXiv 1804.03294, and the projection is exact.
+
+    Attributes:
+      density: the share of units to keep, in [0, 1]; None if `count` is given.
+      count: the number of units to keep; None if `density` is given.
+      pattern: a pattern of `gap.patterns`.
+
+    Raises:
+      InputError: both or neither of density and count, or one out of range.
+    """
+
+    density: float | None = None
+    count: int | None = None
+    pattern: Pattern = Unstructured()
+
+    def __post_init__(self):
+        self._target()
+
+    def _target(self) -> Target:
+        return Target(self.density, self.count, self.pattern)
+
+    def support(self, w: Array) -> Array:
+        """Returns the mask of the entries of largest magnitude."""
+        return self.pattern.mask(jnp.abs(w), self._target().kept(w.shape))
+
+    def project(self, w: Array) -> Array:
+        """Returns `w` with exactly 0.0 outside of its support."""
+        return jnp.where(self.support(w), w, jnp.zeros_like(w))
+
+
+SETS = {"sparse": Sparse}
+"""Every constraint set by name; one contract test walks it."""
+
+
+def constraints(params: PyTree, rules: Rules) -> PartialTree:
+    """Returns the set of every leaf that a rule matches, `None` elsewhere.
+
+    Args:
+      params: a pytree of arrays.
+      rules: pairs of a path regex and a `ConstraintSet`, a density in [0, 1]
+        (short for `Sparse(density)`) or `None`.
+
+    Raises:
+      RuleError: a rule that matches no leaf.
+      InputError: a spec that is no set.
+    """
+    return trees.map_partial(_as_set, core_rules.match(rules, params))
+
+
+def _as_set(spec: Any) -> ConstraintSet:
+    if isinstance(spec, ConstraintSet):
+        return spec
+    if isinstance(spec, int | float) and not isinstance(spec, bool):
+        return Sparse(density=float(spec))
+    raise InputError(
+        describe(
+            repr(spec),
+            "a constraint set (an object with a method project) or a density",
+        )
+    )
+
+
+def project(params: PyTree, rules: Rules) -> PyTree:
+    """Returns `params` with every leaf that a rule matches projected onto its set.
+
+    Raises:
+      RuleError, InputError: as `constraints`.
+    """
+    return trees.map_partial(
+        lambda s, w: s.project(w),
+        constraints(params, rules),
+        params,
+        absent=trees.keep_rest,
+    )

@@ -1,0 +1,116 @@
+"""Pytrees with paths, and trees that have a part for only some leaves.
+
+A leaf's path is its keys joined by '/', such as 'fc1/kernel'. Paths are the one
+vocabulary by which rules, masks, formats and reports name a parameter. A
+*partial* tree has the shape of another tree with `None` in place of the leaves it
+says nothing about; `map_partial` is the only place that deals with such `None`s.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from core.errors import ShapeError, describe
+from core.types import Array, PartialTree, PyTree
+
+
+def path_str(path: tuple[Any, ...]) -> str:
+    """Returns a key path of `jax.tree_util` as text, such as 'fc1/kernel'.
+
+    A trailing `.value`, which flax nnx adds for its variables, is left out so that
+    linen, nnx and plain dicts name the same parameter alike.
+    """
+    if path and getattr(path[-1], "name", None) == "value":
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def flatten(tree: PyTree) -> tuple[list[str], list[Any], Any]:
+    """Returns the paths, the leaves and the treedef of `tree`, in one order."""
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    return [path_str(p) for p, _ in flat], [leaf for _, leaf in flat], treedef
+
+
+def paths(tree: PyTree) -> list[str]:
+    """Returns the path of every leaf of `tree`; `None` is no leaf."""
+    return flatten(tree)[0]
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """Returns the leaves of `tree` as a flat dict from path to leaf."""
+    names, leaves, _ = flatten(tree)
+    return dict(zip(names, leaves, strict=True))
+
+
+def map_partial(
+    f: Callable[..., Any],
+    partial: PartialTree,
+    *trees: PyTree,
+    absent: Callable[..., Any] | None = None,
+) -> PyTree:
+    """Maps `f(part, *leaves)` over the leaves that `partial` has a part for.
+
+    Args:
+      f: called with the part and the corresponding leaves of `trees`.
+      partial: a tree with `None` for the leaves that are not concerned.
+      *trees: full trees, or partial trees with parts at least where the first one
+        has leaves; the first gives the structure. With none, `partial` itself does.
+      absent: called with the leaves of `trees` where the part is `None`; such
+        leaves become `None` when it is not given.
+
+    Returns:
+      A tree of the structure of `trees[0]` with the results.
+
+    Raises:
+      ShapeError: the structures do not fit.
+    """
+    try:
+        if trees:
+            first, treedef = jax.tree.flatten(trees[0])
+            rest = [treedef.flatten_up_to(t) for t in trees[1:]]
+            parts = treedef.flatten_up_to(partial)
+        else:
+            parts, treedef = jax.tree.flatten(partial, is_leaf=lambda x: x is None)
+            first, rest = [], []
+    except (ValueError, TypeError, KeyError) as e:
+        raise ShapeError(
+            describe(
+                f"trees that differ in structure ({e})",
+                "a partial tree and full trees of one structure",
+                "Build the partial tree from the same parameters it is used with.",
+            )
+        ) from e
+    columns = zip(*([first] if trees else []), *rest, strict=True) if trees else None
+    rows = list(columns) if columns is not None else [()] * len(parts)
+    out = [
+        f(part, *row)
+        if part is not None
+        else (absent(*row) if absent is not None else None)
+        for part, row in zip(parts, rows, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, out)
+
+
+def keep_rest(_leaf: Any, *_: Any) -> Any:
+    """An `absent` for `map_partial`: the first tree's leaf, unchanged."""
+    return _leaf
+
+
+def select(partial: PartialTree, tree: PyTree) -> PartialTree:
+    """Returns `tree` with `None` wherever `partial` has `None`."""
+    return map_partial(lambda _, leaf: leaf, partial, tree)
+
+
+def size(tree: PyTree) -> int:
+    """Returns the number of elements of all leaves, a Python int."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def squared_norm(tree: PyTree) -> Array:
+    """Returns the sum of squares of all elements, float32 of shape []."""
+    total = jnp.zeros((), jnp.float32)
+    for leaf in jax.tree.leaves(tree):
+        total = total + jnp.sum(jnp.square(leaf)).astype(jnp.float32)
+    return total

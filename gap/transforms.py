@@ -1,0 +1,257 @@
+"""Sparsity as optax transforms: masks live in the optimizer state.
+
+Each transform wraps the optimizer that does the learning. The updates it returns
+take every pruned weight to exactly 0.0, whatever value it had, and the optimizer's
+moments of pruned weights are exactly 0 as well.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from core import rules as core_rules
+from core import trees
+from core.errors import InputError, describe
+from core.rules import Rules
+from core.types import Array, PartialTree, PyTree
+from gap.masks import targets
+from gap.patterns import Target
+from gap.schedules import DensitySchedule
+
+
+class MaskedState(NamedTuple):
+    """State of `masked` and `prune`.
+
+    Invariants: `step` is int32 []; `masks` is a mask tree of the parameters;
+    moments in `inner` are 0 wherever a mask is False.
+    """
+
+    step: Array
+    masks: PartialTree
+    inner: optax.OptState
+
+
+def need_params(params: PyTree | None, name: str) -> PyTree:
+    """Returns `params`, or raises `InputError` that says who needs them."""
+    if params is None:
+        raise InputError(
+            f"{name}: {describe('params=None', 'the current parameters')}. "
+            "Call update(updates, state, params)."
+        )
+    return params
+
+
+def zero_moments(state: PyTree, params: PyTree, masks: PartialTree) -> PyTree:
+    """Returns an optimizer state whose moments of pruned weights are exactly 0.
+
+    A moment is a floating-point leaf of the state whose path ends in the path of a
+    parameter and whose shape is that parameter's, as in every optax state, also
+    under `optax.masked` and `optax.multi_transform`.
+
+    Args:
+      state: an optimizer state over `params`.
+      params: the parameters; only paths and shapes are used.
+      masks: a mask tree of `params`.
+    """
+    pruned = trees.by_path(masks)
+    shapes = {name: w.shape for name, w in trees.by_path(params).items()}
+    names, leaves, treedef = trees.flatten(state)
+    out = []
+    for name, leaf in zip(names, leaves, strict=True):
+        owner = _owner(name, shapes)
+        mask = None if owner is None else pruned.get(owner)
+        if (
+            mask is not None
+            and leaf.shape == mask.shape
+            and jnp.issubdtype(leaf.dtype, jnp.floating)
+        ):
+            leaf = jnp.where(mask, leaf, jnp.zeros_like(leaf))
+        out.append(leaf)
+    return jax.tree.unflatten(treedef, out)
+
+
+def _owner(name: str, shapes: dict[str, Any]) -> str | None:
+    """Returns the longest parameter path that the state path `name` ends in."""
+    parts = name.split("/") if name else []
+    for start in range(len(parts) + 1):
+        suffix = "/".join(parts[start:])
+        if suffix in shapes:
+            return suffix
+    return None
+
+
+def _masked_update(
+    inner: optax.GradientTransformationExtraArgs,
+    updates: PyTree,
+    state: optax.OptState,
+    params: PyTree,
+    masks: PartialTree,
+    **extra: Any,
+) -> tuple[PyTree, optax.OptState]:
+    """One step of `inner` that leaves pruned weights and their moments at 0."""
+    updates = trees.map_partial(
+        lambda m, g: jnp.where(m, g, jnp.zeros_like(g)),
+        masks,
+        updates,
+        absent=trees.keep_rest,
+    )
+    updates, state = inner.update(updates, state, params, **extra)
+    # w + (-w) is exactly 0.0 only in the parameter's own dtype.
+    updates = trees.map_partial(
+        lambda m, u, w: jnp.where(m, u.astype(w.dtype), -w),
+        masks,
+        updates,
+        params,
+        absent=trees.keep_rest,
+    )
+    return updates, zero_moments(state, params, masks)
+
+
+def masked(
+    inner: optax.GradientTransformation, masks: PartialTree
+) -> optax.GradientTransformationExtraArgs:
+    """Trains with fixed masks: pruned weights and their moments stay exactly 0.
+
+    Args:
+      inner: the optimizer that does the learning.
+      masks: a mask tree of the parameters, as `magnitude_masks` gives.
+
+    Returns:
+      A transform with `MaskedState`; `update` needs `params`.
+
+    Raises:
+      ShapeError: masks that do not fit the parameters, at `init`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> params = {"w": jnp.array([1.0, 2.0])}
+      >>> tx = masked(optax.sgd(0.1), {"w": jnp.array([False, True])})
+      >>> updates, _ = tx.update(params, tx.init(params), params)
+      >>> optax.apply_updates(params, updates)["w"].tolist()
+      [0.0, 1.7999999523162842]
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: PyTree) -> MaskedState:
+        # A copy of its own, so that states can be donated one by one.
+        own = trees.map_partial(
+            lambda m, w: jnp.broadcast_to(jnp.array(m, bool), w.shape), masks, params
+        )
+        return MaskedState(jnp.zeros((), jnp.int32), own, inner.init(params))
+
+    def update(updates, state, params=None, **extra):
+        params = need_params(params, "gap.masked")
+        updates, inner_state = _masked_update(
+            inner, updates, state.inner, params, state.masks, **extra
+        )
+        return updates, MaskedState(state.step + 1, state.masks, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def prune(
+    inner: optax.GradientTransformation,
+    rules: Rules,
+    schedule: DensitySchedule,
+    *,
+    score: Callable[[Array], Array] = jnp.abs,
+) -> optax.GradientTransformationExtraArgs:
+    """Prunes by score while it trains, on a density schedule.
+
+    With `OneShot` this is magnitude pruning and retraining, with `Staged` the
+    iterative method of Han et al. (arXiv 1506.02626), with `Cubic` gradual
+    magnitude pruning (arXiv 1710.01878). Masks are recomputed from the weights in
+    a `lax.cond` at the steps that the schedule names; nothing recompiles.
+
+    Args:
+      inner: the optimizer that does the learning.
+      rules: pairs of a path regex and a final density or `Target`.
+      schedule: when masks change, and to which density.
+      score: weight to score, elementwise; the magnitude by default.
+
+    Returns:
+      A transform with `MaskedState`; `update` needs `params`. At the end of the
+      schedule each mask keeps exactly `Target.kept(leaf.shape)` units.
+
+    Raises:
+      RuleError, InputError: bad rules, at `init`.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: PyTree) -> MaskedState:
+        full = trees.map_partial(
+            lambda _, w: jnp.ones(w.shape, bool), targets(params, rules), params
+        )
+        return MaskedState(jnp.zeros((), jnp.int32), full, inner.init(params))
+
+    def update(updates, state, params=None, **extra):
+        params = need_params(params, "gap.prune")
+        wanted = targets(params, rules)
+
+        def recompute(masks: PartialTree) -> PartialTree:
+            def leaf_mask(target: Target, w: Array, mask: Array) -> Array:
+                # Pruned weights rank last, so that none comes back.
+                scores = jnp.where(mask, score(w), -jnp.inf)
+                return _scheduled_mask(target, scores, schedule, state.step)
+
+            return trees.map_partial(leaf_mask, wanted, params, masks)
+
+        masks = jax.lax.cond(
+            schedule.due(state.step), recompute, lambda m: m, state.masks
+        )
+        updates, inner_state = _masked_update(
+            inner, updates, state.inner, params, masks, **extra
+        )
+        return updates, MaskedState(state.step + 1, masks, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scheduled_mask(
+    target: Target, scores: Array, schedule: DensitySchedule, step: Array
+) -> Array:
+    """The mask of one leaf at `step`; the final count is exact, not rounded."""
+    kept = target.kept(scores.shape)
+    units = target.pattern.units(scores.shape)
+    final = kept / units if units else 0.0
+    density = schedule.density(step, final)
+    rounded = jnp.floor(density * units + 0.5).astype(jnp.int32)
+    count = jnp.where(density <= jnp.float32(final), kept, jnp.maximum(rounded, kept))
+    return target.pattern.mask(scores, count)
+
+
+def add_l1(strength: float, rules: Rules = ((".*", 1.0),)):
+    """Adds the sub-gradient of `strength * sum |w|` to the updates.
+
+    Args:
+      strength: the coefficient, in units of loss per unit of weight.
+      rules: pairs of a path regex and a factor on `strength`, or `None`.
+
+    Returns:
+      A stateless `optax.GradientTransformationExtraArgs`; `update` needs `params`.
+
+    Raises:
+      RuleError: a rule that matches no leaf.
+    """
+
+    def update(updates, state, params=None, **_):
+        params = need_params(params, "gap.add_l1")
+        updates = trees.map_partial(
+            lambda c, g, w: g + (c * strength * jnp.sign(w)).astype(g.dtype),
+            core_rules.match(rules, params),
+            updates,
+            params,
+            absent=trees.keep_rest,
+        )
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update
+    )
+
+
+TRANSFORMS = {"masked": masked, "prune": prune, "add_l1": add_l1}
+"""Every transform of this room by name; one contract test walks it."""

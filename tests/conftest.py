@@ -1,0 +1,34 @@
+"""Strict numerics, one compilation cache, keys and the data folder."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update(
+    "jax_compilation_cache_dir",
+    os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def key():
+    """A fixed random key."""
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data and models, or a skip that says where it was sought."""
+    root = Path(os.environ.get("LATHE_DATA", ROOT / ".." / "shared" / "data")).resolve()
+    if not root.is_dir():
+        pytest.skip(f"no data folder at {root}: set LATHE_DATA")
+    return root
