@@ -55,8 +55,8 @@ def map_partial(
     Args:
       f: called with the part and the corresponding leaves of `trees`.
       partial: a tree with `None` for the leaves that are not concerned.
-      *trees: full trees, or partial trees with parts at least where the first one
-        has leaves; the first gives the structure. With none, `partial` itself does.
+      *trees: full trees, or partial ones that have a part wherever `partial` has;
+        the first gives the structure. With none, `partial` itself does.
       absent: called with the leaves of `trees` where the part is `None`; such
         leaves become `None` when it is not given.
 
@@ -67,13 +67,11 @@ def map_partial(
       ShapeError: the structures do not fit.
     """
     try:
-        if trees:
-            first, treedef = jax.tree.flatten(trees[0])
-            rest = [treedef.flatten_up_to(t) for t in trees[1:]]
-            parts = treedef.flatten_up_to(partial)
-        else:
-            parts, treedef = jax.tree.flatten(partial, is_leaf=lambda x: x is None)
-            first, rest = [], []
+        # With None as a leaf, partial and full trees have one structure.
+        main = trees[0] if trees else partial
+        _, treedef = jax.tree.flatten(main, is_leaf=lambda x: x is None)
+        parts = treedef.flatten_up_to(partial)
+        columns = [treedef.flatten_up_to(t) for t in trees]
     except (ValueError, TypeError, KeyError) as e:
         raise ShapeError(
             describe(
@@ -82,8 +80,7 @@ def map_partial(
                 "Build the partial tree from the same parameters it is used with.",
             )
         ) from e
-    columns = zip(*([first] if trees else []), *rest, strict=True) if trees else None
-    rows = list(columns) if columns is not None else [()] * len(parts)
+    rows = zip(*columns, strict=True) if trees else [()] * len(parts)
     out = [
         f(part, *row)
         if part is not None

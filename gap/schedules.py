@@ -99,7 +99,8 @@ class Cubic:
         passed = (step - self.begin).astype(jnp.float32) / (self.end - self.begin)
         left = 1.0 - jnp.clip(passed, 0.0, 1.0)
         final = jnp.float32(final)
-        return final + (1.0 - final) * left**3
+        between = 1.0 - (1.0 - final) * (1.0 - left**3)
+        return jnp.where(left > 0.0, jnp.maximum(between, final), final)
 
 
 SCHEDULES = {"one_shot": OneShot, "staged": Staged, "cubic": Cubic}

@@ -14,7 +14,7 @@ import optax
 
 from core import rules as core_rules
 from core import trees
-from core.errors import InputError, describe
+from core.errors import InputError, ShapeError, describe
 from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
 from gap.masks import targets
@@ -110,6 +110,15 @@ def _masked_update(
     return updates, zero_moments(state, params, masks)
 
 
+def _own_mask(mask: Array, w: Array) -> Array:
+    """A copy of a mask, so that states can be donated one by one."""
+    if jnp.shape(mask) != w.shape:
+        raise ShapeError(
+            describe(f"a mask of shape {jnp.shape(mask)}", f"{w.shape}, its weight's")
+        )
+    return jnp.array(mask, bool)
+
+
 def masked(
     inner: optax.GradientTransformation, masks: PartialTree
 ) -> optax.GradientTransformationExtraArgs:
@@ -136,10 +145,7 @@ def masked(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> MaskedState:
-        # A copy of its own, so that states can be donated one by one.
-        own = trees.map_partial(
-            lambda m, w: jnp.broadcast_to(jnp.array(m, bool), w.shape), masks, params
-        )
+        own = trees.map_partial(_own_mask, masks, params)
         return MaskedState(jnp.zeros((), jnp.int32), own, inner.init(params))
 
     def update(updates, state, params=None, **extra):

@@ -7,6 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -16,7 +17,12 @@ jax.config.update(
     "jax_compilation_cache_dir",
     os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")),
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+# Compilation makes the first example slow; examples are shared shapes, see strategies.
+settings.register_profile("lathe", deadline=None, max_examples=25)
+settings.load_profile("lathe")
 
 
 @pytest.fixture

@@ -13,12 +13,16 @@ def floats(dtype=np.float32, bound=100.0):
     return st.floats(-bound, bound, width=width, allow_subnormal=False)
 
 
-def arrays(dtype=np.float32, min_dims=1, max_dims=3, max_side=6):
+# A handful of shapes, so that compilations are shared between examples.
+SHAPES = {1: [(1,), (4,)], 2: [(1, 3), (6, 5)], 3: [(2, 3, 4)]}
+
+
+def arrays(dtype=np.float32, min_dims=1, max_dims=3):
     """Small arrays of finite numbers."""
-    shapes = hnp.array_shapes(
-        min_dims=min_dims, max_dims=max_dims, min_side=1, max_side=max_side
+    shapes = [s for d in range(min_dims, max_dims + 1) for s in SHAPES[d]]
+    return st.sampled_from(shapes).flatmap(
+        lambda shape: hnp.arrays(dtype, shape, elements=floats(dtype))
     )
-    return hnp.arrays(dtype, shapes, elements=floats(dtype))
 
 
 def trees(dtype=np.float32):

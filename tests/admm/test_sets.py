@@ -1,0 +1,125 @@
+"""The contract of constraint sets, walked over the registry."""
+
+import dataclasses
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import admm
+from core.errors import InputError, RuleError
+from tests import strategies
+
+SETS = {"sparse": admm.Sparse(density=0.3)}
+
+
+def feasible(constraint, w):
+    """Whether `w` lies in the set, by its definition."""
+    if isinstance(constraint, admm.Sparse):
+        return np.count_nonzero(w) <= int(np.floor(constraint.density * w.size + 0.5))
+    raise NotImplementedError(constraint)
+
+
+def test_every_registered_set_is_in_the_table():
+    assert {k: type(v) for k, v in SETS.items()} == admm.SETS
+
+
+@pytest.fixture(params=sorted(SETS))
+def constraint(request):
+    return SETS[request.param]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_projection_is_feasible_idempotent_and_keeps_shape(constraint, key, dtype):
+    w = jax.random.normal(key, (6, 5), dtype)
+    z = constraint.project(w)
+    assert (z.shape, z.dtype) == (w.shape, w.dtype)
+    assert feasible(constraint, np.asarray(z, np.float32))
+    np.testing.assert_array_equal(constraint.project(z), z)
+
+
+def test_projection_in_float64(constraint):
+    with jax.enable_x64(True):
+        w = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)))
+        z = constraint.project(w)
+        assert z.dtype == jnp.float64
+        assert feasible(constraint, np.asarray(z))
+
+
+def test_no_random_feasible_point_is_nearer(constraint):
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        w = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)
+        z = constraint.project(w)
+        best = float(jnp.sum((w - z) ** 2))
+        for _ in range(20):
+            y = constraint.project(jnp.asarray(rng.normal(size=(6, 5)), jnp.float32))
+            # The best scale of a feasible direction of a cone, nearer than y itself.
+            y = y * (jnp.sum(y * w) / jnp.sum(y * y))
+            assert float(jnp.sum((w - y) ** 2)) >= best
+
+
+def test_projection_under_jit_vmap_and_unchanged_input(constraint, key):
+    w = jax.random.normal(key, (3, 6, 5))
+    before = np.array(w)
+    expected = np.stack([constraint.project(x) for x in w])
+    got = jax.jit(jax.vmap(constraint.project))(w)
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(w, before)
+
+
+def test_support_is_where_the_projection_may_be_nonzero(constraint, key):
+    w = jax.random.normal(key, (6, 5))
+    np.testing.assert_array_equal(
+        constraint.support(w), np.asarray(constraint.project(w)) != 0
+    )
+
+
+def test_sets_are_hashable_values(constraint):
+    assert constraint == dataclasses.replace(constraint)
+    assert hash(constraint) == hash(dataclasses.replace(constraint))
+
+
+@given(
+    hnp.arrays(np.float32, (7,), elements=strategies.floats(bound=10)),
+    st.integers(0, 7),
+)
+def test_cardinality_projection_beats_every_support(w, count):
+    z = np.asarray(admm.project_cardinality(jnp.asarray(w), count))
+    assert np.count_nonzero(z) <= count
+    best = min(
+        float(np.sum(np.delete(w, list(s)) ** 2, dtype=np.float64))
+        for s in combinations(range(7), count)
+    )
+    got = float(np.sum((w - z) ** 2, dtype=np.float64))
+    assert got <= best * (1 + 1e-6)
+
+
+def test_published_counts_are_asserted_by_count():
+    w = jnp.arange(1.0, 401.0).reshape(20, 20)
+    z = admm.Sparse(count=36).project(w)
+    assert int(jnp.count_nonzero(z)) == 36
+    assert float(jnp.min(jnp.where(z > 0, z, jnp.inf))) == 365.0
+
+
+def test_rules_pick_sets_and_leave_the_rest():
+    params = {"a": jnp.arange(4.0), "b": jnp.arange(4.0)}
+    out = admm.project(params, [("a", 0.5)])
+    np.testing.assert_array_equal(out["a"], [0.0, 0.0, 2.0, 3.0])
+    np.testing.assert_array_equal(out["b"], params["b"])
+
+
+def test_bad_sets_and_rules_are_named():
+    with pytest.raises(InputError, match="one of the two"):
+        admm.Sparse()
+    with pytest.raises(InputError, match="density: got 2"):
+        admm.Sparse(density=2)
+    with pytest.raises(InputError, match="method project"):
+        admm.project({"a": jnp.ones(2)}, [("a", "sparse")])
+    with pytest.raises(RuleError, match="nearest paths are a"):
+        admm.project({"a": jnp.ones(2)}, [("b", 0.5)])

@@ -1,0 +1,197 @@
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gap
+from core import trees
+from core.errors import InputError, ShapeError
+from tests import strategies
+from tests.relaxed import relaxed
+
+
+def relaxed_adam(*args):
+    return relaxed(optax.adam(*args))
+
+
+INNERS = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adam": relaxed_adam(0.1),
+    "adamw": relaxed(optax.adamw(0.1, weight_decay=0.1)),
+    "chain": optax.chain(optax.clip_by_global_norm(1.0), relaxed_adam(0.05)),
+    "labels": optax.multi_transform(
+        {"a": relaxed_adam(0.1), "b": optax.sgd(0.1, momentum=0.9)},
+        {"w": "a", "v": "b"},
+    ),
+}
+
+
+def quadratic(key):
+    a, b = jax.random.normal(key, (2, 6, 5))
+    params = {"w": a, "v": b[0]}
+    goal = {"w": b, "v": a[0]}
+    loss = lambda p: sum(  # noqa: E731
+        jnp.sum((p[k] - goal[k]) ** 2) for k in p
+    )
+    return params, loss
+
+
+def run(tx, params, loss, steps):
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    history = []
+    for _ in range(steps):
+        params, state = step(params, state)
+        history.append((params, state))
+    return history
+
+
+def assert_zero_where_pruned(params, state, masks):
+    for name, mask in trees.by_path(masks).items():
+        off = ~np.asarray(mask)
+        assert np.all(np.asarray(trees.by_path(params)[name])[off] == 0.0)
+        for path, leaf in trees.by_path(state.inner).items():
+            if path.endswith(f"/{name}") and leaf.shape == mask.shape:
+                assert np.all(np.asarray(leaf)[off] == 0.0), path
+
+
+@pytest.mark.parametrize("inner", sorted(INNERS))
+def test_pruned_weights_and_moments_are_exactly_zero_after_every_update(inner, key):
+    params, loss = quadratic(key)
+    masks = gap.magnitude_masks(params, [("w", 0.3)])
+    # The first update must also clear what the weights held before.
+    for after, state in run(gap.masked(INNERS[inner], masks), params, loss, 5):
+        assert_zero_where_pruned(after, state, masks)
+        assert np.all(np.asarray(after["v"]) != 0)
+
+
+def test_kept_weights_learn_as_if_the_others_did_not_exist(key):
+    params, loss = quadratic(key)
+    masks = gap.magnitude_masks(params, [("w", 0.5)])
+    after, _ = run(gap.masked(relaxed_adam(0.1), masks), params, loss, 20)[-1]
+    free, _ = run(relaxed_adam(0.1), params, loss, 20)[-1]
+    on = np.asarray(masks["w"])
+    np.testing.assert_allclose(
+        np.asarray(after["w"])[on], np.asarray(free["w"])[on], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_nan_gradient_of_a_pruned_weight_does_no_harm():
+    params = {"w": jnp.array([1.0, 2.0])}
+    tx = gap.masked(relaxed_adam(0.1), {"w": jnp.array([True, False])})
+    grads = {"w": jnp.array([1.0, jnp.nan])}
+    updates, state = tx.update(grads, tx.init(params), params)
+    after = optax.apply_updates(params, updates)
+    assert np.all(np.isfinite(after["w"]))
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.inner))
+
+
+def test_bfloat16_updates_still_reach_exact_zero():
+    params = {"w": jnp.array([1.2345678, 3.3333333], jnp.float32)}
+    to_bf16 = optax.stateless(
+        lambda u, _: jax.tree.map(lambda x: x.astype(jnp.bfloat16), u)
+    )
+    tx = gap.masked(to_bf16, {"w": jnp.array([False, True])})
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert float(optax.apply_updates(params, updates)["w"][0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"),
+    [(gap.OneShot(2), 2), (gap.Staged((1, 4, 8)), 8), (gap.Cubic(1, 9, 2), 9)],
+)
+def test_prune_ends_at_the_exact_count_and_never_regrows(schedule, last, key):
+    params, loss = quadratic(key)
+    tx = gap.prune(relaxed_adam(0.05), [("w", gap.Target(count=7))], schedule)
+    history = run(tx, params, loss, last + 3)
+    masks = [np.asarray(s.masks["w"]) for _, s in history]
+    for before, after in pairwise(masks):
+        assert np.all(before[after])
+    assert masks[-1].sum() == 7
+    for after, state in history:
+        assert_zero_where_pruned(after, state, state.masks)
+
+
+def test_prune_recomputes_masks_without_recompiling(key):
+    params, loss = quadratic(key)
+    tx = gap.prune(optax.sgd(0.1), [("w", 0.2)], gap.Cubic(0, 8))
+    state, traces = tx.init(params), []
+
+    @jax.jit
+    def step(params, state):
+        traces.append(1)
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(12):
+        params, state = step(params, state)
+    assert len(traces) == 1
+    assert int(state.masks["w"].sum()) == 6
+
+
+@given(strategies.trees(), st.sampled_from([0.1, 0.5, 0.9]))
+def test_one_shot_equals_magnitude_masks(tree, density):
+    rules = [(".*/kernel", density)]
+    tree = jax.tree.map(jnp.asarray, tree)
+    tx = gap.prune(optax.sgd(0.0), rules, gap.OneShot())
+    updates, state = tx.update(tree, tx.init(tree), tree)
+    expected = gap.magnitude_masks(tree, rules)
+    for name, mask in trees.by_path(expected).items():
+        np.testing.assert_array_equal(trees.by_path(state.masks)[name], mask)
+    pruned = gap.apply_masks(tree, expected)
+    jax.tree.map(
+        np.testing.assert_array_equal, optax.apply_updates(tree, updates), pruned
+    )
+
+
+def test_add_l1_adds_the_subgradient_and_shrinks_to_zero():
+    params = {"w": jnp.array([2.0, -3.0, 0.0]), "b": jnp.ones(1)}
+    tx = gap.add_l1(0.5, [("w", 1.0)])
+    grads = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_array_equal(updates["w"], [0.5, -0.5, 0.0])
+    np.testing.assert_array_equal(updates["b"], [0.0])
+
+
+def test_missing_params_and_foreign_masks_are_named():
+    params = {"w": jnp.ones(3)}
+    tx = gap.masked(optax.sgd(0.1), {"w": jnp.ones(3, bool)})
+    with pytest.raises(InputError, match="current parameters"):
+        tx.update(params, tx.init(params))
+    with pytest.raises(ShapeError):
+        gap.masked(optax.sgd(0.1), {"v": None}).init(params)
+    with pytest.raises(ShapeError, match="mask"):
+        gap.masked(optax.sgd(0.1), {"w": jnp.ones(4, bool)}).init(params)
+
+
+def test_masked_composes_with_scan_vmap_and_donation(key):
+    keys = jax.random.split(key, 3)
+    params = jax.vmap(lambda k: quadratic(k)[0])(keys)
+    loss = quadratic(key)[1]
+    masks = gap.magnitude_masks(quadratic(key)[0], [("w", 0.3)])
+    tx = gap.masked(relaxed_adam(0.1), masks)
+
+    def train(params):
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            return (optax.apply_updates(params, updates), state), loss(params)
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=10)
+
+    (after, state), losses = jax.jit(jax.vmap(train), donate_argnums=0)(params)
+    off = ~np.broadcast_to(np.asarray(masks["w"]), after["w"].shape)
+    assert np.all(np.asarray(after["w"])[off] == 0)
+    assert np.all(np.asarray(losses[:, -1]) < np.asarray(losses[:, 0]))
+    assert state.masks["w"].shape == after["w"].shape
