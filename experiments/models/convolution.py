@@ -1,0 +1,133 @@
+"""A convolution whose gradients are fast on CPU, also inside `lax.scan`.
+
+Values are those of `lax.conv_general_dilated`, and the primal is that very operation,
+so a jaxpr still shows one convolution. Only the derivative rule differs: it is written
+so that JAX's own transposition of it gives operations that XLA's CPU backend runs
+fast. Every mode of differentiation, `vmap` and sharding work as for the original.
+
+What XLA (jax 0.10, CPU) does with the derivatives of the original, and the remedy here:
+
+- The gradients come out as convolutions with permuted dimension numbers. XLA brings
+  them into the one order that its library kernels take (NHWC, HWIO) in the entry
+  computation only: inside a loop body they run as naive loops, 20 to 100 times slower.
+  Here the operands are transposed explicitly and the order is always that one.
+- The transpose of the activations, which the kernel's gradient needs, is fused with
+  whatever produced them (a whole chain of residual blocks, computed again). Here the
+  kernel's gradient is a call that XLA does not inline, so nothing can be fused into it.
+- The input's gradient of a 5x5 kernel without padding needs so much padding that no
+  library kernel takes it. Here it is one matrix product and shifted sums.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jax.experimental.xla_metadata import set_xla_metadata
+
+from core.types import Array
+
+Pair = tuple[int, int]
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def conv2d(images: Array, kernel: Array, strides: Pair, pads: tuple[Pair, Pair]):
+    """Convolves images with a kernel (a correlation, as everywhere in the field).
+
+    y[n, p, q, f] = sum over i, j, c of
+    x[n, p * strides[0] + i - pads[0][0], q * strides[1] + j - pads[1][0], c] *
+    kernel[i, j, c, f], with x = 0 outside of the image.
+
+    Args:
+      images: x, float [n, h, w, c].
+      kernel: float [kh, kw, c, f], of the type of `images`.
+      strides: steps of the window, rows and columns.
+      pads: zeros before and after, for rows and for columns.
+
+    Returns:
+      y, float [n, h', w', f].
+    """
+    return _conv(images, kernel, strides, pads)
+
+
+def _jvp(strides, pads, primals, tangents):
+    images, kernel = primals
+    d_images, d_kernel = tangents
+    parts = []
+    if not isinstance(d_images, SymbolicZero):  # images of a first layer have none
+        fast = functools.partial(_along_images, strides=strides, pads=pads)
+        plain = functools.partial(_conv, strides=strides, pads=pads)
+        parts.append(_on_cpu(fast, plain, d_images, kernel))
+    if not isinstance(d_kernel, SymbolicZero):
+        fast = functools.partial(_along_kernel, strides=strides, pads=pads)
+        plain = functools.partial(_conv, strides=strides, pads=pads)
+        parts.append(_on_cpu(fast, plain, images, d_kernel))
+    out = conv2d(images, kernel, strides, pads)
+    return out, sum(parts[1:], start=parts[0]) if parts else jnp.zeros_like(out)
+
+
+conv2d.defjvp(_jvp, symbolic_zeros=True)
+
+
+def _on_cpu(fast: Callable, plain: Callable, *args: Array) -> Array:
+    return lax.platform_dependent(*args, cpu=fast, default=plain)
+
+
+def _conv(images: Array, kernel: Array, strides: Pair, pads: tuple[Pair, Pair]):
+    return lax.conv_general_dilated(
+        images, kernel, strides, pads, dimension_numbers=_NHWC
+    )
+
+
+def _along_images(images: Array, kernel: Array, *, strides: Pair, pads):
+    """The convolution, linear in `images`; its transpose is the images' gradient."""
+    kh, kw, _, f = kernel.shape
+    if kh * kw == 1 or max(kh, kw) > 3:  # transpose: matrix product, shifted sums
+        return _patches(images, (kh, kw), strides, pads) @ kernel.reshape(-1, f)
+    # Transpose: convolution with the flipped kernel in the order NHWC, HWIO.
+    return lax.conv_general_dilated(
+        images,
+        kernel.transpose(0, 1, 3, 2),
+        strides,
+        pads,
+        dimension_numbers=("NHWC", "HWOI", "NHWC"),
+    )
+
+
+def _along_kernel(images: Array, kernel: Array, *, strides: Pair, pads):
+    """The convolution, linear in `kernel`; its transpose is the kernel's gradient."""
+    if kernel.shape[:2] == (1, 1):
+        return _patches(images, (1, 1), strides, pads) @ kernel[0, 0]
+
+    def conv(images: Array, kernel: Array) -> Array:
+        # Transpose: c images of h x w with n channels each, convolved with the
+        # incoming gradient as a kernel, in the order NHWC, HWIO.
+        out = lax.conv_general_dilated(
+            images.transpose(3, 1, 2, 0),
+            kernel.transpose(2, 0, 1, 3),
+            strides,
+            pads,
+            dimension_numbers=("CHWN", "IHWO", "HWNC"),
+        )
+        return out.transpose(2, 0, 1, 3)
+
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(conv)(images, kernel)
+
+
+def _patches(images: Array, window: Pair, strides: Pair, pads) -> Array:
+    """Returns the windows of the images, [n, h', w', kh * kw * c]."""
+    if any(map(any, pads)):
+        images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
+    n, h, w, c = images.shape
+    rows = (h - window[0]) // strides[0] * strides[0] + 1
+    columns = (w - window[1]) // strides[1] * strides[1] + 1
+    taps = [
+        lax.slice(images, (0, i, j, 0), (n, i + rows, j + columns, c), (1, *strides, 1))
+        for i in range(window[0])
+        for j in range(window[1])
+    ]
+    return taps[0] if len(taps) == 1 else jnp.concatenate(taps, axis=-1)
