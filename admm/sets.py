@@ -85,8 +85,8 @@ def constraints(params: PyTree, rules: Rules) -> PartialTree:
 
     Args:
       params: a pytree of arrays.
-      rules: pairs of a path regex and a `ConstraintSet`, a density in [0, 1]
-        (short for `Sparse(density)`) or `None`.
+      rules: pairs of a path regex and a `ConstraintSet`, a `gap.Target` or a density
+        in [0, 1] (short for `Sparse`), or `None`.
 
     Raises:
       RuleError: a rule that matches no leaf.
@@ -98,12 +98,15 @@ def constraints(params: PyTree, rules: Rules) -> PartialTree:
 def _as_set(spec: Any) -> ConstraintSet:
     if isinstance(spec, ConstraintSet):
         return spec
+    if isinstance(spec, Target):
+        return Sparse(spec.density, spec.count, spec.pattern)
     if isinstance(spec, int | float) and not isinstance(spec, bool):
         return Sparse(density=float(spec))
     raise InputError(
         describe(
             repr(spec),
-            "a constraint set (an object with a method project) or a density",
+            "a constraint set (an object with a method project), a gap.Target "
+            "or a density",
         )
     )
 

@@ -1,0 +1,305 @@
+"""Rows and figures of a pruning experiment, computed from its trials."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments import models
+from experiments.pruning.methods import TITLES
+from experiments.pruning.networks import (
+    ALEXNET_KEPT,
+    Network,
+    macs,
+    output_positions,
+)
+from experiments.pruning.protocol import EDGES, Trial
+from experiments.results import Figure, Outcome, Row, Series, mean_std
+from experiments.workdir import Run
+
+Found = Mapping[Trial, Mapping[str, Any]]
+
+
+def outcome(run: Run, source: str, shape: tuple[int, ...], found: Found) -> Outcome:
+    """Returns the report of all trials.
+
+    Args:
+      run: the work folder, for its metrics.
+      source: what the data set really was.
+      shape: of one input.
+      found: the result of every trial.
+    """
+    rows: list[Row] = []
+    figures: list[Figure] = []
+    for network in dict.fromkeys(trial.network for trial in found):
+        part = {t: r for t, r in found.items() if t.network is network}
+        rows += _rows(network, shape, part)
+        figures += _figures(run, network, part)
+    rows += _alexnet()
+    notes = [
+        "Every method starts from the same trained network and gets the same number "
+        "of epochs; the dense control trains on for as long. Accuracy is that of the "
+        "last epoch on the test split; nothing was selected on it.",
+        "Rates count kernel weights only; biases are never pruned.",
+    ]
+    return Outcome(rows, figures, notes, (source,))
+
+
+def _values(part: Found, method: str, rate: float, name: str) -> list[float]:
+    return [r[name] for t, r in part.items() if (t.method, t.rate) == (method, rate)]
+
+
+def _pairs(part: Found) -> list[tuple[str, float]]:
+    return list(dict.fromkeys((t.method, t.rate) for t in part))
+
+
+def _rows(network: Network, shape: tuple[int, ...], part: Found) -> Iterable[Row]:
+    dense, dense_std = mean_std(_values(part, "dense", 1.0, "accuracy"))
+    yield Row("accuracy, dense", network.title, dense, dense_std, unit="%")
+    positions = output_positions(models.create(network.model), shape)
+    for method, rate in _pairs(part):
+        if method == "dense":
+            continue
+        setting = f"{network.title}, {rate:.4g}x, {TITLES[method]}"
+        yield from _accuracy_rows(network, part, method, rate, setting, dense)
+    for rate in dict.fromkeys(rate for _, rate in _pairs(part) if rate > 1):
+        setting = f"{network.title}, {rate:.4g}x"
+        yield from _size_rows(network, part, rate, setting, positions)
+
+
+def _accuracy_rows(
+    network: Network, part: Found, method: str, rate: float, setting: str, dense: float
+) -> Iterable[Row]:
+    final, std = mean_std(_values(part, method, rate, "accuracy"))
+    ours = method == "admm"
+    claimed = ours and rate in network.tolerance
+    yield Row(
+        "accuracy, pruned",
+        setting,
+        final,
+        std,
+        baseline=dense,
+        paper=network.accuracy.get(rate) if ours else None,
+        unit="%",
+        holds=bool(final >= dense - network.tolerance[rate]) if claimed else None,
+    )
+    raw, std = mean_std(_values(part, method, rate, "pruned_accuracy"))
+    yield Row("accuracy before retraining", setting, raw, std, baseline=dense, unit="%")
+
+
+def _size_rows(
+    network: Network,
+    part: Found,
+    rate: float,
+    setting: str,
+    positions: Mapping[str, int],
+) -> Iterable[Row]:
+    """Weights and multiply-accumulates left, counted from the trained weights."""
+    results = [r for t, r in part.items() if t.rate == rate]
+    sizes, left = results[0]["sizes"], results[0]["left"]
+    alike = all(r["left"] == left for r in results)
+    published = rate in network.published
+    reduction = sum(sizes.values()) / max(sum(left.values()), 1)
+    yield Row(
+        "weight reduction",
+        setting,
+        reduction,
+        paper=rate if published else None,
+        unit="x",
+        holds=alike and abs(reduction - rate) < 0.05 if published else None,
+    )
+    yield Row(
+        "MACs reduction",
+        setting,
+        macs(sizes, positions) / max(macs(left, positions), 1),
+        unit="x",
+    )
+    for layer, count in left.items():
+        target = network.targets[rate]
+        wanted = target[layer] if isinstance(target, Mapping) else None
+        yield Row(
+            f"weights left in {layer}",
+            setting,
+            count,
+            baseline=sizes[layer],
+            paper=wanted if published else None,
+            holds=alike and count == wanted if published else None,
+        )
+
+
+def _alexnet() -> Iterable[Row]:
+    """The paper's AlexNet table: arithmetic on its densities, no training."""
+    total = sum(w for w, _, _ in ALEXNET_KEPT.values())
+    left = sum(w * d for w, _, d in ALEXNET_KEPT.values())
+    convs = [v for k, v in ALEXNET_KEPT.items() if k.startswith("conv")]
+    setting = "AlexNet, the published densities"
+    yield Row(
+        "weight reduction",
+        setting,
+        total / left,
+        paper=21.0,
+        unit="x",
+        simulated=True,
+        holds=abs(total / left - 21.0) < 0.5,
+    )
+    yield Row(
+        "MACs reduction of the convolutions",
+        setting,
+        sum(m for _, m, _ in convs) / sum(m * d for _, m, d in convs),
+        unit="x",
+        simulated=True,
+    )
+
+
+def _figures(run: Run, network: Network, part: Found) -> list[Figure]:
+    rates = list(dict.fromkeys(rate for _, rate in _pairs(part) if rate > 1))
+    methods = list(dict.fromkeys(m for m, rate in _pairs(part) if rate > 1))
+    figures = [_against_rate(network, part, methods, rates)] if len(rates) > 1 else []
+    if not rates:
+        return figures
+    rate = network.published[0] if network.published else rates[0]
+    rate = rate if rate in rates else rates[0]
+    log = _metrics(run)
+    seed = min(t.seed for t in part)
+    figures += _curves(log, network, methods, rate, seed)
+    if "admm" in methods:
+        figures += _residuals(log, network, rates, seed)
+        figures += _weights(network, part, rate, seed)
+    return figures
+
+
+def _against_rate(
+    network: Network, part: Found, methods: Sequence[str], rates: Sequence[float]
+) -> Figure:
+    series = []
+    for method in ("dense", *methods):
+        pairs = [
+            mean_std(_values(part, method, r if method != "dense" else 1.0, "accuracy"))
+            for r in rates
+        ]
+        means, stds = zip(*pairs, strict=True)
+        series.append(Series(TITLES[method], tuple(rates), means, stds))
+    return Figure(
+        f"{network.title}: accuracy against compression",
+        "errorbar",
+        "compression rate (weights before / after)",
+        "test accuracy (%)",
+        series,
+        log_x=True,
+    )
+
+
+def _metrics(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """The logged lines of each stage, in order."""
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for text in (run.dir / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        stages.setdefault(line["stage"], []).append(line)
+    return stages
+
+
+def _curve(
+    log: Mapping[str, list[dict[str, Any]]], stage: str, name: str, first: int = 0
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    lines = [line for line in log.get(stage, []) if name in line]
+    return (
+        tuple(first + line["step"] for line in lines),
+        tuple(line[name] for line in lines),
+    )
+
+
+def _curves(
+    log: Mapping[str, list[dict[str, Any]]],
+    network: Network,
+    methods: Sequence[str],
+    rate: float,
+    seed: int,
+) -> list[Figure]:
+    series = []
+    for method in ("dense", *methods):
+        trial = Trial(network, seed, method, rate if method != "dense" else 1.0)
+        x, y = _curve(log, f"{trial.stage}-prune", "accuracy")
+        more, z = _curve(log, f"{trial.stage}-retrain", "accuracy", first=len(x))
+        series.append(Series(TITLES[method], x + more, y + z))
+    return [
+        Figure(
+            f"{network.title}, {rate:.4g}x: pruning phase and retraining (seed {seed})",
+            "line",
+            "epoch after pretraining",
+            "test accuracy (%)",
+            series,
+        )
+    ]
+
+
+def _residuals(
+    log: Mapping[str, list[dict[str, Any]]],
+    network: Network,
+    rates: Sequence[float],
+    seed: int,
+) -> list[Figure]:
+    primal, dual, projected = [], [], []
+    for rate in rates:
+        stage = f"{Trial(network, seed, 'admm', rate).stage}-prune"
+        label = f"{rate:.4g}x"
+        primal.append(Series(label, *_curve(log, stage, "residual")))
+        x, y = _curve(log, stage, "dual_residual")
+        dual.append(Series(label, x[1:], y[1:]))
+        projected.append(
+            Series(f"{label}, Z", *_curve(log, stage, "projected_accuracy"))
+        )
+        projected.append(Series(f"{label}, W", *_curve(log, stage, "accuracy")))
+    title = f"{network.title}, ADMM (seed {seed})"
+    epoch = "epoch of the pruning phase"
+    return [
+        Figure(
+            f"{title}: primal residual",
+            "line",
+            epoch,
+            "||W - Z|| / ||W||",
+            primal,
+            log_y=True,
+        ),
+        Figure(
+            f"{title}: dual residual",
+            "line",
+            epoch,
+            "||Z - Z of the iteration before||",
+            dual,
+            log_y=True,
+        ),
+        Figure(
+            f"{title}: accuracy of the weights W and of their projection Z",
+            "line",
+            epoch,
+            "test accuracy (%)",
+            projected,
+        ),
+    ]
+
+
+def _weights(network: Network, part: Found, rate: float, seed: int) -> list[Figure]:
+    dense = part[Trial(network, seed, "dense", 1.0)]
+    pruned = part[Trial(network, seed, "admm", rate)]
+    layers = tuple(pruned["left"])
+    keep = tuple(100 * pruned["left"][k] / pruned["sizes"][k] for k in layers)
+    edges = tuple(float(e) for e in EDGES)
+    return [
+        Figure(
+            f"{network.title}, {rate:.4g}x: weights kept in each layer",
+            "bar",
+            "layer",
+            "kept (%)",
+            [Series("ADMM", layers, keep)],
+        ),
+        Figure(
+            f"{network.title}: non-zero weights before and after ADMM at {rate:.4g}x",
+            "hist",
+            "weight",
+            "count",
+            [
+                Series("dense", edges, tuple(dense["histogram"])),
+                Series("pruned", edges, tuple(pruned["histogram"])),
+            ],
+            log_y=True,
+        ),
+    ]
