@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from jax.test_util import check_grads
 
 import admm
 import gap
@@ -53,7 +54,7 @@ def test_convex_quadratic_converges_to_the_constrained_minimum():
     tx = admm.admm(
         optax.sgd(0.1), [("w", AtLeast(0.0))], interval=60, rho=2.0, reset_inner=False
     )
-    params, state = train(tx, {"w": jnp.zeros((2, 2))}, quadratic, 60 * 40)[-1]
+    params, state = train(tx, {"w": jnp.zeros((2, 2))}, quadratic, 60 * 60)[-1]
     np.testing.assert_allclose(params["w"], jnp.maximum(CENTRE, 0), atol=1e-4)
     np.testing.assert_allclose(params["w"], state.z["w"], atol=1e-4)
     multiplier = -state.rho * state.u["w"]
@@ -99,7 +100,7 @@ def test_the_augmented_lagrangian_falls_in_the_primal_step_and_in_z():
 
 def test_sparse_quadratic_becomes_feasible_and_residuals_fall():
     rules = [("w", admm.Sparse(count=2))]
-    tx = admm.admm(optax.sgd(0.05), rules, interval=50, rho=4.0)
+    tx = admm.admm(optax.sgd(0.05), rules, interval=50, rho=1.0)
     history = train(tx, {"w": jnp.ones((2, 2))}, quadratic, 50 * 20)
     relative = [float(admm.residuals(*h).relative) for h in history[49::50]]
     assert relative[-1] < 1e-3 < relative[0]
@@ -123,7 +124,7 @@ def test_the_gradient_of_the_penalty_matches_finite_differences(key):
     auto = jax.grad(lagrangian)(params)
     np.testing.assert_allclose(ours["w"], auto["w"], rtol=1e-5)
     np.testing.assert_array_equal(ours["b"], [0.0, 0.0])
-    jax.test_util.check_grads(lagrangian, (params,), 1, rtol=1e-2)
+    check_grads(lagrangian, (params,), 1, rtol=1e-2)
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -1,0 +1,151 @@
+"""What the front door prints: the list of experiments, help pages, a run's summary."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments import options
+from experiments.registry import Experiment, RunFlags
+
+WIDTH = 88
+
+USAGE = """\
+Lathe shapes neural networks to hardware and proves what is left.
+
+python launch.py                      run the main job and say where its report is
+python launch.py --list               every experiment: paper, claim, minutes, data
+python launch.py NAME [flags]         run an experiment; a stopped run goes on
+python launch.py NAME --help          its flags
+python launch.py resume DIR           go on with the run in a work folder
+python launch.py sweep NAME --grid='rho=1e-3,1e-2;keep=0.1,0.05' [flags]
+                                      an ablation: table, CSV and plot
+python launch.py report DIR...        rebuild report.html and docs/RESULTS.md
+python launch.py cite NAME            BibTeX of the paper behind an experiment
+
+'python launch.py sweep --help' and the like explain the flags of each command."""
+
+
+def listing(experiments: Iterable[Experiment]) -> str:
+    """Returns the table of experiments, one line each."""
+    head = ("experiment", "paper", "minutes", "data", "claim")
+    rows = [
+        (
+            item.name,
+            f"{item.paper.arxiv or item.paper.venue} ({item.paper.year})",
+            ", ".join(f"{name} {mode.minutes:g}" for name, mode in item.modes.items()),
+            ", ".join(item.data),
+            item.claim,
+        )
+        for item in experiments
+    ]
+    return table([head, *rows])
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Returns rows as text in columns, with a line under the first."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in ruled
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def experiment_help(experiment: Experiment, prog: str) -> str:
+    """Returns the help page of an experiment.
+
+    Args:
+      experiment: any.
+      prog: the command that it is called by.
+    """
+    paper = experiment.paper
+    modes = [
+        f"  {name}: about {mode.minutes:g} min on {mode.device}, seeds "
+        f"{','.join(map(str, mode.seeds))}"
+        for name, mode in experiment.modes.items()
+    ]
+    return "\n".join(
+        [
+            f"{prog} [flags]",
+            "",
+            *textwrap.wrap(experiment.claim, WIDTH),
+            *textwrap.wrap(f"{paper.title} ({paper.year}). {paper.url}", WIDTH),
+            f"data: {', '.join(experiment.data)}",
+            "",
+            "modes:",
+            *modes,
+            "",
+            f"flags of {experiment.name}:",
+            *flag_lines(
+                experiment.config, {n: m.overrides for n, m in experiment.modes.items()}
+            ),
+            "",
+            "flags of every experiment:",
+            *flag_lines(RunFlags),
+        ]
+    )
+
+
+def command_help(usage: str, about: str, flags: type) -> str:
+    """Returns the help page of a command.
+
+    Args:
+      usage: how it is called.
+      about: what it does.
+      flags: a dataclass of options.
+    """
+    return "\n".join([usage, "", *textwrap.wrap(about, WIDTH), "", *flag_lines(flags)])
+
+
+def flag_lines(
+    config_cls: type, presets: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[str]:
+    """Returns help on each option: what, unit, range, default, presets of modes.
+
+    Args:
+      config_cls: a dataclass of options.
+      presets: values that modes set, by mode and option.
+    """
+    lines = []
+    for name, item in options.options_of(config_cls).items():
+        value = item.show(item.default)
+        notes = [f"default {value}"] if value else []
+        for mode, values in (presets or {}).items():
+            if name in values:
+                notes.append(f"{mode} {item.show(values[name])}")
+        unit = f" in {item.unit}" if item.unit else ""
+        limits = "" if item.kind is str and not item.choices else f"; {item.expected()}"
+        default = f" ({'; '.join(notes)})" if notes else ""
+        lines.append(f"  --{name}")
+        lines += textwrap.wrap(
+            f"{item.help}{unit}{limits}{default}",
+            WIDTH,
+            initial_indent="      ",
+            subsequent_indent="      ",
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def summary(document: Mapping[str, Any]) -> str:
+    """Returns the rows of a `results.json` as text."""
+    from experiments.report import text
+
+    rows = document["rows"]
+    if not rows:
+        return "(no rows)"
+    head = ("metric", "setting", "measured", "baseline", "paper", "holds")
+    seeds = len(document["seeds"])
+    body = [
+        (
+            row["metric"] + (" (simulated)" if row["simulated"] else ""),
+            row["setting"],
+            text.measured(row, seeds),
+            text.other(row, "baseline"),
+            text.other(row, "paper"),
+            text.HOLDS[row["holds"]],
+        )
+        for row in rows
+    ]
+    return table([head, *body])

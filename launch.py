@@ -1,0 +1,16 @@
+"""The front door: `python launch.py --help`."""
+
+import sys
+
+from experiments import cli
+
+MAIN_JOB = ("admm_pruning", "--mode=quick")
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code."""
+    return cli.front_door(sys.argv[1:], MAIN_JOB)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
