@@ -12,6 +12,7 @@ mode takes all of MNIST; the paper's row is LeNet-5 at 71.2x with 99.2 %.
 import dataclasses
 from typing import TYPE_CHECKING
 
+from core.errors import InputError, describe
 from experiments import papers
 from experiments.options import option
 from experiments.registry import Experiment, Mode
@@ -62,10 +63,17 @@ class Config:
     weight_decay: float = option(
         5e-5, "factor of the sum of squared weights over 2, in the loss", low=0.0
     )
-    pretrain_epochs: int = option(12, "training before pruning", unit="epochs", low=1)
-    prune_epochs: int = option(15, "pruning phase", unit="epochs", low=1)
-    retrain_epochs: int = option(
-        8, "retraining under the final mask", unit="epochs", low=1
+    lenet300_epochs: tuple[int, ...] = option(
+        (60, 80, 60),
+        "LeNet-300-100: training, pruning phase, retraining",
+        unit="epochs",
+        low=1,
+    )
+    lenet5_epochs: tuple[int, ...] = option(
+        (20, 30, 20),
+        "LeNet-5: training, pruning phase, retraining",
+        unit="epochs",
+        low=1,
     )
     interval: int = option(
         0, "steps per ADMM iteration; 0 means one epoch", unit="steps", low=0
@@ -82,11 +90,22 @@ class Config:
         False, "whether LeNet-5's dropout is on while retraining"
     )
 
+    def __post_init__(self):
+        for name in ("lenet300_epochs", "lenet5_epochs"):
+            given = getattr(self, name)
+            if len(given) != 3:
+                wanted = "three numbers: training, pruning phase, retraining"
+                raise InputError(f"{name}: {describe(given, wanted)}")
+
     def rates(self, network: "Network") -> tuple[float, ...]:
         """Returns the rates at which `network` is pruned."""
         if self.keep_ratio:
             return (1 / self.keep_ratio,)
         return self.lenet5_rates if network.name == "lenet5" else self.lenet300_rates
+
+    def epochs(self, network: "Network") -> tuple[int, ...]:
+        """Returns the epochs of training, the pruning phase and retraining."""
+        return self.lenet5_epochs if network.name == "lenet5" else self.lenet300_epochs
 
 
 def run(run: "Run", config: Config) -> "Outcome":
@@ -132,9 +151,8 @@ EXPERIMENT = Experiment(
                 "methods": ALL,
                 "lenet5_rates": (40.0, 71.2),
                 "batch_size": 50,
-                "pretrain_epochs": 17,
-                "prune_epochs": 125,
-                "retrain_epochs": 17,
+                # 20,000, 30 times 5,000 and 20,000 steps.
+                "lenet5_epochs": (17, 125, 17),
                 "interval": 5000,
                 "rho": 1e-4,
                 "rho_growth": 1.0,

@@ -99,8 +99,13 @@ def _along_images(images: Array, kernel: Array, *, strides: Pair, pads):
 
 def _along_kernel(images: Array, kernel: Array, *, strides: Pair, pads):
     """The convolution, linear in `kernel`; its transpose is the kernel's gradient."""
-    if kernel.shape[:2] == (1, 1):
+    kh, kw, c, f = kernel.shape
+    if kh * kw == 1:
         return _patches(images, (1, 1), strides, pads) @ kernel[0, 0]
+    if c == 1:  # too few rows for that: matrix product with the taps as rows
+        taps = _patches(images, (kh, kw), strides, pads, axis=0)
+        out = taps.reshape(kh * kw, -1).T @ kernel.reshape(-1, f)
+        return out.reshape(*taps.shape[1:4], f)
 
     def conv(images: Array, kernel: Array) -> Array:
         # Transpose: c images of h x w with n channels each, convolved with the
@@ -118,8 +123,13 @@ def _along_kernel(images: Array, kernel: Array, *, strides: Pair, pads):
         return jax.jit(conv)(images, kernel)
 
 
-def _patches(images: Array, window: Pair, strides: Pair, pads) -> Array:
-    """Returns the windows of the images, [n, h', w', kh * kw * c]."""
+def _patches(
+    images: Array, window: Pair, strides: Pair, pads, axis: int | None = None
+) -> Array:
+    """Returns the windows of the images: [n, h', w', kh * kw * c], taps before channels.
+
+    With `axis=0` the taps are an axis of their own, in front.
+    """
     if any(map(any, pads)):
         images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
     n, h, w, c = images.shape
@@ -130,4 +140,6 @@ def _patches(images: Array, window: Pair, strides: Pair, pads) -> Array:
         for i in range(window[0])
         for j in range(window[1])
     ]
+    if axis is not None:
+        return jnp.stack(taps, axis)
     return taps[0] if len(taps) == 1 else jnp.concatenate(taps, axis=-1)

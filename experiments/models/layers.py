@@ -151,7 +151,9 @@ def avg_pool(
     window, strides, pads = _window("avg_pool", inputs, window_shape, strides, padding)
     if _tiles(window, strides, pads):
         return _tile(inputs, window).mean(axis=(2, 4))
-    return nn.avg_pool(inputs, window, strides, pads)  # pyright: ignore[reportArgumentType]
+    # Not flax's own avg_pool, which divides by an integer: an error in strict types.
+    total = nn.pool(inputs, 0.0, lax.add, window, strides, pads)
+    return total / float(window[0] * window[1])
 
 
 def global_avg_pool(inputs: Array) -> Array:

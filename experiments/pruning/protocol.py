@@ -97,7 +97,7 @@ class Protocol:
             restart(start, optimizer),
             epoch,
             self.train,
-            config.prune_epochs,
+            config.epochs(network)[1],
             key=stage_key(trial.seed, f"{trial.stage}-prune"),
             watch=functools.partial(self._watch, network, rules),
         )
@@ -106,14 +106,14 @@ class Protocol:
         if rules:
             params, masks = admm.finish(params, rules)
         optimizer, epoch = self._phase_parts(network, "retrain", 1.0)
-        masked = gap.masked(self._retraining(), masks)
+        masked = gap.masked(self._retraining(network), masks)
         _, result = fit(
             self.run,
             f"{trial.stage}-retrain",
             restart(state, masked, params),
             epoch,
             self.train,
-            config.retrain_epochs,
+            config.epochs(network)[2],
             key=stage_key(trial.seed, f"{trial.stage}-retrain"),
             watch=functools.partial(self._watch, network, []),
             finish=_describe,
@@ -139,14 +139,14 @@ class Protocol:
             self._initial(network, seed),
             epoch,
             self.train,
-            self.config.pretrain_epochs,
+            self.config.epochs(network)[0],
             key=stage_key(seed, stage),
             watch=functools.partial(self._watch, network, []),
         )
         return state
 
-    def _retraining(self) -> optax.GradientTransformation:
-        steps = self.config.retrain_epochs * self.steps_per_epoch
+    def _retraining(self, network: Network) -> optax.GradientTransformation:
+        steps = self.config.epochs(network)[2] * self.steps_per_epoch
         return decayed_adam(self.config.learning_rate, steps)
 
     def _make_phase(self, network: Network, method: str, rate: float) -> Any:
@@ -157,12 +157,12 @@ class Protocol:
             optimizer = optax.adam(config.learning_rate)
         elif method == "retrain":
             # The masks are in the state: one compiled epoch serves every trial.
-            optimizer = gap.masked(self._retraining(), {})
+            optimizer = gap.masked(self._retraining(network), {})
             dropout = config.retrain_dropout
         else:
             dropout = config.admm_dropout or method != "admm"
             rules = network.rules(rate) if rate > 1 else []
-            optimizer = pruning_optimizer(method, self._phase(rules))
+            optimizer = pruning_optimizer(method, self._phase(network, rules))
         epoch = make_epoch(
             models.create(network.model),
             optimizer,
@@ -174,11 +174,11 @@ class Protocol:
         )
         return optimizer, epoch
 
-    def _phase(self, rules: Rules) -> Phase:
+    def _phase(self, network: Network, rules: Rules) -> Phase:
         config = self.config
         return Phase(
             rules=rules,
-            steps=config.prune_epochs * self.steps_per_epoch,
+            steps=config.epochs(network)[1] * self.steps_per_epoch,
             learning_rate=config.learning_rate,
             interval=config.interval or self.steps_per_epoch,
             rho=config.rho,
