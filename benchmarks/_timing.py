@@ -66,6 +66,11 @@ class Timing:
         """The median CPU time in milliseconds."""
         return 1e3 * statistics.median(self.cpu_s)
 
+    def cpu_ratio(self, other: "Timing") -> float:
+        """The median over turns of this CPU time over `other`'s in the same turn."""
+        pairs = zip(self.cpu_s, other.cpu_s, strict=True)
+        return statistics.median(mine / theirs for mine, theirs in pairs)
+
 
 def cpu_seconds() -> float:
     """Returns the CPU-seconds of this process so far, user and system."""
@@ -80,8 +85,8 @@ class CompileCounter:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, duration: float, **_: Any) -> None:
-        del duration
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del duration_secs, kwargs
         self.count += event == _COMPILE_EVENT
 
 

@@ -40,6 +40,11 @@ class Config:
         "pruning methods",
         choices=("admm", "one_shot", "iterative", "gradual", "l1"),
     )
+    lenet5_methods: tuple[str, ...] = option(
+        (),
+        "pruning methods of LeNet-5, if others than --methods",
+        choices=("admm", "one_shot", "iterative", "gradual", "l1"),
+    )
     lenet300_rates: tuple[float, ...] = option(
         (22.9,), "compression rates of LeNet-300-100", choices=(12.0, 22.9, 40.0, 80.0)
     )
@@ -58,7 +63,10 @@ class Config:
     )
     batch_size: int = option(128, "examples per step", unit="images", low=1)
     learning_rate: float = option(
-        1e-3, "Adam's rate; retraining decays it to 1 %", low=0.0, low_open=True
+        1e-3, "Adam's rate before retraining", low=0.0, low_open=True
+    )
+    retrain_learning_rate: float = option(
+        3e-4, "Adam's first rate in retraining, decayed to 1 %", low=0.0, low_open=True
     )
     weight_decay: float = option(
         5e-5, "factor of the sum of squared weights over 2, in the loss", low=0.0
@@ -79,8 +87,12 @@ class Config:
         0, "steps per ADMM iteration; 0 means one epoch", unit="steps", low=0
     )
     rho: float = option(1e-3, "ADMM's first penalty", low=0.0, low_open=True)
-    rho_growth: float = option(1.3, "factor of rho per iteration", low=1.0)
-    rho_max: float = option(0.1, "limit of rho", low=0.0, low_open=True)
+    rho_end: float = option(
+        1e-2,
+        "ADMM's penalty in its last iteration; it grows by a constant factor",
+        low=0.0,
+        low_open=True,
+    )
     l1: float = option(1e-5, "coefficient of the L1 baseline", low=0.0)
     stages: int = option(5, "prune-retrain stages of the iterative baseline", low=1)
     admm_dropout: bool = option(
@@ -96,12 +108,20 @@ class Config:
             if len(given) != 3:
                 wanted = "three numbers: training, pruning phase, retraining"
                 raise InputError(f"{name}: {describe(given, wanted)}")
+        if self.rho_end < self.rho:
+            wanted = f"at least rho={self.rho:g}"
+            raise InputError(f"rho_end: {describe(self.rho_end, wanted)}")
 
     def rates(self, network: "Network") -> tuple[float, ...]:
         """Returns the rates at which `network` is pruned."""
         if self.keep_ratio:
             return (1 / self.keep_ratio,)
         return self.lenet5_rates if network.name == "lenet5" else self.lenet300_rates
+
+    def methods_of(self, network: "Network") -> tuple[str, ...]:
+        """Returns the methods that prune `network`."""
+        other = self.lenet5_methods if network.name == "lenet5" else ()
+        return other or self.methods
 
     def epochs(self, network: "Network") -> tuple[int, ...]:
         """Returns the epochs of training, the pruning phase and retraining."""
@@ -133,13 +153,16 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            40.0,
+            90.0,
             {
                 "dataset": "mnist",
                 "networks": ("lenet300", "lenet5"),
                 "methods": ALL,
+                "lenet5_methods": ("admm", "one_shot", "iterative"),
                 "lenet300_rates": (12.0, 22.9, 40.0, 80.0),
                 "lenet5_rates": (40.0, 71.2),
+                "lenet300_epochs": (20, 24, 16),
+                "lenet5_epochs": (6, 8, 5),
             },
             seeds=(0, 1, 2),
         ),
@@ -155,8 +178,9 @@ EXPERIMENT = Experiment(
                 "lenet5_epochs": (17, 125, 17),
                 "interval": 5000,
                 "rho": 1e-4,
-                "rho_growth": 1.0,
+                "rho_end": 1e-4,
                 "retrain_dropout": True,
+                "retrain_learning_rate": 1e-3,
             },
             device="a GPU",
         ),

@@ -107,20 +107,44 @@ def _along_kernel(images: Array, kernel: Array, *, strides: Pair, pads):
         out = taps.reshape(kh * kw, -1).T @ kernel.reshape(-1, f)
         return out.reshape(*taps.shape[1:4], f)
 
-    def conv(images: Array, kernel: Array) -> Array:
-        # Transpose: c images of h x w with n channels each, convolved with the
-        # incoming gradient as a kernel, in the order NHWC, HWIO.
-        out = lax.conv_general_dilated(
-            images.transpose(3, 1, 2, 0),
-            kernel.transpose(2, 0, 1, 3),
-            strides,
-            pads,
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # keep images, not a copy
+    def chunk(images: Array, kernel: Array) -> Array:
+        # Transpose: one image of h rows, w * c columns and n channels, convolved with
+        # the incoming gradient as a kernel (dilated by c), in the order NHWC, HWIO.
+        n, h, w, _ = images.shape
+        return lax.conv_general_dilated(
+            images.reshape(n, -1).T.reshape(1, h, w * c, n),
+            kernel.reshape(1, kh, kw * c, f),
+            (strides[0], strides[1] * c),
+            (pads[0], (pads[1][0] * c, pads[1][1] * c)),
             dimension_numbers=("CHWN", "IHWO", "HWNC"),
-        )
-        return out.transpose(2, 0, 1, 3)
+        ).transpose(2, 0, 1, 3)
+
+    def conv(images: Array, kernel: Array) -> Array:
+        n, *rest = images.shape
+        size = _chunk(n, images[0].size // c // strides[0] // strides[1] * f, f)
+        if size == n:
+            return chunk(images, kernel)
+        chunks = images.reshape(n // size, size, *rest)
+        out = lax.map(lambda part: chunk(part, kernel), chunks)
+        return out.reshape(n, *out.shape[2:])
 
     with set_xla_metadata(inlineable="false"):
         return jax.jit(conv)(images, kernel)
+
+
+def _chunk(n: int, size: int, features: int) -> int:
+    """Returns how many of n images to take at once, a divisor of n.
+
+    As many as keep the incoming gradient, `size` numbers an image, in a core's second
+    cache; but not fewer than the library's kernels are worth calling for.
+    """
+    least = 16 if features > 16 else 32
+    fits = [m for m in range(1, n + 1) if n % m == 0 and m * size <= 2**17]
+    larger = [m for m in range(least, n + 1) if n % m == 0]
+    if n * size <= 2**18 or not larger:
+        return n
+    return max(max(fits, default=1), larger[0])
 
 
 def _patches(

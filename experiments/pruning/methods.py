@@ -26,8 +26,7 @@ class Phase:
       learning_rate: Adam's, constant.
       interval: optimizer steps per ADMM iteration.
       rho: ADMM's first penalty.
-      rho_growth: its factor per iteration.
-      rho_max: its limit.
+      rho_end: its penalty in the last iteration.
       l1: coefficient of the L1 baseline.
       stages: prune-retrain stages of the iterative baseline.
     """
@@ -37,14 +36,15 @@ class Phase:
     learning_rate: float
     interval: int
     rho: float
-    rho_growth: float
-    rho_max: float
+    rho_end: float
     l1: float
     stages: int
 
 
 def _admm(phase: Phase) -> optax.GradientTransformation:
-    rho = admm.geometric_rho(phase.rho, phase.rho_growth, phase.rho_max)
+    steps = max((phase.steps - 1) // phase.interval, 1)
+    growth = (phase.rho_end / phase.rho) ** (1 / steps)
+    rho = admm.geometric_rho(phase.rho, growth, phase.rho_end)
     inner = optax.adam(phase.learning_rate)
     return admm.admm(inner, phase.rules, interval=phase.interval, rho=rho)
 

@@ -77,7 +77,7 @@ class Protocol:
         for seed in self.run.seeds:
             yield Trial(network, seed, "dense", 1.0)
             for rate in rates:
-                for method in self.config.methods:
+                for method in self.config.methods_of(network):
                     yield Trial(network, seed, method, rate)
 
     def run_trial(self, trial: Trial) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Protocol:
 
     def _retraining(self, network: Network) -> optax.GradientTransformation:
         steps = self.config.epochs(network)[2] * self.steps_per_epoch
-        return decayed_adam(self.config.learning_rate, steps)
+        return decayed_adam(self.config.retrain_learning_rate, steps)
 
     def _make_phase(self, network: Network, method: str, rate: float) -> Any:
         """The optimizer and the compiled epoch of a phase."""
@@ -182,8 +182,7 @@ class Protocol:
             learning_rate=config.learning_rate,
             interval=config.interval or self.steps_per_epoch,
             rho=config.rho,
-            rho_growth=config.rho_growth,
-            rho_max=config.rho_max,
+            rho_end=config.rho_end,
             l1=config.l1,
             stages=config.stages,
         )

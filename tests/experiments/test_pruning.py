@@ -71,6 +71,8 @@ def test_unknown_rates_methods_and_epochs_are_named():
         methods.pruning_optimizer("magic", phase())
     with pytest.raises(InputError, match="three numbers"):
         Config(lenet5_epochs=(1, 2))
+    with pytest.raises(InputError, match="at least rho"):
+        Config(rho=0.1, rho_end=0.01)
 
 
 def phase(**changes):
@@ -80,8 +82,7 @@ def phase(**changes):
         "learning_rate": 0.05,
         "interval": 8,
         "rho": 0.1,
-        "rho_growth": 1.3,
-        "rho_max": 10.0,
+        "rho_end": 1.0,
         "l1": 0.01,
         "stages": 5,
     }
@@ -113,6 +114,21 @@ def test_every_method_trains_towards_the_target(method, key):
         np.testing.assert_array_equal(hard["w"], after["w"])
     assert float(loss(after)) < float(loss(params))
     assert set(methods.TITLES) == {*methods.METHODS, "dense"}
+
+
+def test_rho_reaches_its_end_in_the_last_iteration():
+    tx = methods.pruning_optimizer("admm", phase())
+    params = {"w": jnp.ones((6, 5))}
+    with jax.numpy_dtype_promotion("standard"):
+        state = tx.init(params)
+        update = jax.jit(tx.update)
+        seen = []
+        for _ in range(40):
+            _, state = update(params, state, params)
+            seen.append(float(state.rho))
+    assert seen[0] == pytest.approx(0.1)
+    assert seen[-1] == pytest.approx(1.0)
+    assert seen[-9] < 0.99
 
 
 def result(accuracy, left, pruned=90.0):
