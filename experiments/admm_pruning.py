@@ -65,8 +65,17 @@ class Config:
     learning_rate: float = option(
         1e-3, "Adam's rate before retraining", low=0.0, low_open=True
     )
-    retrain_learning_rate: float = option(
-        3e-4, "Adam's first rate in retraining, decayed to 1 %", low=0.0, low_open=True
+    lenet300_retrain_rate: float = option(
+        2e-4,
+        "LeNet-300-100: Adam's first rate in retraining, decayed to 1 %",
+        low=0.0,
+        low_open=True,
+    )
+    lenet5_retrain_rate: float = option(
+        1e-3,
+        "LeNet-5: Adam's first rate in retraining, decayed to 1 %",
+        low=0.0,
+        low_open=True,
     )
     weight_decay: float = option(
         5e-5, "factor of the sum of squared weights over 2, in the loss", low=0.0
@@ -123,6 +132,12 @@ class Config:
         other = self.lenet5_methods if network.name == "lenet5" else ()
         return other or self.methods
 
+    def retrain_rate(self, network: "Network") -> float:
+        """Returns the first learning rate of retraining."""
+        if network.name == "lenet5":
+            return self.lenet5_retrain_rate
+        return self.lenet300_retrain_rate
+
     def epochs(self, network: "Network") -> tuple[int, ...]:
         """Returns the epochs of training, the pruning phase and retraining."""
         return self.lenet5_epochs if network.name == "lenet5" else self.lenet300_epochs
@@ -161,8 +176,9 @@ EXPERIMENT = Experiment(
                 "lenet5_methods": ("admm", "one_shot", "iterative"),
                 "lenet300_rates": (12.0, 22.9, 40.0, 80.0),
                 "lenet5_rates": (40.0, 71.2),
-                "lenet300_epochs": (20, 24, 16),
-                "lenet5_epochs": (6, 8, 5),
+                "lenet300_epochs": (20, 30, 20),
+                "lenet5_epochs": (5, 7, 4),
+                "interval": 156,
             },
             seeds=(0, 1, 2),
         ),
@@ -180,7 +196,6 @@ EXPERIMENT = Experiment(
                 "rho": 1e-4,
                 "rho_end": 1e-4,
                 "retrain_dropout": True,
-                "retrain_learning_rate": 1e-3,
             },
             device="a GPU",
         ),

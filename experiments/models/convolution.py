@@ -9,13 +9,18 @@ What XLA (jax 0.10, CPU) does with the derivatives of the original, and the reme
 
 - The gradients come out as convolutions with permuted dimension numbers. XLA brings
   them into the one order that its library kernels take (NHWC, HWIO) in the entry
-  computation only: inside a loop body they run as naive loops, 20 to 100 times slower.
+  computation only: in a loop body they run as naive loops, 20 to 100 times slower.
   Here the operands are transposed explicitly and the order is always that one.
 - The transpose of the activations, which the kernel's gradient needs, is fused with
   whatever produced them (a whole chain of residual blocks, computed again). Here the
   kernel's gradient is a call that XLA does not inline, so nothing can be fused into it.
-- The input's gradient of a 5x5 kernel without padding needs so much padding that no
-  library kernel takes it. Here it is one matrix product and shifted sums.
+- The kernel's gradient reads all activations once for every few of its entries. Here
+  columns and channels are one axis, which makes the tiles large, and a few images at a
+  time are taken, which stay in cache.
+- The input's gradient of a 5x5 kernel without padding, or of one with strides, has no
+  library kernel. Here it is one matrix product and shifted sums.
+- Depthwise gradients have none either (the kernel's takes seconds). Here they are
+  shifted products.
 """
 
 import functools
@@ -43,7 +48,8 @@ def conv2d(images: Array, kernel: Array, strides: Pair, pads: tuple[Pair, Pair])
 
     Args:
       images: x, float [n, h, w, c].
-      kernel: float [kh, kw, c, f], of the type of `images`.
+      kernel: float [kh, kw, c, f], of the type of `images`; or depthwise,
+        [kh, kw, 1, c] for c > 1, where channel f of y comes from channel f of x.
       strides: steps of the window, rows and columns.
       pads: zeros before and after, for rows and for columns.
 
@@ -78,14 +84,22 @@ def _on_cpu(fast: Callable, plain: Callable, *args: Array) -> Array:
 
 def _conv(images: Array, kernel: Array, strides: Pair, pads: tuple[Pair, Pair]):
     return lax.conv_general_dilated(
-        images, kernel, strides, pads, dimension_numbers=_NHWC
+        images,
+        kernel,
+        strides,
+        pads,
+        dimension_numbers=_NHWC,
+        feature_group_count=images.shape[-1] // kernel.shape[2],
     )
 
 
 def _along_images(images: Array, kernel: Array, *, strides: Pair, pads):
     """The convolution, linear in `images`; its transpose is the images' gradient."""
-    kh, kw, _, f = kernel.shape
-    if kh * kw == 1 or max(kh, kw) > 3:  # transpose: matrix product, shifted sums
+    kh, kw, c, f = kernel.shape
+    if c < images.shape[-1]:
+        return _depthwise(images, kernel, strides, pads)
+    if kh * kw == 1 or max(kh, kw) > 3 or max(strides) > 1:
+        # Transpose: matrix product, then shifted sums.
         return _patches(images, (kh, kw), strides, pads) @ kernel.reshape(-1, f)
     # Transpose: convolution with the flipped kernel in the order NHWC, HWIO.
     return lax.conv_general_dilated(
@@ -100,10 +114,12 @@ def _along_images(images: Array, kernel: Array, *, strides: Pair, pads):
 def _along_kernel(images: Array, kernel: Array, *, strides: Pair, pads):
     """The convolution, linear in `kernel`; its transpose is the kernel's gradient."""
     kh, kw, c, f = kernel.shape
+    if c < images.shape[-1]:
+        return _depthwise(images, kernel, strides, pads)
     if kh * kw == 1:
         return _patches(images, (1, 1), strides, pads) @ kernel[0, 0]
     if c == 1:  # too few rows for that: matrix product with the taps as rows
-        taps = _patches(images, (kh, kw), strides, pads, axis=0)
+        taps = jnp.stack(_taps(images, (kh, kw), strides, pads))
         out = taps.reshape(kh * kw, -1).T @ kernel.reshape(-1, f)
         return out.reshape(*taps.shape[1:4], f)
 
@@ -147,23 +163,29 @@ def _chunk(n: int, size: int, features: int) -> int:
     return max(max(fits, default=1), larger[0])
 
 
-def _patches(
-    images: Array, window: Pair, strides: Pair, pads, axis: int | None = None
-) -> Array:
-    """Returns the windows of the images: [n, h', w', kh * kw * c], taps before channels.
+def _depthwise(images: Array, kernel: Array, strides: Pair, pads) -> Array:
+    kh, kw, _, c = kernel.shape
+    taps = _taps(images, (kh, kw), strides, pads)
+    weights = kernel.reshape(kh * kw, 1, 1, 1, c)
+    products = [tap * w for tap, w in zip(taps, weights, strict=True)]
+    return functools.reduce(jnp.add, products)
 
-    With `axis=0` the taps are an axis of their own, in front.
-    """
+
+def _patches(images: Array, window: Pair, strides: Pair, pads) -> Array:
+    """Returns the windows of the images, [n, h', w', kh * kw * c]."""
+    taps = _taps(images, window, strides, pads)
+    return taps[0] if len(taps) == 1 else jnp.concatenate(taps, axis=-1)
+
+
+def _taps(images: Array, window: Pair, strides: Pair, pads) -> list[Array]:
+    """Returns what each entry of a window sees: kh * kw arrays [n, h', w', c]."""
     if any(map(any, pads)):
         images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
     n, h, w, c = images.shape
     rows = (h - window[0]) // strides[0] * strides[0] + 1
     columns = (w - window[1]) // strides[1] * strides[1] + 1
-    taps = [
+    return [
         lax.slice(images, (0, i, j, 0), (n, i + rows, j + columns, c), (1, *strides, 1))
         for i in range(window[0])
         for j in range(window[1])
     ]
-    if axis is not None:
-        return jnp.stack(taps, axis)
-    return taps[0] if len(taps) == 1 else jnp.concatenate(taps, axis=-1)

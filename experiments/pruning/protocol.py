@@ -147,7 +147,7 @@ class Protocol:
 
     def _retraining(self, network: Network) -> optax.GradientTransformation:
         steps = self.config.epochs(network)[2] * self.steps_per_epoch
-        return decayed_adam(self.config.retrain_learning_rate, steps)
+        return decayed_adam(self.config.retrain_rate(network), steps)
 
     def _make_phase(self, network: Network, method: str, rate: float) -> Any:
         """The optimizer and the compiled epoch of a phase."""

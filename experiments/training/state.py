@@ -76,6 +76,8 @@ def restart(
     params = state.params if params is None else params
     step = jnp.zeros_like(state.step)
     fresh = TrainState(step, params, state.model_state, optimizer.init(params))
+    if len(state.step.devices()) > 1:  # new leaves go where the old ones are
+        fresh = jax.device_put(fresh, state.step.sharding)
     return copy_state(fresh)
 
 

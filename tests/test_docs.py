@@ -1,0 +1,59 @@
+"""What the documents say is true: the README's list, its example, its commands."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core import trees
+from experiments import manual
+from experiments.registry import EXPERIMENTS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_readme_lists_the_registry():
+    assert manual.listing(EXPERIMENTS.values()) in README, (
+        "paste the output of `python launch.py --list` into the README"
+    )
+
+
+def test_the_readme_example_prunes_a_model(key):
+    example = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert example
+    keys = jax.random.split(key, 3)
+    params = {
+        "fc1": {"kernel": jax.random.normal(keys[0], (8, 20)), "bias": jnp.zeros(20)},
+        "head": {"kernel": jax.random.normal(keys[1], (20, 1)), "bias": jnp.zeros(1)},
+    }
+
+    def loss(params, x, y):
+        x = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"][None])
+        return jnp.mean((x @ params["head"]["kernel"] - y) ** 2)
+
+    x = jax.random.normal(keys[2], (3, 16, 8))
+    names = {"params": params, "loss": loss, "batches": [(b, b[:, :1]) for b in x]}
+    with jax.numpy_dtype_promotion("standard"):
+        exec(example.group(1), names)  # the user's own code
+    left = trees.by_path(names["params"])
+    assert int(np.count_nonzero(left["fc1/kernel"])) == 8
+    assert int(np.count_nonzero(left["head/kernel"])) == 20
+    assert names["masks"]["head"]["kernel"] is None
+
+
+def test_no_local_link_of_the_documents_is_broken():
+    for document in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in link:
+                assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_no_file_is_longer_than_the_house_allows():
+    rooms = ("core", "gap", "admm", "experiments", "benchmarks", "tests")
+    files = [ROOT / "launch.py", *(p for r in rooms for p in (ROOT / r).rglob("*.py"))]
+    assert len(files) > 50
+    for path in files:
+        assert len(path.read_text().splitlines()) <= 600, path.name
