@@ -1,8 +1,6 @@
 """Euclidean projections as functions on arrays, to lift into other code."""
 
-import jax.numpy as jnp
-
-from core.selection import topk_mask
+from core.selection import keep_largest
 from core.types import Array
 
 
@@ -14,18 +12,18 @@ def project_cardinality(w: Array, count: int | Array) -> Array:
     unique when magnitudes tie; then the first in C order are kept.
 
     Args:
-      w: real array of any shape and dtype; not changed.
+      w: floating-point array of any shape; not changed.
       count: entries to keep, 0 to `w.size`; a Python int or int32 of shape [].
 
     Returns:
       An array of the shape and dtype of `w`.
 
     Raises:
-      InputError: a Python int `count` out of range.
+      InputError: a Python int `count` out of range, or an array of another dtype.
 
     Example:
       >>> import jax.numpy as jnp
       >>> project_cardinality(jnp.array([1.0, -3.0, 2.0]), 2).tolist()
       [0.0, -3.0, 2.0]
     """
-    return jnp.where(topk_mask(jnp.abs(w), count), w, jnp.zeros_like(w))
+    return keep_largest(w, count)

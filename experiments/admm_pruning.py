@@ -155,7 +155,7 @@ def run(run: "Run", config: Config) -> "Outcome":
             network = networks.uniform(network, config.keep_ratio)
         for trial in trained.trials(network):
             found[trial] = trained.run_trial(trial)
-    return claims.outcome(run, trained.dataset.source, trained.shape, found)
+    return claims.outcome(run, trained.dataset, found)
 
 
 ALL = ("admm", "one_shot", "iterative", "gradual", "l1")

@@ -151,11 +151,15 @@ def test_the_claim_is_computed_from_the_mean_over_seeds(accuracy, holds):
         part[Trial(network, seed, "dense", 1.0)] = result(98.5 + off, full)
         part[Trial(network, seed, "admm", 22.9)] = result(accuracy + off, kept)
         part[Trial(network, seed, "one_shot", 22.9)] = result(99.0, kept)
-    rows = {(r.metric, r.setting): r for r in claims._rows(network, (28, 28, 1), part)}
+    rows = {
+        (r.metric, r.setting): r for r in claims._rows(network, (28, 28, 1), part, True)
+    }
     row = rows["accuracy, pruned", "LeNet-300-100, 22.9x, ADMM"]
     assert row.holds is holds
     assert row.std == pytest.approx(0.1)
     assert row.baseline == pytest.approx(98.5)
+    elsewhere = claims._rows(network, (28, 28, 1), part, False)
+    assert all(r.holds is None for r in elsewhere if r.unit == "%")
     rival = rows["accuracy, pruned", "LeNet-300-100, 22.9x, one-shot magnitude"]
     assert rival.measured == 99.0
     assert rival.holds is None
@@ -170,6 +174,6 @@ def test_a_wrong_count_breaks_its_claim():
         Trial(network, 0, "dense", 1.0): result(98.5, kept),
         Trial(network, 0, "admm", 22.9): result(98.5, kept),
     }
-    rows = {r.metric: r for r in claims._rows(network, (28, 28, 1), part)}
+    rows = {r.metric: r for r in claims._rows(network, (28, 28, 1), part, True)}
     assert rows["weights left in fc2"].holds is False
     assert rows["weights left in fc1"].holds is True

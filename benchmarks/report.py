@@ -1,0 +1,48 @@
+"""docs/BENCHMARKS.md from the JSON files of benchmarks.
+
+python -m benchmarks.training_step --json=runs/training_step.json
+python -m benchmarks.projection --json=runs/projection.json
+python -m benchmarks.report runs/training_step.json runs/projection.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks import _timing
+
+HEAD = """\
+# Benchmarks
+
+Written by `python -m benchmarks.report` from the files that benchmarks write. Every
+table comes from one run in which all its rows were timed in turns; figures are medians,
+compilation stands apart, and `recompiled` counts compilations after the first call.
+"""
+
+
+def section(path: Path) -> str:
+    """Returns the part of one file.
+
+    Args:
+      path: written by a benchmark's `--json`; its stem is the benchmark's name.
+    """
+    found = json.loads(path.read_text())
+    machine = ", ".join(f"{key} {value}" for key, value in found["machine"].items())
+    columns = list(dict.fromkeys(key for row in found["rows"] for key in row))
+    table = _timing.table(found["rows"], columns)
+    title = f"## {path.stem}\n\n`python -m benchmarks.{path.stem}` on {machine}."
+    return f"{title}\n\n```\n{table}\n```\n"
+
+
+def main() -> None:
+    """Writes the document."""
+    parser = argparse.ArgumentParser(description="docs/BENCHMARKS.md from JSON files.")
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/BENCHMARKS.md"))
+    args = parser.parse_args()
+    args.out.write_text("\n".join([HEAD, *map(section, args.files)]))
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
