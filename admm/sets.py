@@ -11,6 +11,7 @@ under `jit`. Writing one takes one method:
 """
 
 import dataclasses
+import numbers
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from core import rules as core_rules
 from core import trees
 from core.errors import InputError, describe
+from core.numerics import check_finite
 from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
 from gap.patterns import Pattern, Target, Unstructured
@@ -96,11 +98,11 @@ def constraints(params: PyTree, rules: Rules) -> PartialTree:
 
 
 def _as_set(spec: Any) -> ConstraintSet:
-    if isinstance(spec, ConstraintSet):
+    if isinstance(spec, ConstraintSet) and not isinstance(spec, type):
         return spec
     if isinstance(spec, Target):
         return Sparse(spec.density, spec.count, spec.pattern)
-    if isinstance(spec, int | float) and not isinstance(spec, bool):
+    if isinstance(spec, numbers.Real) and not isinstance(spec, bool):
         return Sparse(density=float(spec))
     raise InputError(
         describe(
@@ -116,10 +118,10 @@ def project(params: PyTree, rules: Rules) -> PyTree:
 
     Raises:
       RuleError, InputError: as `constraints`.
+      NonFiniteError: NaN or infinity in a leaf that a rule matches.
     """
+    sets = constraints(params, rules)
+    check_finite(trees.select(sets, params), "params")
     return trees.map_partial(
-        lambda s, w: s.project(w),
-        constraints(params, rules),
-        params,
-        absent=trees.keep_rest,
+        lambda s, w: s.project(w), sets, params, absent=trees.keep_rest
     )

@@ -79,6 +79,17 @@ def geometric_rho(start: float, growth: float, limit: float) -> Rho:
     return rho
 
 
+def _check_rho(rho: Rho) -> None:
+    """Raises unless the first penalty is positive and finite."""
+    first = rho(jnp.zeros((), jnp.int32)) if callable(rho) else rho
+    try:
+        value = float(first)
+    except jax.errors.ConcretizationTypeError:  # traced: no value yet
+        return
+    largest = float(jnp.finfo(jnp.float32).max)
+    check_range("rho", value, 0.0, largest, low_open=True)
+
+
 def _rho_at(rho: Rho, iteration: Array) -> Array:
     value = rho(iteration) if callable(rho) else rho
     return jnp.asarray(value, jnp.float32)
@@ -94,11 +105,10 @@ def init_duals(params: PyTree, rules: Rules, rho: Rho) -> ADMMState:
       RuleError, InputError: bad rules or rho.
       NonFiniteError: NaN or infinity in a constrained leaf.
     """
-    if not callable(rho):
-        check_range("rho", rho, 0.0, low_open=True)
     sets = constraints(params, rules)
     check_finite(trees.select(sets, params), "params")
     zero = jnp.zeros((), jnp.int32)
+    _check_rho(rho)
 
     def unknown(*_: object) -> Array:
         return jnp.full((), jnp.inf, jnp.float32)
@@ -126,6 +136,9 @@ def iterate(params: PyTree, state: ADMMState, rules: Rules, rho: Rho) -> ADMMSta
       state: the state so far.
       rules: as in `admm`.
       rho: as in `admm`.
+
+    Raises:
+      RuleError, InputError: bad rules.
     """
     sets = constraints(params, rules)
     z = trees.map_partial(lambda s, w, u: s.project(w + u), sets, params, state.u)
@@ -200,16 +213,20 @@ def admm(
 
     Each update adds the gradient of the quadratic term. Every `interval` steps,
     before the gradient is used, Z and U are updated from the weights as they then
-    are, inside a `lax.cond`: nothing recompiles and nothing leaves the device. The
-    gradient passed in must not contain the quadratic term.
+    are, inside a `lax.cond`: nothing recompiles and nothing leaves the device. (Under
+    `vmap` XLA computes both branches of a `cond` at every step.) The gradient passed in
+    must not contain the quadratic term. The number of iterations is the caller's; stop
+    when `residuals` are small enough, or after a fixed number as the paper's code does.
 
     Args:
       inner: the optimizer of the primal step, such as `optax.adam(1e-3)`.
       rules: pairs of a path regex and a constraint set, or a density in [0, 1].
       interval: optimizer steps per ADMM iteration.
-      rho: the penalty, or a function of the iteration such as `geometric_rho`.
+      rho: the penalty, positive, or a function of the iteration, positive at every
+        one, such as `geometric_rho`.
       reset_inner: whether `inner` starts afresh at every iteration; adaptive
-        moments and learning-rate schedules otherwise damp the new pull.
+        moments and learning-rate schedules otherwise damp the new pull. All of its
+        state is renewed, injected hyperparameters included.
 
     Returns:
       A transform with `ADMMState`; `update` needs `params`. After the last step
@@ -233,8 +250,16 @@ def admm(
         params = need_params(params, "admm.admm")
 
         def new_iteration(state: ADMMState) -> ADMMState:
-            state = iterate(params, state, rules, rho)
-            return state._replace(inner=inner.init(params)) if reset_inner else state
+            new = iterate(params, state, rules, rho)
+            if not reset_inner:
+                return new
+            # Moments may have taken the gradients' dtype in the first update.
+            fresh = jax.tree.map(
+                lambda x, old: jnp.asarray(x, jnp.result_type(old)),
+                inner.init(params),
+                state.inner,
+            )
+            return new._replace(inner=fresh)
 
         due = (state.step > 0) & (state.step % interval == 0)
         state = jax.lax.cond(due, new_iteration, lambda s: s, state)

@@ -140,7 +140,10 @@ def _mask(x: Array, k: Array, magnitude: bool) -> Array:
     x = lax.stop_gradient(x)
     key, low, high = _order(x.dtype, magnitude)
     flat = x.reshape(-1)
-    wanted = jnp.clip(k, 0, n).astype(jnp.int32)
+    # n may not fit into a narrow type of k, and k may not fit into int32.
+    k = jnp.asarray(k)
+    wide = k.astype(jnp.int32) if k.dtype.itemsize < 4 else k
+    wanted = jnp.clip(wide, 0, n).astype(jnp.int32)
 
     bracket = _search(flat, wanted, lambda v, _: key(v), low, high, samples=True)
     # Among the entries at the last key, those of lowest position are kept. If they

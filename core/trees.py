@@ -6,6 +6,7 @@ vocabulary by which rules, masks, formats and reports name a parameter. A
 says nothing about; `map_partial` is the only place that deals with such `None`s.
 """
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -19,18 +20,39 @@ from core.types import Array, PartialTree, PyTree
 def path_str(path: tuple[Any, ...]) -> str:
     """Returns a key path of `jax.tree_util` as text, such as 'fc1/kernel'.
 
-    A trailing `.value`, which flax nnx adds for its variables, is left out so that
-    linen, nnx and plain dicts name the same parameter alike.
+    Args:
+      path: keys as `jax.tree_util.tree_flatten_with_path` gives them.
     """
-    if path and getattr(path[-1], "name", None) == "value":
-        path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def flatten(tree: PyTree) -> tuple[list[str], list[Any], Any]:
-    """Returns the paths, the leaves and the treedef of `tree`, in one order."""
+    """Returns the paths, the leaves and the treedef of `tree`, in one order.
+
+    The `.value` that flax nnx adds for its variables is left out of paths, so that
+    linen, nnx and plain dicts name the same parameter alike.
+
+    Raises:
+      ShapeError: two leaves have the same path, as in {"a/b": x, "a": {"b": y}}.
+    """
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    return [path_str(p) for p, _ in flat], [leaf for _, leaf in flat], treedef
+    keys = [path for path, _ in flat]
+    children = collections.Counter(path[:-1] for path in keys)
+    names = [
+        path_str(path[:-1] if _only_value(path, children) else path) for path in keys
+    ]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ShapeError(
+            describe(f"two leaves with the path {twice!r}", "a path for every leaf")
+        )
+    return names, [leaf for _, leaf in flat], treedef
+
+
+def _only_value(path: tuple[Any, ...], children: collections.Counter[Any]) -> bool:
+    """Whether a path ends in the attribute `value` of a node with no other leaf."""
+    named = bool(path) and isinstance(path[-1], jax.tree_util.GetAttrKey)
+    return named and path[-1].name == "value" and children[path[:-1]] == 1
 
 
 def paths(tree: PyTree) -> list[str]:
@@ -106,8 +128,12 @@ def size(tree: PyTree) -> int:
 
 
 def squared_norm(tree: PyTree) -> Array:
-    """Returns the sum of squares of all elements, float32 of shape []."""
+    """Returns the sum of squares of all elements, float32 of shape [].
+
+    Squares are taken and summed in float32 at least.
+    """
     total = jnp.zeros((), jnp.float32)
     for leaf in jax.tree.leaves(tree):
-        total = total + jnp.sum(jnp.square(leaf)).astype(jnp.float32)
+        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        total = total + jnp.sum(jnp.square(wide)).astype(jnp.float32)
     return total

@@ -5,15 +5,18 @@ pruned and `None` where it is dense. Masks are applied with `where`, never by
 multiplication, so that a pruned entry is exactly 0.0 whatever it held before.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from core import rules as core_rules
 from core import trees
-from core.errors import InputError, describe
+from core.errors import InputError, ShapeError, describe
+from core.numerics import check_finite
 from core.rules import Rules
 from core.selection import topk_mask
 from core.types import Array, PartialTree, PyTree
@@ -49,6 +52,7 @@ def magnitude_masks(
 
     Raises:
       RuleError, InputError: as `targets`.
+      NonFiniteError: NaN or infinity in a leaf that a rule matches.
 
     Example:
       >>> import jax.numpy as jnp
@@ -56,11 +60,30 @@ def magnitude_masks(
       >>> magnitude_masks(params, [("w", 0.5)])["w"].tolist()
       [True, False, True, False]
     """
+    wanted = targets(params, rules)
+    check_finite(trees.select(wanted, params), "params")
     return trees.map_partial(
-        lambda t, w: t.pattern.mask(score(w), t.kept(w.shape)),
-        targets(params, rules),
-        params,
+        lambda t, w: t.pattern.mask(score(w), t.kept(w.shape)), wanted, params
     )
+
+
+def chosen(params: PyTree, rules: Rules) -> PartialTree:
+    """Returns True for every leaf that a rule with the spec True selects.
+
+    Raises:
+      RuleError: a rule that matches no leaf.
+      InputError: a spec that is neither True nor None.
+    """
+
+    def check(spec: object) -> bool:
+        if spec is not True:
+            raise InputError(
+                describe(repr(spec), "True or None as a rule's spec")
+                + ". None leaves a leaf out."
+            )
+        return True
+
+    return trees.map_partial(check, core_rules.match(rules, params))
 
 
 def global_magnitude_masks(
@@ -86,39 +109,55 @@ def global_magnitude_masks(
     Raises:
       RuleError: a rule that matches no leaf.
       InputError: a density out of range, or no leaf selected.
+      NonFiniteError: NaN or infinity in a selected leaf.
     """
-    chosen = core_rules.match(rules, params)
-    parts = jax.tree.leaves(trees.select(chosen, params))
+    taking_part = chosen(params, rules)
+    selected = trees.select(taking_part, params)
+    check_finite(selected, "params")
+    parts = jax.tree.leaves(selected)
     if not parts:
         raise InputError(
             describe(f"rules {list(rules)!r}", "rules that select at least one leaf")
         )
-    flat = jnp.concatenate([score(w).astype(jnp.float32).ravel() for w in parts])
+    scores = [score(w).ravel() for w in parts]
+    dtype = functools.reduce(jnp.promote_types, [s.dtype for s in scores])
+    flat = jnp.concatenate([s.astype(dtype) for s in scores])
     keep = topk_mask(flat, Target(density=density).kept(flat.shape))
-    bounds = [0]
-    for w in parts:
-        bounds.append(bounds[-1] + w.size)
-    masks = iter(
-        keep[a:b].reshape(w.shape)
-        for a, b, w in zip(bounds, bounds[1:], parts, strict=False)
+    ends = np.cumsum([w.size for w in parts])[:-1]
+    masks = iter(jnp.split(keep, ends))
+    return trees.map_partial(
+        lambda _, w: next(masks).reshape(w.shape), taking_part, params
     )
-    return trees.map_partial(lambda _, w: next(masks), chosen, params)
 
 
 def apply_masks(params: PyTree, masks: PartialTree) -> PyTree:
-    """Returns `params` with 0.0 wherever a mask is False; dense leaves unchanged."""
-    return trees.map_partial(
-        lambda m, w: jnp.where(m, w, jnp.zeros_like(w)),
-        masks,
-        params,
-        absent=trees.keep_rest,
-    )
+    """Returns `params` with 0.0 wherever a mask is False; dense leaves unchanged.
+
+    Raises:
+      ShapeError: a mask that has not the shape of its weight.
+    """
+
+    def apply(mask: Array, w: Array) -> Array:
+        return jnp.where(check_mask(mask, w), w, jnp.zeros_like(w))
+
+    return trees.map_partial(apply, masks, params, absent=trees.keep_rest)
+
+
+def check_mask(mask: Array, w: Array) -> Array:
+    """Returns `mask`, or raises `ShapeError` if it has not the shape of `w`."""
+    if jnp.shape(mask) != jnp.shape(w):
+        raise ShapeError(
+            describe(
+                f"a mask of shape {jnp.shape(mask)}", f"{jnp.shape(w)}, its weight's"
+            )
+        )
+    return mask
 
 
 class LeafSummary(NamedTuple):
     """What is left of one leaf.
 
-    Invariants: `0 <= kept <= size`; `density == kept / size`.
+    Invariants: `0 <= kept <= size`; `density == kept / size`, 0 for an empty leaf.
     """
 
     path: str
@@ -139,10 +178,13 @@ def summary(params: PyTree, rules: Rules = ((".*", True),)) -> list[LeafSummary]
 
     Returns:
       A row per selected leaf in tree order.
+
+    Raises:
+      RuleError, InputError: a rule that matches no leaf, or a spec but True or None.
     """
-    chosen = trees.by_path(trees.select(core_rules.match(rules, params), params))
-    counts = jax.device_get({k: jnp.count_nonzero(w) for k, w in chosen.items()})
+    leaves = trees.by_path(trees.select(chosen(params, rules), params))
+    counts = jax.device_get({k: jnp.count_nonzero(w) for k, w in leaves.items()})
     return [
         LeafSummary(k, w.shape, w.size, int(counts[k]), int(counts[k]) / max(w.size, 1))
-        for k, w in chosen.items()
+        for k, w in leaves.items()
     ]

@@ -8,6 +8,7 @@ static arguments under `jit`; their methods are pure.
 
 import dataclasses
 import math
+import numbers
 from typing import Protocol, runtime_checkable
 
 from core.errors import InputError, check_range, describe
@@ -77,8 +78,10 @@ class Target:
                 )
             )
         if self.density is not None:
+            _check_kind("density", self.density, numbers.Real, "a number")
             check_range("density", self.density, 0.0, 1.0)
         if self.count is not None:
+            _check_kind("count", self.count, numbers.Integral, "an integer")
             check_range("count", self.count, 0)
 
     def kept(self, shape: tuple[int, ...]) -> int:
@@ -97,6 +100,11 @@ class Target:
         return self.count
 
 
+def _check_kind(name: str, value: object, kind: type, expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise InputError(f"{name}: {describe(repr(value), expected)}")
+
+
 def as_target(spec: "float | Target") -> Target:
     """Returns a rule's spec as a `Target`; a plain number is a density.
 
@@ -105,7 +113,7 @@ def as_target(spec: "float | Target") -> Target:
     """
     if isinstance(spec, Target):
         return spec
-    if isinstance(spec, int | float) and not isinstance(spec, bool):
+    if isinstance(spec, numbers.Real) and not isinstance(spec, bool):
         return Target(density=float(spec))
     raise InputError(
         describe(repr(spec), "a density in [0, 1] or a gap.Target as a rule's spec")

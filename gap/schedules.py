@@ -50,12 +50,14 @@ class Staged:
     """Prune and retrain in stages (Han et al., arXiv 1506.02626, section 3).
 
     Stage `i` of `n` begins at step `at[i - 1]` with density `final ** (i / n)`, so
-    each stage removes the same share of what is left.
+    each stage removes the same share of what is left. (The paper prunes by a threshold
+    per layer; equal shares are how its method is commonly run.)
     """
 
     at: tuple[int, ...]
 
     def __post_init__(self):
+        object.__setattr__(self, "at", tuple(self.at))
         if not self.at or any(b <= a for a, b in pairwise(self.at)) or self.at[0] < 0:
             raise InputError(describe(f"at={self.at}", "increasing steps, at least 1"))
 

@@ -1,8 +1,8 @@
 """Sparsity as optax transforms: masks live in the optimizer state.
 
 Each transform wraps the optimizer that does the learning. The updates it returns
-take every pruned weight to exactly 0.0, whatever value it had, and the optimizer's
-moments of pruned weights are exactly 0 as well.
+take every pruned weight to exactly 0.0, whatever finite value it had, and moments that
+the optimizer keeps for each weight are exactly 0 for pruned ones as well.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,11 @@ import optax
 
 from core import rules as core_rules
 from core import trees
-from core.errors import InputError, ShapeError, describe
+from core.errors import InputError, describe
+from core.numerics import check_finite
 from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
-from gap.masks import targets
+from gap.masks import check_mask, targets
 from gap.patterns import Target
 from gap.schedules import DensitySchedule
 
@@ -26,7 +27,7 @@ class MaskedState(NamedTuple):
     """State of `masked` and `prune`.
 
     Invariants: `step` is int32 []; `masks` is a mask tree of the parameters;
-    moments in `inner` are 0 wherever a mask is False.
+    elementwise moments in `inner` (see `zero_moments`) are 0 where a mask is False.
     """
 
     step: Array
@@ -48,39 +49,34 @@ def zero_moments(state: PyTree, params: PyTree, masks: PartialTree) -> PyTree:
     """Returns an optimizer state whose moments of pruned weights are exactly 0.
 
     A moment is a floating-point leaf of the state whose path ends in the path of a
-    parameter and whose shape is that parameter's, as in every optax state, also
-    under `optax.masked` and `optax.multi_transform`.
+    parameter and whose shape is that parameter's, as in nearly every optax state, also
+    under `optax.masked` and `optax.multi_transform`. States that hold no such copy of
+    the parameters (`optax.flatten`, the factors of `adafactor`, the memory of L-BFGS)
+    are left alone; their weights are kept at 0 all the same.
 
     Args:
       state: an optimizer state over `params`.
       params: the parameters; only paths and shapes are used.
       masks: a mask tree of `params`.
     """
-    pruned = trees.by_path(masks)
-    shapes = {name: w.shape for name, w in trees.by_path(params).items()}
-    names, leaves, treedef = trees.flatten(state)
+    # Keys, not text: the field `mu` of a state is no dict key "mu" of a parameter.
+    known = {path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]}
+    pruned = dict(jax.tree_util.tree_flatten_with_path(masks)[0])
+    flat, treedef = jax.tree_util.tree_flatten_with_path(state)
     out = []
-    for name, leaf in zip(names, leaves, strict=True):
-        owner = _owner(name, shapes)
+    for path, leaf in flat:
+        suffixes = (path[start:] for start in range(len(path) + 1))
+        owner = next((suffix for suffix in suffixes if suffix in known), None)
         mask = None if owner is None else pruned.get(owner)
         if (
             mask is not None
+            and mask.ndim
             and leaf.shape == mask.shape
             and jnp.issubdtype(leaf.dtype, jnp.floating)
         ):
             leaf = jnp.where(mask, leaf, jnp.zeros_like(leaf))
         out.append(leaf)
     return jax.tree.unflatten(treedef, out)
-
-
-def _owner(name: str, shapes: dict[str, Any]) -> str | None:
-    """Returns the longest parameter path that the state path `name` ends in."""
-    parts = name.split("/") if name else []
-    for start in range(len(parts) + 1):
-        suffix = "/".join(parts[start:])
-        if suffix in shapes:
-            return suffix
-    return None
 
 
 def _masked_update(
@@ -110,15 +106,6 @@ def _masked_update(
     return updates, zero_moments(state, params, masks)
 
 
-def _own_mask(mask: Array, w: Array) -> Array:
-    """A copy of a mask, so that states can be donated one by one."""
-    if jnp.shape(mask) != w.shape:
-        raise ShapeError(
-            describe(f"a mask of shape {jnp.shape(mask)}", f"{w.shape}, its weight's")
-        )
-    return jnp.array(mask, bool)
-
-
 def masked(
     inner: optax.GradientTransformation, masks: PartialTree
 ) -> optax.GradientTransformationExtraArgs:
@@ -133,6 +120,7 @@ def masked(
 
     Raises:
       ShapeError: masks that do not fit the parameters, at `init`.
+      NonFiniteError: NaN or infinity in a masked leaf, at `init`.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -145,8 +133,13 @@ def masked(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> MaskedState:
-        own = trees.map_partial(_own_mask, masks, params)
-        return MaskedState(jnp.zeros((), jnp.int32), own, inner.init(params))
+        check_finite(trees.select(masks, params), "params")
+        # A copy of its own, so that states can be donated one by one.
+        own = trees.map_partial(
+            lambda m, w: jnp.array(check_mask(m, w), bool), masks, params
+        )
+        state = zero_moments(inner.init(params), params, own)
+        return MaskedState(jnp.zeros((), jnp.int32), own, state)
 
     def update(updates, state, params=None, **extra):
         params = need_params(params, "gap.masked")
@@ -170,7 +163,8 @@ def prune(
     With `OneShot` this is magnitude pruning and retraining, with `Staged` the
     iterative method of Han et al. (arXiv 1506.02626), with `Cubic` gradual
     magnitude pruning (arXiv 1710.01878). Masks are recomputed from the weights in
-    a `lax.cond` at the steps that the schedule names; nothing recompiles.
+    a `lax.cond` at the steps that the schedule names; nothing recompiles. (Under
+    `vmap` XLA computes both branches of a `cond` at every step.)
 
     Args:
       inner: the optimizer that does the learning.
@@ -184,13 +178,14 @@ def prune(
 
     Raises:
       RuleError, InputError: bad rules, at `init`.
+      NonFiniteError: NaN or infinity in a leaf to be pruned, at `init`.
     """
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> MaskedState:
-        full = trees.map_partial(
-            lambda _, w: jnp.ones(w.shape, bool), targets(params, rules), params
-        )
+        wanted = targets(params, rules)
+        check_finite(trees.select(wanted, params), "params")
+        full = trees.map_partial(lambda _, w: jnp.ones(w.shape, bool), wanted, params)
         return MaskedState(jnp.zeros((), jnp.int32), full, inner.init(params))
 
     def update(updates, state, params=None, **extra):
@@ -199,8 +194,11 @@ def prune(
 
         def recompute(masks: PartialTree) -> PartialTree:
             def leaf_mask(target: Target, w: Array, mask: Array) -> Array:
-                # Pruned weights rank last, so that none comes back.
-                scores = jnp.where(mask, score(w), -jnp.inf)
+                # Pruned weights rank last, behind NaN too, so that none comes back.
+                scores = score(w)
+                lowest = jnp.finfo(scores.dtype).min
+                scores = jnp.where(jnp.isnan(scores), lowest, scores)
+                scores = jnp.where(mask, scores, -jnp.inf)
                 return _scheduled_mask(target, scores, schedule, state.step)
 
             return trees.map_partial(leaf_mask, wanted, params, masks)
@@ -229,7 +227,9 @@ def _scheduled_mask(
     return target.pattern.mask(scores, count)
 
 
-def add_l1(strength: float, rules: Rules = ((".*", 1.0),)):
+def add_l1(
+    strength: float, rules: Rules = ((".*", 1.0),)
+) -> optax.GradientTransformationExtraArgs:
     """Adds the sub-gradient of `strength * sum |w|` to the updates.
 
     Args:

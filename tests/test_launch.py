@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ SMALL = [
 ]
 
 
-def launch(*argv, cwd=ROOT):
+def launch(*argv, cwd=ROOT, **variables):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment |= variables
     return subprocess.Popen(
         [sys.executable, str(ROOT / "launch.py"), *argv],
         cwd=cwd,
@@ -66,6 +68,37 @@ def test_killed_in_the_middle_of_admm_a_run_ends_with_the_same_numbers(tmp_path)
     assert lines(parts) == lines(whole)
     names = {json.loads(line)["stage"] for line in lines(whole)}
     assert "lenet300-s0-gradual-22.9x-retrain" in names
+    # Equal budgets: every method and the dense control run as many epochs.
+    counts = Counter(json.loads(line)["stage"] for line in lines(whole))
+    for trial in ("dense-1x", "admm-22.9x", "gradual-22.9x"):
+        assert counts[f"lenet300-s0-{trial}-prune"] == 8
+        assert counts[f"lenet300-s0-{trial}-retrain"] == 3
+
+
+@pytest.mark.slow
+def test_four_devices_and_bfloat16_train_as_well_as_one(tmp_path):
+    tiny = ["admm_pruning", "--lenet300_epochs=3,2,1", "--examples=1000"]
+    tiny += ["--methods=admm"]
+    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    runs = {
+        "one": launch(*tiny, f"--workdir={tmp_path / 'one'}"),
+        "four": launch(*tiny, f"--workdir={tmp_path / 'four'}", **four),
+        "bf16": launch(
+            *tiny, f"--workdir={tmp_path / 'bf16'}", "--compute_dtype=bfloat16"
+        ),
+    }
+    errors = {name: run.communicate(timeout=300)[1] for name, run in runs.items()}
+    assert [run.returncode for run in runs.values()] == [0, 0, 0], errors
+    logs = {
+        name: [json.loads(line) for line in lines(tmp_path / name)] for name in runs
+    }
+    pairs = zip(logs["one"], logs["four"], strict=True)
+    for one, four in pairs:
+        assert one["stage"] == four["stage"]
+        assert four["train_loss"] == pytest.approx(one["train_loss"], rel=2e-2)
+    dense = {name: log[2]["accuracy"] for name, log in logs.items()}
+    assert dense["bf16"] == pytest.approx(dense["one"], abs=3.0)
+    assert logs["bf16"][0]["train_loss"] != logs["one"][0]["train_loss"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Rows and figures of a pruning experiment, computed from its trials."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,16 +21,17 @@ from experiments.workdir import Run
 Found = Mapping[Trial, Mapping[str, Any]]
 
 
-def outcome(run: Run, dataset: Dataset, found: Found) -> Outcome:
+def outcome(run: Run, dataset: Dataset, found: Found, judged: bool) -> Outcome:
     """Returns the report of all trials.
 
     Args:
       run: the work folder, for its metrics.
-      dataset: what was trained on; the paper's claims on accuracy are about MNIST and
-        are judged on nothing else.
+      dataset: what was trained on.
       found: the result of every trial.
+      judged: whether the paper's claims on accuracy can be judged: they are about all
+        of MNIST.
     """
-    shape, judged = dataset.train.images.shape[1:], dataset.name == "mnist"
+    shape = dataset.train.images.shape[1:]
     rows: list[Row] = []
     figures: list[Figure] = []
     for network in dict.fromkeys(trial.network for trial in found):
@@ -40,13 +42,17 @@ def outcome(run: Run, dataset: Dataset, found: Found) -> Outcome:
     notes = [
         "Every method starts from the same trained network and gets the same number "
         "of epochs; the dense control trains on for as long. Accuracy is that of the "
-        "last epoch on the test split; nothing was selected on it.",
-        "Rates count kernel weights only; biases are never pruned.",
+        "last epoch on the test split: no epoch was selected. Learning rates, rho and "
+        "epochs were set in pilot runs of seed 0, the L1 coefficient was not tuned.",
+        "LeNet-5 has dropout while it is trained and pruned, but not in ADMM's primal "
+        "steps (as in the paper's code) and not in retraining.",
+        "Rates count kernel weights only; biases are never pruned. The AlexNet rows "
+        "are arithmetic on the paper's densities: nothing is trained or judged.",
     ]
     if not judged:
         notes.append(
             "The paper's claims on accuracy are about all of MNIST and are not judged "
-            f"on {dataset.name}; --mode=full does that."
+            "on less; --mode=full does that."
         )
     return Outcome(rows, figures, notes, (dataset.source,))
 
@@ -63,13 +69,19 @@ def _rows(
     network: Network, shape: tuple[int, ...], part: Found, judged: bool
 ) -> Iterable[Row]:
     dense, dense_std = mean_std(_values(part, "dense", 1.0, "accuracy"))
+    fair = dense >= network.dense_floor
     yield Row("accuracy, dense", network.title, dense, dense_std, unit="%")
     positions = output_positions(models.create(network.model), shape)
     for method, rate in _pairs(part):
         if method == "dense":
             continue
         setting = f"{network.title}, {rate:.4g}x, {TITLES[method]}"
-        yield from _accuracy_rows(network, part, method, rate, setting, dense, judged)
+        judge = judged and method == "admm" and rate in network.tolerance
+        bar = dense - network.tolerance[rate] if judge and fair else math.inf
+        accuracy, *others = _accuracy_rows(network, part, method, rate, setting, dense)
+        # The grid of accuracies is 0.01; the allowance is for rounding alone.
+        holds = bool(accuracy.measured >= bar - 1e-6) if judge else None
+        yield from (accuracy._replace(holds=holds), *others)
     for rate in dict.fromkeys(rate for _, rate in _pairs(part) if rate > 1):
         setting = f"{network.title}, {rate:.4g}x"
         yield from _size_rows(network, part, rate, setting, positions)
@@ -82,20 +94,16 @@ def _accuracy_rows(
     rate: float,
     setting: str,
     dense: float,
-    judged: bool,
 ) -> Iterable[Row]:
     final, std = mean_std(_values(part, method, rate, "accuracy"))
-    ours = method == "admm"
-    claimed = judged and ours and rate in network.tolerance
     yield Row(
         "accuracy, pruned",
         setting,
         final,
         std,
         baseline=dense,
-        paper=network.accuracy.get(rate) if ours else None,
+        paper=network.accuracy.get(rate) if method == "admm" else None,
         unit="%",
-        holds=bool(final >= dense - network.tolerance[rate]) if claimed else None,
     )
     raw, std = mean_std(_values(part, method, rate, "pruned_accuracy"))
     yield Row("accuracy before retraining", setting, raw, std, baseline=dense, unit="%")
@@ -110,22 +118,23 @@ def _size_rows(
 ) -> Iterable[Row]:
     """Weights and multiply-accumulates left, counted from the trained weights."""
     results = [r for t, r in part.items() if t.rate == rate]
-    sizes, left = results[0]["sizes"], results[0]["left"]
-    alike = all(r["left"] == left for r in results)
+    sizes = results[0]["sizes"]
+    # The most that any method left, so that none that kept too much can hide.
+    left = {k: max(r["left"][k] for r in results) for k in sizes}
     published = rate in network.published
-    reduction = sum(sizes.values()) / max(sum(left.values()), 1)
+    reduction = sum(sizes.values()) / (sum(left.values()) or math.nan)
     yield Row(
         "weight reduction",
         setting,
         reduction,
         paper=rate if published else None,
         unit="x",
-        holds=alike and abs(reduction - rate) < 0.05 if published else None,
+        holds=abs(reduction - rate) < 0.05 if published else None,
     )
     yield Row(
         "MACs reduction",
         setting,
-        macs(sizes, positions) / max(macs(left, positions), 1),
+        macs(sizes, positions) / (macs(left, positions) or math.nan),
         unit="x",
     )
     for layer, count in left.items():
@@ -137,7 +146,7 @@ def _size_rows(
             count,
             baseline=sizes[layer],
             paper=wanted if published else None,
-            holds=alike and count == wanted if published else None,
+            holds=count == wanted if published else None,
         )
 
 
@@ -154,7 +163,6 @@ def _alexnet() -> Iterable[Row]:
         paper=21.0,
         unit="x",
         simulated=True,
-        holds=abs(total / left - 21.0) < 0.5,
     )
     yield Row(
         "MACs reduction of the convolutions",
@@ -258,9 +266,10 @@ def _residuals(
         label = f"{rate:.4g}x"
         primal.append(Series(label, *_curve(log, stage, "residual")))
         x, y = _curve(log, stage, "dual_residual")
-        dual.append(Series(label, x[1:], y[1:]))
+        started = sum(value == 0 for value in y)  # no iteration before that
+        dual.append(Series(label, x[started:], y[started:]))
         projected.append(
-            Series(f"{label}, Z", *_curve(log, stage, "projected_accuracy"))
+            Series(f"{label}, hard-pruned", *_curve(log, stage, "projected_accuracy"))
         )
         projected.append(Series(f"{label}, W", *_curve(log, stage, "accuracy")))
     title = f"{network.title}, ADMM (seed {seed})"
@@ -283,7 +292,7 @@ def _residuals(
             log_y=True,
         ),
         Figure(
-            f"{title}: accuracy of the weights W and of their projection Z",
+            f"{title}: accuracy of the weights W, as they are and hard-pruned",
             "line",
             epoch,
             "test accuracy (%)",

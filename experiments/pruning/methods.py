@@ -2,7 +2,8 @@
 
 All methods start from the same trained network and get the same phases: a pruning
 phase at a constant learning rate, then retraining under a fixed mask with a fresh
-optimizer whose rate decays. They differ only in what the pruning phase does.
+optimizer whose rate decays. They differ only in what the pruning phase does (ADMM's
+primal steps are without dropout, as in the paper's code).
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import optax
 
 import admm
 import gap
-from core.errors import unknown_name
+from core.errors import InputError, describe, unknown_name
 from core.rules import Rules
 
 
@@ -42,8 +43,11 @@ class Phase:
 
 
 def _admm(phase: Phase) -> optax.GradientTransformation:
-    steps = max((phase.steps - 1) // phase.interval, 1)
-    growth = (phase.rho_end / phase.rho) ** (1 / steps)
+    iterations = (phase.steps - 1) // phase.interval
+    if not iterations:
+        wanted = f"less than the {phase.steps} steps of the pruning phase"
+        raise InputError(f"interval: {describe(phase.interval, wanted)}")
+    growth = (phase.rho_end / phase.rho) ** (1 / iterations)
     rho = admm.geometric_rho(phase.rho, growth, phase.rho_end)
     inner = optax.adam(phase.learning_rate)
     return admm.admm(inner, phase.rules, interval=phase.interval, rho=rho)
@@ -110,6 +114,14 @@ def pruning_optimizer(method: str, phase: Phase) -> optax.GradientTransformation
     return methods[method](phase)
 
 
-def decayed_adam(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """Returns Adam with a cosine decay to 1 % of its rate over `steps` steps."""
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps, alpha=0.01))
+def decayed_adam(
+    learning_rate: float, steps: int, left: float
+) -> optax.GradientTransformation:
+    """Returns Adam whose rate decays by a cosine over `steps` steps.
+
+    Args:
+      learning_rate: the first rate.
+      steps: length of the decay.
+      left: the last rate over the first one.
+    """
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps, alpha=left))

@@ -28,6 +28,7 @@ class Network:
       accuracy: the paper's accuracy in % after pruning, by rate.
       tolerance: points of accuracy that pruning may cost where the paper reports no
         loss, by rate.
+      dense_floor: accuracy in % below which the dense network is no fair start.
       published: the rates whose counts in each layer the paper gives.
     """
 
@@ -37,6 +38,7 @@ class Network:
     targets: Mapping[float, Mapping[str, int] | float]
     accuracy: Mapping[float, float]
     tolerance: Mapping[float, float]
+    dense_floor: float
     published: tuple[float, ...]
 
     def rules(self, rate: float) -> Rules:
@@ -70,6 +72,7 @@ LENET300 = Network(
     },
     accuracy={},
     tolerance={22.9: 0.1},
+    dense_floor=98.2,
     published=(22.9,),
 )
 LENET5 = Network(
@@ -84,6 +87,7 @@ LENET5 = Network(
     },
     accuracy={71.2: 99.2},
     tolerance={40.0: 0.15, 71.2: 0.3},
+    dense_floor=99.0,
     published=(71.2,),
 )
 NETWORKS = {n.name: n for n in (LENET300, LENET5)}

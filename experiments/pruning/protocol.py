@@ -5,6 +5,7 @@ number of epochs in both phases, and so does the dense control.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from experiments.pruning.methods import Phase, decayed_adam, pruning_optimizer
 from experiments.pruning.networks import Network, weights
 from experiments.training import (
     TrainState,
+    data_mesh,
     init_state,
     make_epoch,
     make_evaluate,
@@ -65,7 +67,11 @@ class Protocol:
         train = self.dataset.train
         if config.examples:
             train = data.subset(train, min(config.examples, len(train.labels)), 0)
-        self.train, self.test = put(train), put(self.dataset.test)
+        devices = jax.local_devices()
+        devices = devices[: math.gcd(len(devices), config.batch_size)]
+        self.mesh = data_mesh(devices) if len(devices) > 1 else None
+        self.train = put(train, self.mesh)
+        self.test = put(self.dataset.test, self.mesh)
         self.steps_per_epoch = len(train.labels) // config.batch_size
         self.shape = train.images.shape[1:]
         self._phase_parts = functools.lru_cache(maxsize=None)(self._make_phase)
@@ -126,9 +132,13 @@ class Protocol:
         return weights(self._initial(network, 0).params)
 
     def _initial(self, network: Network, seed: int) -> TrainState:
-        model = models.create(network.model)
+        attributes: dict[str, Any] = {}
+        if self.config.reference_init:
+            attributes |= models.REFERENCE_INIT
+        model = models.create(network.model, **attributes)
         key = stage_key(seed, f"{network.name}-init")
-        return init_state(model, optax.adam(self.config.learning_rate), key, self.shape)
+        optimizer = optax.adam(self.config.learning_rate)
+        return init_state(model, optimizer, key, self.shape, mesh=self.mesh)
 
     def _pretrained(self, network: Network, seed: int) -> TrainState:
         stage = f"{network.name}-s{seed}-pretrain"
@@ -147,7 +157,8 @@ class Protocol:
 
     def _retraining(self, network: Network) -> optax.GradientTransformation:
         steps = self.config.epochs(network)[2] * self.steps_per_epoch
-        return decayed_adam(self.config.retrain_rate(network), steps)
+        rate = self.config.retrain_rate(network)
+        return decayed_adam(rate, steps, self.config.retrain_decay)
 
     def _make_phase(self, network: Network, method: str, rate: float) -> Any:
         """The optimizer and the compiled epoch of a phase."""
@@ -171,6 +182,8 @@ class Protocol:
             std=self.dataset.std,
             weight_decay=config.weight_decay,
             dropout=dropout,
+            compute_dtype=jnp.dtype(config.compute_dtype),
+            mesh=self.mesh,
         )
         return optimizer, epoch
 
@@ -203,15 +216,18 @@ class Protocol:
             found = admm.residuals(state.params, state.opt_state)
             shown["residual"] = found.relative
             shown["rho"] = state.opt_state.rho
-            shown["dual_residual"] = jnp.nan_to_num(found.dual, posinf=0.0)
+            started = state.opt_state.iteration > 0
+            shown["dual_residual"] = jnp.where(started, found.dual, 0.0)
         return shown
 
     def _make_evaluate(self, network: Network) -> Evaluate:
         return make_evaluate(
             models.create(network.model),
-            batch_size=min(1000, len(self.dataset.test.labels)),
+            batch_size=250 * (1 if self.mesh is None else self.mesh.size),
             mean=self.dataset.mean,
             std=self.dataset.std,
+            compute_dtype=jnp.dtype(self.config.compute_dtype),
+            mesh=self.mesh,
         )
 
 

@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from core.errors import check_range
+from core.errors import InputError, check_range, describe
 from core.types import Array, PyTree
 from experiments.data import normalize
 from experiments.training.devices import constrain
@@ -67,8 +67,9 @@ def make_train_step(
       std: likewise.
       loss: loss of each example.
       weight_decay: factor of the L2 penalty on kernels, inside the loss.
-      dropout: False sets the model's `dropout_rate` to 0, as in ADMM's W-step; batch
-        norm goes on to use the batch's statistics.
+      dropout: False sets the model's attribute `dropout_rate` to 0, as in ADMM's
+        W-step (a model without that attribute is left as it is); batch norm goes on to
+        use the batch's statistics.
       augment: applied to the uint8 images.
       compute_dtype: type to compute in, such as jnp.bfloat16; parameters stay float32.
         None is the model's own.
@@ -120,6 +121,11 @@ def configure(
     changes = {}
     if not dropout and hasattr(model, "dropout_rate"):
         changes["dropout_rate"] = 0.0
+    if compute_dtype is not None and not hasattr(model, "dtype"):
+        raise InputError(
+            "compute_dtype: "
+            + describe(type(model).__name__, "a model with an attribute dtype")
+        )
     if compute_dtype is not None:
         changes["dtype"] = compute_dtype
     return model.clone(**changes) if changes else model

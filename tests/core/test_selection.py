@@ -315,3 +315,9 @@ def test_sharded_over_four_devices():
         text=True,
     )
     assert "sharded arrays agree" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "uint32"])
+def test_a_narrow_type_of_k_counts_right(dtype):
+    k = jnp.asarray(5, dtype)
+    assert int(topk_mask(jnp.arange(1000.0), k).sum()) == 5

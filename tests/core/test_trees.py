@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,3 +93,21 @@ def test_size_and_squared_norm():
     tree = {"a": jnp.array([3.0, 4.0]), "b": None, "c": [jnp.ones((2, 2))]}
     assert trees.size(tree) == 6
     assert float(trees.squared_norm(tree)) == 29.0
+
+
+def test_a_field_called_value_keeps_its_name_beside_others():
+    class Attention(NamedTuple):
+        query: float
+        value: float
+
+    assert trees.paths({"a": Attention(1.0, 2.0)}) == ["a/query", "a/value"]
+
+
+def test_two_leaves_with_one_path_are_refused():
+    with pytest.raises(ShapeError, match="'a/b'"):
+        trees.by_path({"a/b": 1.0, "a": {"b": 2.0}})
+
+
+def test_squares_are_summed_in_float32():
+    assert float(trees.squared_norm(jnp.full(10, 300.0, jnp.float16))) == 900_000.0
+    assert float(trees.squared_norm(jnp.ones(1000, jnp.bfloat16))) == 1000.0

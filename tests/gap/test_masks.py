@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import gap
 from core import trees
-from core.errors import InputError, RuleError
+from core.errors import InputError, NonFiniteError, RuleError, ShapeError
 from tests import strategies
 
 DENSITIES = st.sampled_from([0.0, 0.07, 0.3, 0.5, 0.99, 1.0])
@@ -100,6 +100,8 @@ def test_summary_counts_the_weights_not_the_mask():
         ({"density": 1.5}, "density: got 1.5"),
         ({"density": float("nan")}, "density: got nan"),
         ({"count": -1}, "count: got -1"),
+        ({"count": 2.5}, "an integer"),
+        ({"density": True}, "a number"),
     ],
 )
 def test_a_bad_target_says_what_was_expected(kw, word):
@@ -116,3 +118,16 @@ def test_a_count_beyond_the_leaf_and_a_spec_that_is_no_target():
         gap.magnitude_masks({"w": jnp.ones(2)}, [("v", 0.5)])
     with pytest.raises(InputError, match="at least one leaf"):
         gap.global_magnitude_masks({"w": jnp.ones(2)}, 0.5, [("w", None)])
+    with pytest.raises(InputError, match="True or None"):
+        gap.global_magnitude_masks({"w": jnp.ones(2)}, 0.5, [("w", False)])
+    with pytest.raises(NonFiniteError, match="w"):
+        gap.magnitude_masks({"w": jnp.array([jnp.nan, 1.0])}, [("w", 0.5)])
+    with pytest.raises(ShapeError, match="mask of shape"):
+        gap.apply_masks({"w": jnp.ones(3)}, {"w": jnp.ones((4, 3), bool)})
+
+
+def test_global_masks_compare_in_the_full_precision_of_the_leaves():
+    with jax.enable_x64(True):
+        w = jnp.array([1.0, 1.0 + 1e-12])
+        mask = gap.global_magnitude_masks({"w": w}, 0.5)["w"]
+    np.testing.assert_array_equal(mask, [False, True])

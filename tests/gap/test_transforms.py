@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import gap
 from core import trees
-from core.errors import InputError, ShapeError
+from core.errors import InputError, NonFiniteError, ShapeError
 from tests import strategies
 from tests.relaxed import relaxed
 
@@ -195,3 +195,45 @@ def test_masked_composes_with_scan_vmap_and_donation(key):
     assert np.all(np.asarray(after["w"])[off] == 0)
     assert np.all(np.asarray(losses[:, -1]) < np.asarray(losses[:, 0]))
     assert state.masks["w"].shape == after["w"].shape
+
+
+def test_a_field_of_the_state_is_no_key_of_the_parameters(key):
+    params = {"w": jnp.ones((3, 3)), "mu": {"w": jnp.ones((3, 3))}}
+    masks = {"w": None, "mu": {"w": jnp.eye(3) == 1}}
+    tx = gap.masked(relaxed_adam(0.1), masks)
+    _, state = tx.update(params, tx.init(params), params)
+    moments = state.inner[0].mu
+    assert np.all(np.asarray(moments["w"]) > 0)
+    np.testing.assert_array_equal(np.asarray(moments["mu"]["w"]) > 0, np.eye(3) == 1)
+
+
+def test_moments_that_start_as_copies_of_the_weights_are_cleared_at_init():
+    params = {"w": jnp.array([1.0, 2.0])}
+    inner = optax.GradientTransformation(
+        lambda p: {"copy": p}, lambda u, s, p=None: (u, s)
+    )
+    state = gap.masked(inner, {"w": jnp.array([False, True])}).init(params)
+    np.testing.assert_array_equal(state.inner["copy"]["w"], [0.0, 2.0])
+
+
+def test_a_weight_that_becomes_nan_revives_no_other():
+    tx = gap.prune(optax.sgd(0.0), [("w", gap.Target(count=1))], gap.Cubic(0, 2))
+    params = {"w": jnp.array([1.0, 2.0, 3.0, 4.0])}
+    state = tx.init(params)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(2):
+        _, state = tx.update(zero, state, params)
+    before = np.asarray(state.masks["w"])
+    _, state = tx.update(zero, state, {"w": params["w"].at[3].set(jnp.nan)})
+    assert not np.any(np.asarray(state.masks["w"]) & ~before)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_weights_that_are_not_finite_are_refused_at_the_door(bad):
+    params = {"w": jnp.array([1.0, bad])}
+    for tx in (
+        gap.masked(optax.sgd(0.1), {"w": jnp.ones(2, bool)}),
+        gap.prune(optax.sgd(0.1), [("w", 0.5)], gap.OneShot()),
+    ):
+        with pytest.raises(NonFiniteError, match="w"):
+            tx.init(params)

@@ -1,0 +1,191 @@
+"""The contract of every optax transform of every room."""
+
+import dataclasses
+import doctest
+import importlib
+import inspect
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import admm
+import core
+import gap
+from core.errors import InputError
+from tests.relaxed import relaxed
+
+MASKS = {"w": jnp.arange(20).reshape(4, 5) % 3 == 0, "b": None}
+
+
+def inner():
+    return relaxed(optax.adam(0.1))
+
+
+TRANSFORMS = {
+    "masked": lambda: gap.masked(inner(), MASKS),
+    "prune": lambda: gap.prune(inner(), [("w", 0.3)], gap.Cubic(0, 4)),
+    "add_l1": lambda: gap.add_l1(0.01, [("w", 1.0)]),
+    "admm": lambda: admm.admm(inner(), [("w", 0.3)], interval=2, rho=0.1),
+}
+
+
+def test_every_transform_has_a_row():
+    assert set(TRANSFORMS) == {*gap.TRANSFORMS, *admm.TRANSFORMS}
+    made = {
+        name
+        for room in (gap, admm)
+        for name in room.__all__
+        if inspect.isfunction(f := getattr(room, name))
+        and isinstance(f.__annotations__.get("return"), type)
+        and issubclass(f.__annotations__["return"], optax.GradientTransformation)
+    }
+    assert made <= set(TRANSFORMS), "a public transform is in no registry"
+    assert made, "annotations of transforms are not found any more"
+
+
+@pytest.mark.parametrize(
+    ("room", "protocol", "registry"),
+    [
+        (gap, gap.Pattern, gap.PATTERNS),
+        (gap, gap.DensitySchedule, gap.SCHEDULES),
+        (admm, admm.ConstraintSet, admm.SETS),
+    ],
+    ids=["patterns", "schedules", "sets"],
+)
+def test_every_public_value_of_a_kind_is_registered(room, protocol, registry):
+    methods = [m for m in vars(protocol) if not m.startswith("_")]
+    public = [getattr(room, name) for name in room.__all__]
+    found = {
+        item
+        for item in public
+        if dataclasses.is_dataclass(item) and all(hasattr(item, m) for m in methods)
+    }
+    assert found == set(registry.values())
+
+
+def test_registered_transforms_are_public():
+    for room in (gap, admm):
+        assert {f.__name__ for f in room.TRANSFORMS.values()} <= set(room.__all__)
+
+
+@pytest.mark.parametrize("room", [core, gap, admm], ids=lambda m: m.__name__)
+def test_docstring_examples_run(room):
+    modules = [room] + [
+        importlib.import_module(f"{room.__name__}.{m.name}")
+        for m in pkgutil.iter_modules(room.__path__)
+    ]
+    results = [doctest.testmod(module) for module in modules]
+    assert not any(r.failed for r in results)
+    assert any(r.attempted for r in results)
+
+
+@pytest.fixture(params=sorted(TRANSFORMS))
+def transform(request):
+    return TRANSFORMS[request.param]()
+
+
+def parameters(key, dtype=jnp.float32):
+    return {
+        "w": jax.random.normal(key, (4, 5), dtype),
+        "b": jnp.ones((5,), dtype),
+    }
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+def check_updates(transform, params):
+    """Five updates: shapes and dtypes of updates and state never change."""
+    grads = jax.tree.map(lambda x: 0.1 * x, params)
+    state = jax.jit(transform.init)(params)
+    traces = []
+
+    @jax.jit
+    def update(grads, state, params):
+        traces.append(1)
+        return transform.update(grads, state, params)
+
+    for _ in range(5):
+        updates, new = update(grads, state, params)
+        assert shapes(updates) == shapes(params)
+        assert shapes(new) == shapes(state)
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        state, params = new, optax.apply_updates(params, updates)
+        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(params))
+    assert len(traces) == 1
+
+
+def test_shapes_dtypes_and_one_trace(transform, key):
+    check_updates(transform, parameters(key))
+
+
+def test_in_float64(transform, key):
+    with jax.enable_x64(True):
+        check_updates(transform, parameters(key, jnp.float64))
+
+
+def test_unknown_extra_arguments_are_let_through(transform, key):
+    params = parameters(key)
+    transform.update(params, transform.init(params), params, value=jnp.float32(1.0))
+
+
+def test_params_are_asked_for_by_name(transform, key):
+    params = parameters(key)
+    with pytest.raises(InputError, match="current parameters"):
+        transform.update(params, transform.init(params))
+
+
+def test_chained_and_vmapped_replicas_equal_single_runs(transform, key):
+    chained = optax.chain(transform, optax.scale(0.5))
+    keys = jax.random.split(key, 3)
+    params = jax.vmap(parameters)(keys)
+
+    def run(params):
+        state = chained.init(params)
+        updates, _ = chained.update(params, state, params)
+        return updates
+
+    together = jax.vmap(run)(params)
+    for i in range(3):
+        alone = run(jax.tree.map(lambda x, i=i: x[i], params))
+        for name in params:
+            np.testing.assert_allclose(together[name][i], alone[name], rtol=1e-5)
+
+
+def test_parameters_and_state_may_be_donated(transform, key):
+    params = jax.tree.map(jnp.copy, parameters(key))
+    state = jax.tree.map(jnp.copy, transform.init(params))
+
+    def step(params, state):
+        updates, state = transform.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    expected = step(params, state)
+    donating = jax.jit(step, donate_argnums=(0, 1))
+    got = donating(params, state)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    donating(*got)
+
+
+def test_bfloat16_parameters_with_float32_gradients(transform, key):
+    params = parameters(key, jnp.bfloat16)
+    grads = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    state = transform.init(params)
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(4):
+            updates, state = transform.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+    assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params))
+
+
+def test_inputs_are_not_changed(transform, key):
+    params = parameters(key)
+    before = jax.tree.map(np.array, params)
+    transform.update(params, transform.init(params), params)
+    jax.tree.map(np.testing.assert_array_equal, params, before)
