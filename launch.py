@@ -9,7 +9,7 @@ MAIN_JOB = ("admm_pruning", "--mode=quick")
 
 def main() -> int:
     """Runs the command line; returns the exit code."""
-    return cli.front_door(sys.argv[1:], MAIN_JOB)
+    return cli.leave(cli.front_door(sys.argv[1:], MAIN_JOB))
 
 
 if __name__ == "__main__":

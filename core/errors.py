@@ -9,6 +9,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+_FEW = 12  # names that a message may list
+
 
 class LatheError(Exception):
     """Base of every error that bad input can cause."""
@@ -57,19 +59,39 @@ def describe(given: Any, expected: str, remedy: str = "") -> str:
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Returns up to `count` of the `known` names that look most like `name`."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.3)
+    """Returns up to `count` of the `known` names that look much like `name`.
+
+    The dashes before the name of a flag do not count.
+    """
+    bare = {each.lstrip("-"): each for each in known}
+    near = difflib.get_close_matches(name.lstrip("-"), list(bare), count, cutoff=0.6)
+    return [bare[each] for each in near]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """Returns the error for a `name` that no `kind` has, with the nearest names."""
+    """Returns the error for a `name` that no `kind` has, with the nearest names.
+
+    Where none is near, or `name` is a number, all are listed if they are few.
+    """
     names = sorted(known)
-    near = nearest(name, names) or names
-    return UnknownNameError(
-        f"unknown {kind} {name!r}; did you mean {', '.join(near)}?"
-        if names
-        else f"unknown {kind} {name!r}; none is registered"
-    )
+    near = [] if _is_number(name) else nearest(name, names)
+    if near:
+        hint = f"did you mean {', '.join(near)}?"
+    elif not names:
+        hint = "none is registered"
+    elif len(names) <= _FEW:
+        hint = f"expected one of {', '.join(names)}"
+    else:
+        hint = f"none of the {len(names)} names is like it"
+    return UnknownNameError(f"unknown {kind} {name!r}; {hint}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_range(

@@ -134,6 +134,6 @@ def squared_norm(tree: PyTree) -> Array:
     """
     total = jnp.zeros((), jnp.float32)
     for leaf in jax.tree.leaves(tree):
-        wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        wide = leaf if leaf.dtype.itemsize >= 4 else leaf.astype(jnp.float32)
         total = total + jnp.sum(jnp.square(wide)).astype(jnp.float32)
     return total

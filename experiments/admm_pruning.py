@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from experiments.workdir import Run
 
 
+ALL = ("admm", "one_shot", "iterative", "gradual", "l1")
+"""The pruning methods, as `experiments.pruning.methods` names them."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Options of the experiment."""
@@ -38,12 +42,12 @@ class Config:
     methods: tuple[str, ...] = option(
         ("admm", "one_shot", "iterative"),
         "pruning methods",
-        choices=("admm", "one_shot", "iterative", "gradual", "l1"),
+        choices=ALL,
     )
     lenet5_methods: tuple[str, ...] = option(
         (),
         "pruning methods of LeNet-5, if others than --methods",
-        choices=("admm", "one_shot", "iterative", "gradual", "l1"),
+        choices=ALL,
     )
     lenet300_rates: tuple[float, ...] = option(
         (22.9,), "compression rates of LeNet-300-100", choices=(12.0, 22.9, 40.0, 80.0)
@@ -53,7 +57,7 @@ class Config:
     )
     keep_ratio: float = option(
         0.0,
-        "share of weights kept in every layer instead of the published rates; "
+        "share of weights kept in every layer instead of the published rates, below 1; "
         "0 means the published ones",
         low=0.0,
         high=1.0,
@@ -126,14 +130,18 @@ class Config:
     )
 
     def __post_init__(self):
+        for name in ("networks", "methods", "lenet300_rates", "lenet5_rates"):
+            if not getattr(self, name):
+                raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
         for name in ("lenet300_epochs", "lenet5_epochs"):
             given = getattr(self, name)
             if len(given) != 3:
                 wanted = "three numbers: training, pruning phase, retraining"
-                raise InputError(f"{name}: {describe(given, wanted)}")
+                text = ",".join(map(str, given))
+                raise InputError(f"--{name}: {describe(text, wanted)}")
         if self.rho_end < self.rho:
             wanted = f"at least rho={self.rho:g}"
-            raise InputError(f"rho_end: {describe(self.rho_end, wanted)}")
+            raise InputError(f"--rho_end: {describe(self.rho_end, wanted)}")
 
     def rates(self, network: "Network") -> tuple[float, ...]:
         """Returns the rates at which `network` is pruned."""
@@ -172,8 +180,6 @@ def run(run: "Run", config: Config) -> "Outcome":
     judged = config.dataset == "mnist" and not config.examples
     return claims.outcome(run, trained.dataset, found, judged)
 
-
-ALL = ("admm", "one_shot", "iterative", "gradual", "l1")
 
 EXPERIMENT = Experiment(
     name="admm_pruning",

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from typing import Any
 
 from core.errors import CheckpointError, DataFormatError
 from core.types import PyTree
-from experiments import files
+from experiments import files, interrupt
 
 MANIFEST = "manifest.json"
 
@@ -94,15 +95,19 @@ class Checkpoints:
 
         Raises:
           ValueError: a negative step.
+          WorkdirError: the file system refuses.
+          KeyboardInterrupt: Ctrl-C was pressed and got lost.
         """
         if step < 0:
             raise ValueError(f"step {step} of a checkpoint is negative")
         if not force and time.monotonic() - self._last < self.every:
             return False
+        interrupt.check()
         self._hooks.before_save()
-        self._write(int(step), tree, force)
-        for old in self.steps()[: -self.keep]:
-            self._remove(old)
+        with files.writing(self.folder):
+            self._write(int(step), tree, force)
+            for old in self.steps()[: -self.keep]:
+                self._remove(old)
         self._last = time.monotonic()
         return True
 
@@ -273,7 +278,13 @@ def _orbax_save(folder: Path, arrays: dict[str, Any]) -> None:
         folder.mkdir()
         return
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        checkpointer.save(folder, args=ocp.args.StandardSave(stored))  # type: ignore
+        try:
+            checkpointer.save(folder, args=ocp.args.StandardSave(stored))  # type: ignore
+        except ValueError as error:  # how orbax says that the disk is full
+            code = re.search(r"(?:os_error_code='|OS error )(\d+)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def _orbax_restore(folder: Path, saved: list[Any]) -> list[Any]:

@@ -5,22 +5,24 @@ script of its own. Whatever a user can do wrong is one line on stderr and exit c
 2; Ctrl-C is one line that says how to go on and exit code 130; a bug keeps its trace.
 """
 
+import contextlib
 import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
 
-from core.errors import InputError, LatheError, describe, unknown_name
-from experiments import identity, manual, options, registry
+from core.errors import InputError, LatheError, WorkdirError, describe, unknown_name
+from experiments import identity, interrupt, manual, options, registry
 from experiments.registry import Experiment, RunFlags
 
 LAUNCH = "python launch.py"
 RESULTS_MD = "docs/RESULTS.md"
+ROOT = Path(__file__).resolve().parents[1]
 _HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 
 
@@ -40,8 +42,8 @@ class SweepFlags:
 
     grid: str = options.option(
         "",
-        "axes and their values: 'rho=1e-3,1e-2;keep=0.1,0.05', with | between "
-        "values that hold commas",
+        "axes and their values: 'rho=1e-3,1e-2;weight_decay=0,5e-5', with | between "
+        "values that are lists themselves: 'lenet300_epochs=60,80,60|30,40,30'",
     )
     executor: str = options.option(
         "local", "where cells run", choices=("local", "slurm")
@@ -52,10 +54,21 @@ class SweepFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class CellFlags(RunFlags):
+    """Flags that hold in all cells of a sweep; the work folder is the sweep's."""
+
+    workdir: str = options.option(
+        "", f"folder of the sweep; empty means {registry.RUNS}/NAME-MODE-sweep"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class ReportFlags:
     """Flags of `launch.py report`."""
 
-    results_md: str = options.option(RESULTS_MD, "the page of all results")
+    results_md: str = options.option(
+        "", f"the page of all results; empty means {RESULTS_MD} beside launch.py"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +84,7 @@ def main(experiment: Experiment) -> None:
     """
     spec = sys.modules["__main__"].__spec__
     prog = f"python -m {spec.name}" if spec else f"python {sys.argv[0]}"
-    sys.exit(guard(lambda: run_command(experiment, sys.argv[1:], prog)))
+    sys.exit(leave(guard(lambda: run_command(experiment, sys.argv[1:], prog))))
 
 
 def front_door(argv: Sequence[str], main_job: Sequence[str]) -> int:
@@ -87,6 +100,23 @@ def front_door(argv: Sequence[str], main_job: Sequence[str]) -> int:
     return guard(lambda: _dispatch(list(argv), list(main_job)))
 
 
+def leave(code: int) -> int:
+    """Returns an exit code; ends the process at once if it is Ctrl-C's.
+
+    Python's own way out crashes now and then where XLA still computes. Work folders
+    are closed by now.
+
+    Args:
+      code: of `front_door` or `guard`.
+    """
+    if code == 130:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
 def guard(command: Callable[[], int]) -> int:
     """Runs a command; a user's mistake becomes one line and exit code 2.
 
@@ -97,19 +127,34 @@ def guard(command: Callable[[], int]) -> int:
     Returns:
       The exit code.
     """
+    with interrupt.listening():
+        try:
+            with _interruptible(""):
+                return command()
+        except LatheError as error:
+            if os.environ.get("LATHE_TRACE"):
+                raise
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as stop:
+            print(f"interrupted{''.join(map(str, stop.args))}", file=sys.stderr)
+            return 130
+        except BrokenPipeError:  # the reader of our output has left: `--list | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+
+@contextlib.contextmanager
+def _interruptible(remedy: str) -> Iterator[None]:
+    """Says how to go on after Ctrl-C, also where it came out as another error."""
     try:
-        return command()
-    except LatheError as error:
-        if os.environ.get("LATHE_TRACE"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        yield
     except KeyboardInterrupt as stop:
-        print(f"interrupted{''.join(map(str, stop.args))}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has left: `--list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise KeyboardInterrupt(*(stop.args or [remedy])) from None
+    except Exception:
+        if not interrupt.asked():
+            raise
+        raise KeyboardInterrupt(remedy) from None
 
 
 def _dispatch(argv: list[str], main_job: list[str]) -> int:
@@ -119,9 +164,14 @@ def _dispatch(argv: list[str], main_job: list[str]) -> int:
         "report": report_command,
         "cite": cite_command,
     }
-    if "--list" in argv:
+    if argv[:1] == ["list"] or "--list" in argv:
+        _, rest = parse([word for word in argv if word != "--list"], NoFlags)
+        if rest not in ([], ["list"]):
+            raise InputError(describe(f"argument {rest[-1]!r}", "--list alone"))
         print(manual.listing(registry.EXPERIMENTS.values()))
         return 0
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
     name = argv[0] if argv and not argv[0].startswith("-") else ""
     if not name and _HELP.intersection(argv):
         print(manual.USAGE)
@@ -186,23 +236,27 @@ def resume_command(argv: Sequence[str]) -> int:
 def sweep_command(argv: Sequence[str]) -> int:
     """Runs an experiment over a grid of option values."""
     usage = f"{LAUNCH} sweep NAME --grid=... [flags]"
+    words = [word for word in argv if not word.startswith("-")]
+    named = [word for word in words if word in registry.EXPERIMENTS]
+    name = next(iter([*named, *words]), "")  # '--grid GRID' may come before
     if _HELP.intersection(argv):
         about = (
             "Runs every cell of a grid, each seed in a work folder of its own, and "
             "writes a table (mean ± std over seeds), CSV and plot. Cells that are "
             "finished are not run again. Flags of the experiment hold in all cells."
         )
-        print(manual.command_help(usage, about, SweepFlags))
-        print("\n".join(manual.flag_lines(RunFlags)))
+        experiment = registry.get(name) if name else None
+        usage = usage.replace("NAME", name) if name else usage
+        print(manual.sweep_help(usage, about, SweepFlags, CellFlags, experiment))
         return 0
-    name = argv[0] if argv and not argv[0].startswith("-") else ""
     if not name:
-        raise InputError(f"sweep: {describe('no name', 'an experiment first', usage)}")
+        raise InputError(f"sweep: {describe('no name', 'an experiment', usage)}")
     experiment = registry.get(name)
-    (given, own, extra), rest = parse(argv[1:], SweepFlags, RunFlags, experiment.config)
+    (given, own, extra), rest = parse(argv, SweepFlags, CellFlags, experiment.config)
+    rest.remove(name)
     _no_more(rest)
     sweep = options.build(SweepFlags, given=given)
-    run = options.build(RunFlags, given=own)
+    run = options.build(CellFlags, given=own)
     mode = experiment.mode(run.mode)
     extra |= {n: own[n] for n in ("data_dir", "checkpoint_secs") if n in own}
     from experiments import sweep as sweeps
@@ -223,20 +277,47 @@ def report_command(argv: Sequence[str]) -> int:
     """Rebuilds reports and the page of results from `results.json` files."""
     usage = f"{LAUNCH} report DIR... [flags]"
     if _HELP.intersection(argv):
-        about = "Rebuilds report.html in each work folder, and the page of results."
+        about = (
+            "Rebuilds report.html in each work folder, and the page of exactly these "
+            "results. Folders without results are skipped."
+        )
         print(manual.command_help(usage, about, ReportFlags))
         return 0
     (given,), rest = parse(argv, ReportFlags)
     if not rest:
         raise InputError(f"report: {describe('no folder', 'work folders', usage)}")
-    page = Path(options.build(ReportFlags, given=given).results_md)
-    from experiments import report
+    named = options.build(ReportFlags, given=given).results_md
+    page = Path(named) if named else ROOT / RESULTS_MD
+    if page.is_dir():
+        raise InputError(f"--results_md: {describe(f'folder {page}', 'a file')}")
+    from experiments import report, results
 
-    folders = [Path(name) for name in rest]
-    for folder in folders:
+    finished = {}
+    for folder in map(Path, rest):
+        reason = _unfinished(folder)
+        if reason:
+            print(f"skipped {folder}: {reason}", file=sys.stderr)
+        else:
+            finished[folder] = results.read(folder)
+    if not finished:
+        raise WorkdirError("report: got no folder of a finished run; expected one")
+    for folder in finished:
         print(f"report   {report.write_html(folder)}")
-    print(f"results  {report.write_results_md(folders, page)}")
+    print(f"results  {report.write_results_md(finished, page)}")
+    for folder, found in finished.items():
+        print(f"  holds  {found['experiment']}, mode {found['mode']}, from {folder}")
     return 0
+
+
+def _unfinished(folder: Path) -> str:
+    """Returns why a folder has no results to report, or ''."""
+    from experiments import results, sweep
+
+    if folder.suffix == ".json" or (folder / results.FILE).is_file():
+        return ""
+    if (folder / sweep.FILE).is_file():
+        return "a sweep"
+    return "not finished" if folder.is_dir() else "no such folder"
 
 
 def cite_command(argv: Sequence[str]) -> int:
@@ -253,6 +334,12 @@ def cite_command(argv: Sequence[str]) -> int:
 def _start(
     experiment: Experiment, config: Any, flag: RunFlags, again: str, prog: str
 ) -> int:
+    with _interruptible(f"; the same command goes on: {again}"):
+        _work(experiment, config, flag, prog)
+    return 0
+
+
+def _work(experiment: Experiment, config: Any, flag: RunFlags, prog: str) -> None:
     from experiments import report, results
     from experiments.workdir import Run
 
@@ -269,26 +356,22 @@ def _start(
         checkpoint_secs=flag.checkpoint_secs,
         say=lambda line: print(line, flush=True),
     )
-    try:
-        with run:
-            outcome = experiment.run(run, config)
-            info = results.RunInfo(
-                mode=run.mode,
-                seeds=run.seeds,
-                config=config,
-                seconds=run.seconds,
-                data=experiment.data,
-                command=_command(experiment, config, flag, prog),
-            )
-            notes = [*outcome.notes, *run.notes]
-            document = results.write(
-                folder, experiment, info, outcome._replace(notes=notes)
-            )
-            page = report.write_html(folder)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"; the same command goes on: {again}") from None
+    with run:
+        outcome = experiment.run(run, config)
+        info = results.RunInfo(
+            mode=run.mode,
+            seeds=run.seeds,
+            config=config,
+            seconds=run.seconds,
+            data=experiment.data,
+            command=_command(experiment, config, flag, prog),
+        )
+        notes = [*outcome.notes, *run.notes]
+        document = results.write(
+            folder, experiment, info, outcome._replace(notes=notes)
+        )
+        page = report.write_html(folder)
     _tell(run, document, page)
-    return 0
 
 
 def _command(experiment: Experiment, config: Any, flag: RunFlags, prog: str) -> str:
@@ -325,11 +408,14 @@ def parse(
         rest = values(["launch", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
         names = [f"--{n}" for config in configs for n in options.options_of(config)]
+        if not names:
+            given = f"--{error.flagname}"
+            raise InputError(describe(given, "no flags beside this command")) from error
         raise unknown_name("flag", f"--{error.flagname}", names) from error
     except flags.IllegalFlagValueError as error:  # only switches are read by absl
         given = str(error).split(":")[0]
         raise InputError(describe(given, "true or false")) from error
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # ValueError: --noswitch=1
         raise InputError(str(error)) from error
     return [options.given_flags(config, values) for config in configs], rest
 

@@ -8,29 +8,56 @@ plain(value)              numpy and jax scalars and arrays as JSON values
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from core.errors import DataFormatError
+from core.errors import DataFormatError, WorkdirError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into a named error.
+
+    Args:
+      path: what is being written, for the message.
+
+    Raises:
+      WorkdirError: no rights, no space, a folder in the file's place, ...
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WorkdirError(
+            f"{path}: cannot be written ({error.strerror or error}). Make room or "
+            "give write access there, and repeat the command; or give another place"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` to `path`, whole or not at all.
 
     Args:
-      path: where to; its folder exists.
-      text: the new content.
+      path: where to; its folder is made where there is none.
+      text: the new content; what UTF-8 cannot hold (lone surrogates) becomes a
+        question mark.
+
+    Raises:
+      WorkdirError: the file system refuses.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(text.encode("utf-8", "replace"))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:

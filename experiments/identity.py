@@ -42,16 +42,20 @@ def read(folder: Path) -> dict[str, Any]:
       WorkdirError: there is none, or it cannot be what a run wrote.
     """
     path = folder / FILE
-    remedy = "Give another --workdir, or remove the folder"
     if not path.is_file():
-        raise WorkdirError(f"{path}: no such file; expected a work folder. {remedy}")
+        raise WorkdirError(
+            f"got {folder}, which holds no {FILE}; expected the work folder of a run "
+            "that was started. Give the folder that its command named"
+        )
+    remedy = "Give another --workdir, or remove the folder"
     try:
         found = files.read_json(path)
-        if set(found) >= {*_OWN, "config"} and isinstance(found["config"], dict):
-            return found
-    except (DataFormatError, TypeError) as error:
+    except DataFormatError as error:
         raise WorkdirError(f"{error}; expected a run's config. {remedy}") from error
-    raise WorkdirError(f"{path}: got other keys than a run's config has. {remedy}")
+    problem = _problem(found)
+    if problem:
+        raise WorkdirError(f"{path}: {problem}; expected a run's config. {remedy}")
+    return found
 
 
 def check_free(folder: Path) -> None:
@@ -92,7 +96,7 @@ def check_same(folder: Path, stored: dict[str, Any], mine: dict[str, Any]) -> No
     if not keys:
         return
     changes = ", ".join(
-        f"{key} {_show(old.get(key))} there and {_show(new.get(key))} now"
+        f"{key} {_named(old.get(key))} there and {_named(new.get(key))} now"
         for key in keys
     )
     remedy = "Give another --workdir"
@@ -126,6 +130,26 @@ def config_of(stored: dict[str, Any], config_cls: type) -> Any:
       UnknownNameError: an option that is no more.
     """
     return options.build(config_cls, given=stored["config"])
+
+
+def _problem(found: Any) -> str:
+    """Returns what in a `config.json` is not as `describe_run` makes it, or ''."""
+    if not isinstance(found, dict):
+        return f"got a {type(found).__name__}"
+    kinds = {"experiment": str, "mode": str, "seeds": list, "config": dict}
+    for key, kind in kinds.items():
+        if not isinstance(found.get(key), kind):
+            return f"got {found[key]!r} as {key}" if key in found else f"no {key}"
+    if not found["seeds"] or any(type(seed) is not int for seed in found["seeds"]):
+        return f"got {found['seeds']!r} as seeds"
+    named = found.get("versions", {})
+    if not isinstance(named, dict):
+        return f"got {named!r} as versions"
+    return ""
+
+
+def _named(value: Any) -> str:
+    return _show(value) or "(none)"
 
 
 def _show(value: Any) -> str:

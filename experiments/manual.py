@@ -1,11 +1,12 @@
 """What the front door prints: the list of experiments, help pages, a run's summary."""
 
+import dataclasses
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments import options
-from experiments.registry import Experiment, RunFlags
+from experiments.registry import Experiment, Mode, RunFlags
 
 WIDTH = 88
 
@@ -17,7 +18,7 @@ python launch.py --list               every experiment: paper, claim, minutes, d
 python launch.py NAME [flags]         run an experiment; a stopped run goes on
 python launch.py NAME --help          its flags
 python launch.py resume DIR           go on with the run in a work folder
-python launch.py sweep NAME --grid='rho=1e-3,1e-2;keep=0.1,0.05' [flags]
+python launch.py sweep NAME --grid='rho=1e-3,1e-2;weight_decay=0,5e-5'
                                       an ablation: table, CSV and plot
 python launch.py report DIR...        rebuild report.html and docs/RESULTS.md
 python launch.py cite NAME            BibTeX of the paper behind an experiment
@@ -32,13 +33,18 @@ def listing(experiments: Iterable[Experiment]) -> str:
         (
             item.name,
             f"{item.paper.arxiv or item.paper.venue} ({item.paper.year})",
-            ", ".join(f"{name} {mode.minutes:g}" for name, mode in item.modes.items()),
+            ", ".join(_cost(name, mode) for name, mode in item.modes.items()),
             ", ".join(item.data),
             item.claim,
         )
         for item in experiments
     ]
     return table([head, *rows])
+
+
+def _cost(name: str, mode: Mode) -> str:
+    where = "" if mode.device == Mode.device else f" ({mode.device})"
+    return f"{name} {mode.minutes:g}{where}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -77,14 +83,40 @@ def experiment_help(experiment: Experiment, prog: str) -> str:
             *modes,
             "",
             f"flags of {experiment.name}:",
-            *flag_lines(
-                experiment.config, {n: m.overrides for n, m in experiment.modes.items()}
-            ),
+            *flag_lines(experiment.config, _presets(experiment)),
             "",
             "flags of every experiment:",
-            *flag_lines(RunFlags),
+            *flag_lines(RunFlags, modes=tuple(experiment.modes)),
         ]
     )
+
+
+def sweep_help(
+    usage: str,
+    about: str,
+    own: type,
+    shared: type,
+    experiment: Experiment | None = None,
+) -> str:
+    """Returns the help page of sweeps, of one experiment where it is given.
+
+    Args:
+      usage: how it is called.
+      about: what it does.
+      own: the flags of sweeps alone.
+      shared: the flags of each run in a sweep.
+      experiment: whose options are the axes.
+    """
+    modes = tuple(experiment.modes) if experiment else ()
+    lines = [command_help(usage, about, own), *flag_lines(shared, modes=modes)]
+    if experiment:
+        lines += ["", f"axes of {experiment.name}, and flags for all cells:"]
+        lines += flag_lines(experiment.config, _presets(experiment))
+    return "\n".join(lines)
+
+
+def _presets(experiment: Experiment) -> dict[str, Mapping[str, Any]]:
+    return {name: mode.overrides for name, mode in experiment.modes.items()}
 
 
 def command_help(usage: str, about: str, flags: type) -> str:
@@ -99,21 +131,27 @@ def command_help(usage: str, about: str, flags: type) -> str:
 
 
 def flag_lines(
-    config_cls: type, presets: Mapping[str, Mapping[str, Any]] | None = None
+    config_cls: type,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    modes: tuple[str, ...] = (),
 ) -> list[str]:
     """Returns help on each option: what, unit, range, default, presets of modes.
 
     Args:
       config_cls: a dataclass of options.
       presets: values that modes set, by mode and option.
+      modes: what `--mode` may be, or () where that is not known.
     """
     lines = []
     for name, item in options.options_of(config_cls).items():
-        value = item.show(item.default)
+        if name == "mode" and modes:
+            item = dataclasses.replace(item, choices=modes)
+        told = "empty means" in item.help
+        value = item.show(item.default) or ("" if told else "none")
         notes = [f"default {value}"] if value else []
         for mode, values in (presets or {}).items():
             if name in values:
-                notes.append(f"{mode} {item.show(values[name])}")
+                notes.append(f"{mode} {item.show(values[name]) or 'none'}")
         unit = f" in {item.unit}" if item.unit else ""
         limits = "" if item.kind is str and not item.choices else f"; {item.expected()}"
         default = f" ({'; '.join(notes)})" if notes else ""

@@ -38,10 +38,11 @@ class Metrics:
             line[name] = value
         if lost:
             line["not_finite"] = lost
-        if self._file is None:
-            self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        with files.writing(self.path):
+            if self._file is None:
+                self._file = self.path.open("a", encoding="utf-8")
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
 
     def rewind(self, stage: str, step: int | None) -> None:
         """Drops the lines of `stage` past `step`, all of them where it is None."""
@@ -55,13 +56,15 @@ class Metrics:
     def sync(self) -> None:
         """Asks the file system to keep what was logged so far."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            with files.writing(self.path):
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file; the next `log` opens it again."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with files.writing(self.path):  # what could not be written before
+                file.close()
 
     def _rewrite(self, lines: list[dict[str, Any]]) -> None:
         files.write_text(self.path, "".join(json.dumps(x) + "\n" for x in lines))
@@ -71,7 +74,8 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """Returns the lines that are whole, and whether all of them are."""
     if not path.exists():
         return [], True
-    text = path.read_text(encoding="utf-8", errors="replace")
+    with files.writing(path):
+        text = path.read_text(encoding="utf-8", errors="replace")
     lines = []
     for raw in text.splitlines():
         try:

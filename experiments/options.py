@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from core.errors import InputError, check_range, describe, nearest, unknown_name
+from core.errors import InputError, describe, nearest, unknown_name
 
 _KINDS: dict[Any, tuple[type, bool]] = {
     int: (int, False),
@@ -88,7 +88,12 @@ class Option:
             return self._check(value)
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise self._error(value)
-        return tuple(self._check(item) for item in value)
+        checked = tuple(self._check(item) for item in value)
+        if self.choices and len(set(checked)) < len(checked):
+            twice = next(item for item in checked if checked.count(item) > 1)
+            found = describe(f"{twice} twice", f"{self.expected()}, each once")
+            raise InputError(f"--{self.name}: {found}")
+        return checked
 
     def show(self, value: Any) -> str:
         """Returns `value` as the command line takes it."""
@@ -132,16 +137,25 @@ class Option:
             raise self._error(value)
         if self.choices is not None and value not in self.choices:
             raise self._error(value)
-        if self.kind in (int, float):
-            if not math.isfinite(value):
-                raise self._error(value)
-            check_range(
-                f"--{self.name}", value, self.low, self.high, low_open=self.low_open
-            )
+        if self.kind in (int, float) and not self._in_range(value):
+            raise self._error(value)
         return self.kind(value)
 
+    def _in_range(self, value: float) -> bool:
+        if self.kind is float:
+            try:
+                value = float(value)
+            except OverflowError:  # an integer that no float holds
+                return False
+            if not math.isfinite(value):
+                return False
+        low = self.low is None or value >= self.low
+        high = self.high is None or value <= self.high
+        return low and high and not (self.low_open and value == self.low)
+
     def _error(self, value: Any) -> InputError:
-        near = nearest(str(value), map(str, self.choices or ()), 1)
+        words = map(str, self.choices or ()) if self.kind is str else ()
+        near = nearest(str(value), words, 1)
         remedy = f"Did you mean {near[0]}?" if near else ""
         return InputError(f"--{self.name}: {describe(value, self.expected(), remedy)}")
 

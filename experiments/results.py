@@ -148,7 +148,9 @@ def write(
     problem = schema.problem(document)
     if problem:
         raise InputError(f"outcome of {experiment.name}: {problem}")
-    save(_file(path), json.dumps(document, indent=1, allow_nan=False) + "\n")
+    files.write_text(
+        _file(path), json.dumps(document, indent=1, allow_nan=False) + "\n"
+    )
     return document
 
 
@@ -236,15 +238,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def save(file: Path, text: str) -> None:
-    """Writes `text` whole or not at all; makes the folder where there is none.
-
-    What UTF-8 cannot hold (lone surrogates) becomes a question mark.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(file, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _file(path: str | Path) -> Path:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.errors import DataFormatError, WorkdirError
-from experiments import files, identity
+from experiments import files, identity, interrupt
 from experiments.checkpoints import Checkpoints, Hooks
 from experiments.metrics import Metrics
 from experiments.progress import Progress, progress
@@ -109,9 +109,11 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._metrics.close()
-        self._keep_session()
-        self._lock.close()
+        try:
+            self._metrics.close()
+            self._keep_session()
+        finally:
+            self._lock.close()
 
     @property
     def seconds(self) -> float:
@@ -133,7 +135,9 @@ class Run:
         Raises:
           ValueError: a name that no file should have.
           TypeError: a result that JSON cannot hold.
+          KeyboardInterrupt: Ctrl-C was pressed and got lost.
         """
+        interrupt.check()
         path = self._stage_file(name)
         found = self._finished(name, path)
         if found is None:
@@ -163,9 +167,12 @@ class Run:
         Raises:
           ValueError: the stage is not running (its lines could not be kept in step
             with its checkpoints).
+          WorkdirError: the file system refuses.
+          KeyboardInterrupt: Ctrl-C was pressed and got lost.
         """
         if stage not in self._running:
             raise ValueError(f"log of {stage!r} outside of run.stage({stage!r}, ...)")
+        interrupt.check()
         self._settle(stage)
         self._metrics.log(stage, step, scalars)
 

@@ -5,7 +5,6 @@ pruned and `None` where it is dense. Masks are applied with `where`, never by
 multiplication, so that a pruned entry is exactly 0.0 whatever it held before.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -120,7 +119,8 @@ def global_magnitude_masks(
             describe(f"rules {list(rules)!r}", "rules that select at least one leaf")
         )
     scores = [score(w).ravel() for w in parts]
-    dtype = functools.reduce(jnp.promote_types, [s.dtype for s in scores])
+    with jax.numpy_dtype_promotion("standard"):  # leaves may differ in dtype
+        dtype = jnp.result_type(*scores)
     flat = jnp.concatenate([s.astype(dtype) for s in scores])
     keep = topk_mask(flat, Target(density=density).kept(flat.shape))
     ends = np.cumsum([w.size for w in parts])[:-1]

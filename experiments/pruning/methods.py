@@ -13,7 +13,7 @@ import optax
 
 import admm
 import gap
-from core.errors import InputError, describe, unknown_name
+from core.errors import InputError, check_range, describe, unknown_name
 from core.rules import Rules
 
 
@@ -46,7 +46,7 @@ def _admm(phase: Phase) -> optax.GradientTransformation:
     iterations = (phase.steps - 1) // phase.interval
     if not iterations:
         wanted = f"less than the {phase.steps} steps of the pruning phase"
-        raise InputError(f"interval: {describe(phase.interval, wanted)}")
+        raise InputError(f"--interval: {describe(phase.interval, wanted)}")
     growth = (phase.rho_end / phase.rho) ** (1 / iterations)
     rho = admm.geometric_rho(phase.rho, growth, phase.rho_end)
     inner = optax.adam(phase.learning_rate)
@@ -58,8 +58,8 @@ def _one_shot(phase: Phase) -> optax.GradientTransformation:
 
 
 def _iterative(phase: Phase) -> optax.GradientTransformation:
-    stages = min(phase.stages, phase.steps)
-    at = tuple(i * phase.steps // stages for i in range(stages))
+    check_range("--stages", phase.stages, 1, phase.steps)
+    at = tuple(i * phase.steps // phase.stages for i in range(phase.stages))
     return gap.prune(optax.adam(phase.learning_rate), phase.rules, gap.Staged(at))
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from core.errors import unknown_name
+from core.errors import check_range, unknown_name
 from core.rules import Rules
 from core.types import PyTree
 from gap import Target
@@ -94,7 +94,13 @@ NETWORKS = {n.name: n for n in (LENET300, LENET5)}
 
 
 def uniform(network: Network, density: float) -> Network:
-    """Returns `network` with one rate, at which every layer has this density."""
+    """Returns `network` with one rate, at which every layer has this density.
+
+    Raises:
+      InputError: a density that keeps all weights, or may keep none of a layer.
+    """
+    remedy = "All weights are no pruning, and every layer needs some."
+    check_range("--keep_ratio", density, 0.001, 0.999, remedy=remedy)
     return dataclasses.replace(
         network,
         targets={1 / density: density},

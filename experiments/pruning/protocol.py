@@ -17,6 +17,7 @@ import optax
 import admm
 import gap
 from core import trees
+from core.errors import check_range
 from core.rules import Rules
 from core.types import PyTree
 from experiments import data, models
@@ -66,7 +67,8 @@ class Protocol:
         self.dataset = data.load(config.dataset, data_dir=run.data_dir)
         train = self.dataset.train
         if config.examples:
-            train = data.subset(train, min(config.examples, len(train.labels)), 0)
+            check_range("--examples", config.examples, 1, len(train.labels))
+            train = data.subset(train, config.examples, 0)
         devices = jax.local_devices()
         devices = devices[: math.gcd(len(devices), config.batch_size)]
         self.mesh = data_mesh(devices) if len(devices) > 1 else None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import results
+from experiments import files, results
 from experiments.report import page, plots, text
 
 FILE = "report.html"
@@ -25,7 +25,7 @@ def write_html(workdir: str | Path) -> Path:
     path = Path(workdir)
     document = results.read(path)
     target = (path.parent if path.suffix == ".json" else path) / FILE
-    results.save(target, render(document))
+    files.write_text(target, render(document))
     return target
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import results
+from experiments import files, results
 from experiments.report import text
 
 _MODES = ("quick", "full", "paper")
@@ -40,7 +40,7 @@ def write_results_md(workdirs: Iterable[str | Path], path: str | Path) -> Path:
     """
     target = Path(path)
     documents = [results.read(workdir) for workdir in workdirs]
-    results.save(target, render(documents))
+    files.write_text(target, render(documents))
     return target
 
 

@@ -87,7 +87,7 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns how many of the claims hold, in words."""
     claims = [row["holds"] for row in rows if row["holds"] is not None]
     if not claims:
-        return "No row of this run tests a claim of the paper"
+        return "No claim was judged"
     noun = "claim" if len(claims) == 1 else "claims"
     return f"{sum(claims)} of {len(claims)} {noun} reproduced"
 

@@ -1,12 +1,13 @@
 """Sweeps: an experiment over a grid of its options and several seeds.
 
-    python launch.py sweep admm_pruning --grid='rho=1e-3,1e-2;epochs=5,10' \
+    python launch.py sweep admm_pruning --grid='rho=1e-3,1e-2;weight_decay=0,5e-5' \
         --seeds=0,1,2 --executor=local --workers=2
 
 | name | what it is |
 | --- | --- |
 | `sweep` | runs a grid and writes its tables and plots |
 | `parse_grid` | the text of `--grid` as values of each axis |
+| `FILE` | the file that marks a folder as a sweep's |
 | `EXECUTORS` | `local` processes, or `slurm` through submitit |
 
 Each seed of each cell is a run of its own, `DIR/CELL/seedN`, started by its own
@@ -18,6 +19,6 @@ folder, `seedN.out` and `seedN.err` hold what it printed. The sweep writes
 
 from experiments.sweep.executors import EXECUTORS
 from experiments.sweep.grid import parse_grid
-from experiments.sweep.main import sweep
+from experiments.sweep.main import FILE, sweep
 
-__all__ = ["EXECUTORS", "parse_grid", "sweep"]
+__all__ = ["EXECUTORS", "FILE", "parse_grid", "sweep"]

@@ -151,14 +151,14 @@ def _done(task: Task, process: subprocess.Popen[bytes], start: float) -> Done:
 
 
 def _last_line(file: Path, tail: int = 8192) -> str:
-    """Returns the last line with something in it, cut to 300 characters."""
+    """Returns the last line with something in it, cut to 1,000 characters."""
     with file.open("rb") as stream:
         size = stream.seek(0, 2)
         stream.seek(max(0, size - tail))
         text = stream.read().decode("utf-8", "replace")
     lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
     written = [line for line in lines if line]
-    return written[-1][:300] if written else ""
+    return written[-1][:1000] if written else ""
 
 
 def _result(task: Task, job: Any) -> Done:

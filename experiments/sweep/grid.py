@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The cell in words: 'rho=0.001 keep_ratio=0.1'."""
+        """The cell in words: 'rho=0.001 stages=5'."""
         return " ".join(f"{key}={value}" for key, value in self.values.items())
 
 
@@ -74,15 +74,15 @@ def parse_grid(text: str) -> dict[str, list[str]]:
     """Returns the values of each axis of a grid.
 
     Values are separated by commas, or by bars where a value itself holds commas:
-    'rho=1e-3,1e-2;keep=0.04,0.07|0.02,0.05'. Names and ranges are checked by
+    'rho=1e-3,1e-2;lenet300_epochs=60,80,60|30,40,30'. Names and ranges are checked by
     `cells`.
 
     Raises:
       InputError: not of that form, an empty value, or an axis given twice.
 
     Example:
-      >>> parse_grid("rho=1e-3,1e-2;epochs=5")
-      {'rho': ['1e-3', '1e-2'], 'epochs': ['5']}
+      >>> parse_grid("rho=1e-3,1e-2;stages=5")
+      {'rho': ['1e-3', '1e-2'], 'stages': ['5']}
     """
     axes: dict[str, list[str]] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
@@ -139,15 +139,27 @@ def cells(
         twice = {value for value in axes[name] if axes[name].count(value) > 1}
         if twice or not values:
             given = f"{name}={sorted(twice)[0]} twice" if twice else f"{name} empty"
-            raise InputError(f"--grid: {describe(given, 'each value once')}")
+            remedy = _lists(known, {name: ""})
+            raise InputError(f"--grid: {describe(given, 'each value once', remedy)}")
     preset = experiment.mode(mode).overrides
     found = []
     for point in itertools.product(*axes.values()):
         values = dict(zip(axes, point, strict=True))
-        config = options.build(experiment.config, preset, {**flags, **values})
         folder = workdir / folder_name(values)
-        found.append(Cell(values, folder, results.plain(config)))
+        cell = Cell(values, folder, {})
+        try:
+            config = options.build(experiment.config, preset, {**flags, **values})
+        except InputError as error:  # of values that do not fit together
+            words = f"--grid: cell {cell.name}: {error}. {_lists(known, values)}"
+            raise InputError(words.rstrip(". ")) from error
+        found.append(cell._replace(config=results.plain(config)))
     return found
+
+
+def _lists(known: Mapping[str, options.Option], axes: Mapping[str, str]) -> str:
+    """Returns how to write values that are lists, if `axes` has such options."""
+    many = [name for name in axes if known[name].many]
+    return f"Values of {many[0]} are lists: put | between them" if many else ""
 
 
 def folder_name(values: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from core.errors import (
     describe,
     unknown_name,
 )
-from experiments import files, options, results
+from experiments import files, identity, options, results
 from experiments.registry import Experiment
 from experiments.report import text
 from experiments.sweep import pages, tables
@@ -135,6 +135,7 @@ def _claim(workdir: Path, experiment: str, mode: str, flags: Mapping[str, str]) 
         "flags": dict(sorted(flags.items())),
     }
     path = workdir / FILE
+    _check_folder(workdir)
     if path.exists():
         theirs = files.read_json(path)
         if theirs != mine:
@@ -150,6 +151,24 @@ def _claim(workdir: Path, experiment: str, mode: str, flags: Mapping[str, str]) 
     except OSError as error:
         expected = f"a folder that can be written to ({error.strerror})"
         raise WorkdirError(f"--workdir: {describe(workdir, expected)}") from error
+
+
+def _check_folder(workdir: Path) -> None:
+    """Refuses a run's folder, and one with other files than a sweep makes."""
+    if not workdir.is_dir():
+        return
+    names = sorted(path.name for path in workdir.iterdir())
+    strange = [name for name in names if name[0] != "." and name[-4:] != ".log"]
+    if identity.FILE in names:
+        held = f"{identity.FILE}: it is the folder of a run"
+    elif FILE not in names and strange:
+        held = f"{strange[0]!r} but no {FILE}"
+    else:
+        return
+    raise WorkdirError(
+        f"--workdir: got {workdir}, which holds {held}; expected a new folder or one "
+        "of an earlier sweep. Give another --workdir"
+    )
 
 
 def _run(
@@ -244,12 +263,17 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Makes SIGTERM what Ctrl-C is, so that the runs are stopped as well."""
+    """Makes SIGTERM what Ctrl-C is, so that the runs are stopped as well.
+
+    A second one ends the grace time; it must not leave the runs behind.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    both = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(sign, signal.default_int_handler) for sign in both]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for sign, handler in zip(both, before, strict=True):
+            signal.signal(sign, handler)

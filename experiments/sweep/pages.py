@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import results
+from experiments import files
 from experiments.report import html, page, plots, results_md, text
 from experiments.sweep import tables
 from experiments.sweep.tables import Entry, Table
@@ -75,7 +75,7 @@ def write(
         workdir / html.FILE: _page(summary, made, figures),
     }
     for path, content in texts.items():
-        results.save(path, content)
+        files.write_text(path, content)
     image.unlink(missing_ok=True)
     if figures:
         plots.png(figures, image)

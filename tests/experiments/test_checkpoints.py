@@ -1,5 +1,6 @@
 """Checkpoints: every bit comes back; damage is found and survived."""
 
+import resource
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from core.errors import CheckpointError
+from core.errors import CheckpointError, WorkdirError
 from experiments import checkpoints as module
 from experiments import leaves
 from experiments.checkpoints import Checkpoints, Hooks
@@ -257,3 +258,21 @@ def test_what_a_checkpoint_cannot_hold_is_refused(store):
         store.save(1, {"x": ["text"]}, force=True)
     with pytest.raises(ValueError, match="negative"):
         store.save(-1, {}, force=True)
+
+
+def test_a_full_disk_is_named_and_costs_no_older_checkpoint(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "s")
+    checkpoints.save(1, {"x": np.ones(3)}, force=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).random(1_000_000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(
+            WorkdirError, match=r"s: cannot be written \(File too large"
+        ):
+            checkpoints.save(2, {"x": noise}, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoints.steps() == [1]
+    checkpoints.save(2, {"x": noise}, force=True)
+    assert checkpoints.steps() == [1, 2]

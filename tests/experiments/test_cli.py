@@ -1,7 +1,10 @@
 """The command line of an experiment: exit codes, one-line errors, kill and resume."""
 
+import contextlib
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from core.errors import DataUnavailableError
-from experiments import cli
+from experiments import cli, interrupt, manual, options, registry, sweep
+from experiments.checkpoints import Checkpoints
+from experiments.registry import Mode
 from tests.experiments.toy_experiment import EXPERIMENT as TOY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +25,10 @@ TOY_FILE = Path(__file__).with_name("toy_experiment.py")
 
 def run(*argv):
     return cli.guard(lambda: cli.run_command(TOY, argv, "python toy"))
+
+
+def front(*argv):
+    return cli.front_door(argv, ("admm_pruning",))
 
 
 def start(*argv, **options):
@@ -79,11 +88,12 @@ def test_the_default_work_folder(tmp_path, monkeypatch, capsys):
     ("argv", "words"),
     [
         (["--rat=1"], "unknown flag '--rat'; did you mean --rate"),
-        (["--rate=3"], "--rate: got 3.0; expected a number in (0, 1]"),
+        (["--rate=3"], "--rate: got 3.0; expected a number > 0 and <= 1"),
         (["--rate=x"], "--rate: got x; expected"),
         (["--rate"], "Missing value for flag --rate"),
         (["--steps=1.5"], "--steps: got 1.5; expected an integer >= 1"),
         (["--verbose=3"], "--verbose=3; expected true or false"),
+        (["--noverbose=1"], "--noverbose=1 does not take an argument"),
         (["--rule=momentun"], "Did you mean momentum?"),
         (["--mode=ful"], "unknown mode of toy 'ful'; did you mean full?"),
         (["--seeds=a"], "--seeds: got a; expected a comma list of integers"),
@@ -138,11 +148,147 @@ def test_help_explains_every_flag(capsys):
     out = capsys.readouterr().out
     assert "length of training in steps; an integer >= 1" in out
     assert "(default 12; quick 6; full 40)" in out
+    assert "raise this kind of error (default none)" in out
+    assert "sizes to run; one of quick, full (default quick)" in out
+    assert "empty means runs/NAME-MODE. A run that was stopped goes on\n" in out
     assert "quick: about 0.1 min on 2 CPU cores" in out
     assert max(map(len, out.splitlines())) <= 88
     for name in ("--rule", "--verbose", "--workdir", "--seeds", "--checkpoint_secs"):
         assert f"  {name}\n" in out
     assert "logtostderr" not in out
+
+
+@pytest.mark.parametrize("fate", ["swallowed", "another error"])
+def test_ctrl_c_that_a_library_swallows_still_stops_the_run(fate, tmp_path, capsys):
+    def lose_it():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if fate == "another error":
+                raise RuntimeError("INTERNAL") from None
+
+    def work(run, config):
+        run.stage("first", lambda: lose_it() or {})
+        run.stage("second", dict)
+        raise AssertionError("the run went on")
+
+    toy = dataclasses.replace(TOY, run=work)
+    argv = [f"--workdir={tmp_path}"]
+    before = signal.getsignal(signal.SIGINT)
+    assert cli.guard(lambda: cli.run_command(toy, argv, "python toy")) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    err = capsys.readouterr().err
+    assert err == f"interrupted; the same command goes on: python toy {argv[0]}\n"
+    assert not interrupt.asked()
+    assert (tmp_path / "stages/first.json").exists() is (fate == "swallowed")
+
+
+def test_after_ctrl_c_the_process_ends_without_pythons_way_out():
+    code = (
+        "import atexit; from experiments import cli; atexit.register(print, 'late'); "
+        "print('said'); print(cli.leave(0)); cli.leave(130)"
+    )
+    words = [sys.executable, "-c", code]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (130, "said\n0\n")
+
+
+def test_a_lost_ctrl_c_is_raised_again_by_log_and_save(tmp_path):
+    folder = tmp_path / "c"
+    with interrupt.listening():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # for the second one
+        with pytest.raises(KeyboardInterrupt):
+            Checkpoints(folder).save(1, {"x": 1}, force=True)
+    assert Checkpoints(folder).steps() == []
+
+
+def test_commands_that_are_words_and_what_they_refuse(capsys):
+    assert front("list") == front("--list") == 0
+    out = capsys.readouterr().out
+    assert out == 2 * (manual.listing(registry.EXPERIMENTS.values()) + "\n")
+    assert front("help", "sweep") == front("sweep", "--help") == 0
+    out = capsys.readouterr().out
+    assert "runs/NAME-MODE-sweep" in out
+    assert front("help") == 0
+    for argv in (["--list", "--foo"], ["list", "more"], ["cite", "--foo"]):
+        assert front(*argv) == 2
+        assert argv[-1] in capsys.readouterr().err
+
+
+def test_the_list_names_a_device_that_is_not_the_usual_one():
+    modes = {"quick": Mode(1), "paper": Mode(60, device="a GPU")}
+    text = manual.listing([dataclasses.replace(TOY, modes=modes)])
+    assert "quick 1, paper 60 (a GPU)" in text
+
+
+def test_a_sweep_takes_its_name_anywhere_and_lists_the_axes(capsys):
+    for argv in (["admm_pruning"], ["--grid", "rho=1,2", "admm_pruning"]):
+        assert front("sweep", *argv, "--help") == 0
+        out = capsys.readouterr().out
+        assert "sweep admm_pruning --grid" in out
+        assert "\n  --weight_decay\n" in out
+    assert front("sweep", "--grid", "rho=-1", "admm_pruning") == 2
+    assert "--rho: got -1.0" in capsys.readouterr().err
+
+
+def test_the_examples_of_grids_are_real():
+    known = options.options_of(registry.get("admm_pruning").config)
+    text = manual.USAGE + options.options_of(cli.SweepFlags)["grid"].help
+    examples = re.findall(r"'(?=\w+=)([^']*)'", text)
+    assert len(examples) == 3
+    for example in examples:
+        for name, values in sweep.parse_grid(example).items():
+            assert all(known[name].parse(value) for value in values) or name != "rho"
+
+
+def test_a_report_skips_what_is_not_finished(tmp_path, monkeypatch, capsys):
+    done, begun, swept = (tmp_path / name for name in ("done", "begun", "swept"))
+    assert run(f"--workdir={done}") == 0
+    assert run(f"--workdir={begun}", "--fail=user") == 2
+    swept.mkdir()
+    (swept / "sweep.json").write_text("{}")
+    monkeypatch.setattr(cli, "ROOT", tmp_path / "root")
+    capsys.readouterr()
+    assert front("report", str(begun), str(done), str(swept)) == 0
+    out, err = capsys.readouterr()
+    assert err == f"skipped {begun}: not finished\nskipped {swept}: a sweep\n"
+    assert f"toy, mode quick, from {done}" in out
+    assert "## toy, quick" in (tmp_path / "root/docs/RESULTS.md").read_text()
+    assert front("report", str(begun), str(swept)) == 2
+    assert "no folder of a finished run" in capsys.readouterr().err
+
+
+def test_pages_that_cannot_be_written_are_named(tmp_path, capsys):
+    assert run(f"--workdir={tmp_path / 'w'}") == 0
+    file = tmp_path / "file"
+    file.touch()
+    for page in (tmp_path, file / "page.md"):
+        assert front("report", str(tmp_path / "w"), f"--results_md={page}") == 2
+        assert str(page) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"experiment": []}, {"mode": 3}, {"seeds": "0"}, {"seeds": [0.5]}),
+        *({"config": 1}, {"config": {"rho": {}}}, {"config": {"networks": [[]]}}),
+        {"versions": 3},
+    ],
+)
+def test_resume_of_a_config_with_wrong_types(change, tmp_path, capsys):
+    whole = {"experiment": "admm_pruning", "mode": "quick", "seeds": [0], "config": {}}
+    (tmp_path / "config.json").write_text(json.dumps({**whole, **change}))
+    assert front("resume", str(tmp_path)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_resume_without_a_run(tmp_path, capsys):
+    assert front("resume", str(tmp_path / "none")) == 2
+    assert "the work folder of a run that was started" in capsys.readouterr().err
 
 
 @pytest.mark.slow

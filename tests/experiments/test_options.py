@@ -22,6 +22,8 @@ class Config:
     keep: tuple[float, ...] = option((0.5, 0.25), "keep", low=0.0, high=1.0)
     sizes: tuple[int, ...] = option((3,), "sizes", low=1)
     names: tuple[str, ...] = option((), "names")
+    rules: tuple[str, ...] = option(("a",), "rules", choices=("a", "b"))
+    rates: tuple[float, ...] = option((), "rates", choices=(12.0, 22.9))
 
 
 def parsed(*argv):
@@ -63,15 +65,18 @@ def test_an_integer_may_be_written_with_an_exponent():
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("rate", "1.5", "(0, 1]"),
-        ("rate", "0", "(0, 1]"),
+        ("rate", "1.5", "> 0 and <= 1"),
+        ("rate", "0", "> 0 and <= 1"),
+        ("rate", "1" * 400, "> 0 and <= 1"),
+        ("rules", "a,b,a", "a twice"),
+        ("steps", "-" + "1" * 400, ">= 1"),
         ("rate", "nan", "number > 0"),
         ("rate", "x", "got x; expected a number > 0 and <= 1"),
         ("rate", True, "number"),
         ("steps", "1.5", "an integer >= 1"),
         ("steps", 2.0, "an integer"),
         ("steps", "inf", "an integer"),
-        ("keep", "0.5,2", "[0, 1]"),
+        ("keep", "0.5,2", ">= 0 and <= 1"),
         ("keep", "0.5,x", "comma list of numbers"),
         ("keep", 0.5, "comma list of numbers"),
         ("rule", "momentun", "Did you mean momentum?"),
@@ -84,6 +89,12 @@ def test_wrong_values_are_named(name, value, words):
             options.build(Config, preset, flag)
         assert str(caught.value).startswith(f"--{name}: ")
         assert words in str(caught.value)
+
+
+def test_numbers_get_no_nearest_choice():
+    with pytest.raises(InputError) as caught:
+        options.build(Config, {"rates": (12.9,)})
+    assert str(caught.value).endswith("any of 12.0, 22.9")
 
 
 def test_unknown_names_come_with_the_nearest():

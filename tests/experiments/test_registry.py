@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from core import errors
 from core.errors import UnknownNameError
 from experiments import cli, papers, registry
 from experiments.options import build, option
@@ -104,3 +105,14 @@ def test_bibtex_kinds():
     assert "journal = {TNNLS}" in journal
     assert "eprint = {1.2}" in journal
     assert Paper("k", "T", ("A B",), 2020, "1.2").bibtex().startswith("@misc")
+
+
+def test_far_names_and_numbers_get_the_whole_list_if_it_is_short():
+    def words(name, known):
+        return str(errors.unknown_name("thing", name, known))
+
+    assert words("zebra", ["lion", "ant"]).endswith("expected one of ant, lion")
+    assert words("--foo", ["--rho"]).endswith("expected one of --rho")
+    assert words("--rh", ["--rho", "--l1"]).endswith("did you mean --rho?")
+    assert words("12", ["12.5", "40"]).endswith("expected one of 12.5, 40")
+    assert "expected" not in words("zebra", [f"name{i}" for i in range(13)])

@@ -245,3 +245,11 @@ def test_one_seed_shows_no_deviation():
 )
 def test_durations(seconds, shown):
     assert text.duration(seconds) == shown
+
+
+def test_the_verdict_counts_what_was_judged():
+    def verdict(*holds):
+        return text.verdict([{"holds": each} for each in holds])
+
+    assert verdict(True, None, False) == "1 of 2 claims reproduced"
+    assert verdict(None) == verdict() == "No claim was judged"

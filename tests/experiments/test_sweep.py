@@ -207,7 +207,9 @@ def test_flags_and_lists_reach_every_run(run, tmp_path):
         ("rho=1,,2", r"'rho=1,,2'.*no empty value"),
         ("rho=1;rho=2", r"rho twice.*Put all its values"),
         ("rho=1e-3,0.001", r"rho=0.001 twice"),
-        ("rho=0", r"--rho: got 0.*\(0, inf\)"),
+        ("rho=0", r"--rho: got 0.*a number > 0"),
+        ("keep=0.1,0.1,0.2", r"keep=0.1 twice.*put \| between"),
+        ("rho=13;keep=0.1,0.2|0.3", r"cell rho=13.0 keep=0.1,0.2: an unlucky rho"),
         ("rho=fast", r"--rho: got fast"),
         ("epochs=2.5", r"--epochs"),
         ("model=lenett", r"Did you mean lenet"),
@@ -244,6 +246,21 @@ def test_a_folder_belongs_to_one_sweep(run):
         run(flags={"epochs": "3"})
     with pytest.raises(WorkdirError, match="full"):
         run(mode="full")
+
+
+@pytest.mark.parametrize("name", ["config.json", "thesis.tex"])
+def test_folders_of_other_things_are_left_alone(run, tmp_path, name):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / name).write_text("{}")
+    with pytest.raises(WorkdirError, match=rf"{name}.*Give another --workdir"):
+        run()
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == [name]
+
+
+def test_a_long_last_line_keeps_a_thousand_characters(tmp_path):
+    code = "import sys; sys.exit('x' * 2000)"
+    task = grid.Task("long", tmp_path / "a", (sys.executable, "-c", code))
+    assert executors.run_task(task).message == "x" * 1000
 
 
 def test_folder_names_are_safe_and_distinct():

@@ -1,7 +1,9 @@
 """The work folder: stages run once, metrics match checkpoints, one owner."""
 
+import contextlib
 import dataclasses
 import json
+import signal
 import time
 
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from core.errors import WorkdirError
+from experiments import interrupt
 from experiments.options import option
 from experiments.workdir import Run
 
@@ -157,6 +160,21 @@ def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
     }
 
 
+def test_a_lost_ctrl_c_is_raised_again_in_a_stage(tmp_path):
+    def lose(run):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        run.log("s", 1, x=1)
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interrupt.listening(),
+        open_run(tmp_path) as run,
+    ):
+        run.stage("s", lambda: lose(run))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_logging_outside_of_a_stage_is_refused(tmp_path):
     with open_run(tmp_path) as run, pytest.raises(ValueError, match="outside"):
         run.log("s", 1, x=1)
@@ -180,6 +198,36 @@ def test_another_config_is_refused_key_by_key_with_a_way_on(tmp_path):
     assert "another --workdir" in text
     with open_run(tmp_path):
         pass
+
+
+def test_an_empty_value_is_shown_as_none(tmp_path):
+    with open_run(tmp_path, config=Config(keep=())):
+        pass
+    with (
+        pytest.raises(WorkdirError, match=r"keep \(none\) there and 0\.5,0\.25 now"),
+        open_run(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("place", ["metrics.jsonl", "stages/s.json", "checkpoints/s"])
+def test_what_cannot_be_written_is_named(tmp_path, place):
+    def fn():
+        blocked = tmp_path / place
+        if blocked.suffix:
+            (blocked / "in the way").mkdir(parents=True)
+        else:
+            blocked.touch()
+        if place[0] == "m":
+            run.log("s", 1, x=1)
+        run.checkpoints("s").save(1, {"x": jnp.ones(2)}, force=True)
+        return {}
+
+    with (
+        pytest.raises(WorkdirError, match=rf"{place}: cannot be written \("),
+        open_run(tmp_path) as run,
+    ):
+        run.stage("s", fn)
 
 
 def test_what_is_no_part_of_the_numbers_may_change(tmp_path):

@@ -17,6 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from core.errors import InputError
 from experiments import results
 from experiments.options import build, option
 from experiments.registry import Experiment, Mode, Paper
@@ -37,6 +38,10 @@ class Config:
     epochs: int = option(5, "length", unit="epochs", low=1)
     keep: tuple[float, ...] = option((0.1,), "kept", high=1.0)
     model: str = option("lenet", "network", choices=("lenet", "crash", "slow", "die"))
+
+    def __post_init__(self):
+        if self.rho == 13:
+            raise InputError("an unlucky rho")
 
 
 TOY = Experiment(
