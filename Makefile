@@ -41,8 +41,10 @@ $(VENV)/.bench: requirements-bench.txt $(VENV)/.run
 	@touch $@
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks.training_step
-	$(BIN)/python -m benchmarks.projection
+	mkdir -p runs
+	$(BIN)/python -m benchmarks.training_step --json=runs/training_step.json
+	$(BIN)/python -m benchmarks.projection --json=runs/projection.json
+	$(BIN)/python -m benchmarks.report runs/training_step.json runs/projection.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .jax_cache
