@@ -11,6 +11,8 @@
 | `finish(params, rules)` | hard pruning: weights and masks for retraining |
 | `residuals`, `augmented_lagrangian` | what to watch |
 | `init_duals`, `penalty_gradient`, `iterate` | the parts, for loops of your own |
+| `constraints` | what rules say of each leaf, as sets |
+| `SupportSet`, `ADMMState`, `Residuals`, `Rho` | types |
 | `SETS`, `TRANSFORMS` | registries |
 
 Example, prune every kernel to 5 % and retrain what is left:

@@ -11,6 +11,9 @@
 | `prune(inner, rules, schedule)` | optax transform: prune while training |
 | `OneShot`, `Staged`, `Cubic` | density schedules |
 | `add_l1(strength, rules)` | optax transform: L1 sub-gradient |
+| `targets`, `as_target` | what rules say of each leaf, as `Target`s |
+| `zero_moments` | an optimizer state with the moments of pruned weights at 0 |
+| `Pattern`, `DensitySchedule`, `MaskedState`, `LeafSummary` | types |
 | `PATTERNS`, `SCHEDULES`, `TRANSFORMS` | registries |
 
 Example, gradual magnitude pruning of every kernel to 10 %:
