@@ -65,6 +65,13 @@ class Config:
     examples: int = option(
         0, "stratified training examples; 0 means all", unit="images", low=0
     )
+    validation: int = option(
+        0,
+        "training images held out, to measure on instead of the test images when "
+        "choosing options; 0 means none",
+        unit="images",
+        low=0,
+    )
     batch_size: int = option(128, "examples per step", unit="images", low=1)
     compute_dtype: str = option(
         "float32",
@@ -110,13 +117,26 @@ class Config:
         unit="epochs",
         low=1,
     )
-    interval: int = option(
-        0, "steps per ADMM iteration; 0 means one epoch", unit="steps", low=0
+    lenet300_interval: int = option(
+        0,
+        "LeNet-300-100: steps per ADMM iteration; 0 means one epoch",
+        unit="steps",
+        low=0,
+    )
+    lenet5_interval: int = option(
+        0, "LeNet-5: steps per ADMM iteration; 0 means one epoch", unit="steps", low=0
     )
     rho: float = option(1e-3, "ADMM's first penalty", low=0.0, low_open=True)
-    rho_end: float = option(
+    lenet300_rho_end: float = option(
         1e-2,
-        "ADMM's penalty in its last iteration; it grows by a constant factor",
+        "LeNet-300-100: ADMM's penalty in its last iteration; it grows by a constant "
+        "factor",
+        low=0.0,
+        low_open=True,
+    )
+    lenet5_rho_end: float = option(
+        1e-2,
+        "LeNet-5: ADMM's penalty in its last iteration",
         low=0.0,
         low_open=True,
     )
@@ -139,9 +159,11 @@ class Config:
                 wanted = "three numbers: training, pruning phase, retraining"
                 text = ",".join(map(str, given))
                 raise InputError(f"--{name}: {describe(text, wanted)}")
-        if self.rho_end < self.rho:
-            wanted = f"at least rho={self.rho:g}"
-            raise InputError(f"--rho_end: {describe(self.rho_end, wanted)}")
+        for name in ("lenet300_rho_end", "lenet5_rho_end"):
+            given = getattr(self, name)
+            if given < self.rho:
+                wanted = f"at least rho={self.rho:g}"
+                raise InputError(f"--{name}: {describe(given, wanted)}")
 
     def rates(self, network: "Network") -> tuple[float, ...]:
         """Returns the rates at which `network` is pruned."""
@@ -160,6 +182,18 @@ class Config:
             return self.lenet5_retrain_rate
         return self.lenet300_retrain_rate
 
+    def interval(self, network: "Network") -> int:
+        """Returns the steps per ADMM iteration, 0 for one epoch."""
+        if network.name == "lenet5":
+            return self.lenet5_interval
+        return self.lenet300_interval
+
+    def rho_end(self, network: "Network") -> float:
+        """Returns ADMM's penalty in its last iteration."""
+        return (
+            self.lenet5_rho_end if network.name == "lenet5" else self.lenet300_rho_end
+        )
+
     def epochs(self, network: "Network") -> tuple[int, ...]:
         """Returns the epochs of training, the pruning phase and retraining."""
         return self.lenet5_epochs if network.name == "lenet5" else self.lenet300_epochs
@@ -177,8 +211,10 @@ def run(run: "Run", config: Config) -> "Outcome":
             network = networks.uniform(network, config.keep_ratio)
         for trial in trained.trials(network):
             found[trial] = trained.run_trial(trial)
-    judged = config.dataset == "mnist" and not config.examples
-    return claims.outcome(run, trained.dataset, found, judged)
+    shortened = config.examples or config.validation
+    judged = config.dataset == "mnist" and not shortened
+    split = "training images held out" if config.validation else "test split"
+    return claims.outcome(run, trained.dataset, found, judged, split)
 
 
 EXPERIMENT = Experiment(
@@ -199,7 +235,7 @@ EXPERIMENT = Experiment(
                 "lenet5_rates": (40.0, 71.2),
                 "lenet300_epochs": (20, 30, 20),
                 "lenet5_epochs": (5, 7, 4),
-                "interval": 156,
+                "lenet5_interval": 156,
             },
             seeds=(0, 1, 2),
         ),
@@ -216,9 +252,9 @@ EXPERIMENT = Experiment(
                 "lenet5_epochs": (17, 125, 17),
                 "reference_init": True,
                 "retrain_decay": 1.0,
-                "interval": 5000,
+                "lenet5_interval": 5000,
                 "rho": 1e-4,
-                "rho_end": 1e-4,
+                "lenet5_rho_end": 1e-4,
                 "retrain_dropout": True,
             },
             device="a GPU",

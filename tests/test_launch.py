@@ -17,7 +17,7 @@ SMALL = [
     "--lenet300_epochs=2,8,3",
     "--examples=1000",
     "--methods=admm,gradual",
-    "--interval=7",
+    "--lenet300_interval=7",
 ]
 
 

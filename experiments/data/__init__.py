@@ -10,6 +10,7 @@ What is here:
 | `Split` | images uint8 [n, H, W, C] (0 to 255), labels int32 [n] |
 | `Info` | shape, classes, counts, mean, std, offline, licence, description |
 | `normalize` | pixels to (images / 255 - mean) / std, under `jit` |
+| `hold_out` | the images left, and n held out, with the classes in their proportions |
 | `subset` | n images with the classes in their proportions, by seed or key |
 | `search_path` | the folders that `load` looks in |
 | `cache_dir` | where decoded arrays are kept |
@@ -51,7 +52,7 @@ References: tensorflow-datasets (tensorflow.org/datasets); LeCun et al. 1998
 doi:10.21105/joss.00638 (mlxtend).
 """
 
-from experiments.data.arrays import normalize, subset
+from experiments.data.arrays import hold_out, normalize, subset
 from experiments.data.cache import cache_dir
 from experiments.data.info import DATASETS, Dataset, Info, Split
 from experiments.data.loading import load, search_path
@@ -62,6 +63,7 @@ __all__ = [
     "Info",
     "Split",
     "cache_dir",
+    "hold_out",
     "load",
     "normalize",
     "search_path",

@@ -91,6 +91,26 @@ def subset(split: Split, n: int, seed: int | Array = 0) -> Split:
     return Split(split.images[chosen], split.labels[chosen])
 
 
+def hold_out(split: Split, n: int, seed: int | Array = 0) -> tuple[Split, Split]:
+    """Returns the images that are left, and `n` held out as `subset` takes them.
+
+    Options are chosen on the images held out; the test images stay unseen.
+
+    Args:
+      split: where to take from, of m images.
+      n: how many to hold out, 1 to m - 1.
+      seed: a non-negative integer or a JAX key.
+
+    Raises:
+      InputError: `n` or `seed` out of range.
+    """
+    check_range("hold_out: n", n, 1, len(split.labels) - 1)
+    chosen = np.zeros(len(split.labels), bool)
+    chosen[stratified(split.labels, n, seed)] = True
+    kept = Split(split.images[~chosen], split.labels[~chosen])
+    return kept, Split(split.images[chosen], split.labels[chosen])
+
+
 def stratified(labels: np.ndarray, n: int, seed: int | Array) -> np.ndarray:
     """Returns the indices, ascending int64 [n], that `subset` takes.
 

@@ -21,7 +21,9 @@ from experiments.workdir import Run
 Found = Mapping[Trial, Mapping[str, Any]]
 
 
-def outcome(run: Run, dataset: Dataset, found: Found, judged: bool) -> Outcome:
+def outcome(
+    run: Run, dataset: Dataset, found: Found, judged: bool, split: str = "test split"
+) -> Outcome:
     """Returns the report of all trials.
 
     Args:
@@ -30,6 +32,7 @@ def outcome(run: Run, dataset: Dataset, found: Found, judged: bool) -> Outcome:
       found: the result of every trial.
       judged: whether the paper's claims on accuracy can be judged: they are about all
         of MNIST.
+      split: what accuracy was measured on.
     """
     shape = dataset.train.images.shape[1:]
     rows: list[Row] = []
@@ -42,8 +45,10 @@ def outcome(run: Run, dataset: Dataset, found: Found, judged: bool) -> Outcome:
     notes = [
         "Every method starts from the same trained network and gets the same number "
         "of epochs; the dense control trains on for as long. Accuracy is that of the "
-        "last epoch on the test split: no epoch was selected. Learning rates, rho and "
-        "epochs were set in pilot runs of seed 0, the L1 coefficient was not tuned.",
+        f"last epoch on the {split}: no epoch was selected. Learning rates and epochs "
+        "were set in pilot runs of seed 0 on the test split, LeNet-300-100's rho and "
+        "interval on 10,000 training images held out (--validation=10000); the L1 "
+        "coefficient was not tuned.",
         "LeNet-5 has dropout while it is trained and pruned, but not in ADMM's primal "
         "steps (as in the paper's code) and not in retraining.",
         "Rates count kernel weights only; biases are never pruned. The AlexNet rows "

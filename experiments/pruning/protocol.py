@@ -65,7 +65,9 @@ class Protocol:
         self.run = run
         self.config = config
         self.dataset = data.load(config.dataset, data_dir=run.data_dir)
-        train = self.dataset.train
+        train, test = self.dataset.train, self.dataset.test
+        if config.validation:
+            train, test = data.hold_out(train, config.validation, 0)
         if config.examples:
             check_range("--examples", config.examples, 1, len(train.labels))
             train = data.subset(train, config.examples, 0)
@@ -73,7 +75,7 @@ class Protocol:
         devices = devices[: math.gcd(len(devices), config.batch_size)]
         self.mesh = data_mesh(devices) if len(devices) > 1 else None
         self.train = put(train, self.mesh)
-        self.test = put(self.dataset.test, self.mesh)
+        self.test = put(test, self.mesh)
         self.steps_per_epoch = len(train.labels) // config.batch_size
         self.shape = train.images.shape[1:]
         self._phase_parts = functools.lru_cache(maxsize=None)(self._make_phase)
@@ -195,9 +197,9 @@ class Protocol:
             rules=rules,
             steps=config.epochs(network)[1] * self.steps_per_epoch,
             learning_rate=config.learning_rate,
-            interval=config.interval or self.steps_per_epoch,
+            interval=config.interval(network) or self.steps_per_epoch,
             rho=config.rho,
-            rho_end=config.rho_end,
+            rho_end=config.rho_end(network),
             l1=config.l1,
             stages=config.stages,
         )

@@ -264,6 +264,18 @@ def test_subset_takes_keys_typed_and_raw(digits):
     assert not np.array_equal(typed.images, other.images)
 
 
+def test_held_out_images_and_the_rest_are_the_split(digits):
+    kept, held = data.hold_out(digits.train, 500, seed=3)
+    np.testing.assert_array_equal(
+        held.images, data.subset(digits.train, 500, seed=3).images
+    )
+    assert len(kept.labels) + len(held.labels) == len(digits.train.labels)
+    both = np.bincount(kept.labels) + np.bincount(held.labels)
+    np.testing.assert_array_equal(both, np.bincount(digits.train.labels))
+    with pytest.raises(InputError, match="hold_out: n"):
+        data.hold_out(digits.train, len(digits.train.labels))
+
+
 def test_subset_of_everything_is_the_split(digits):
     whole = data.subset(digits.test, 1000, seed=1)
     np.testing.assert_array_equal(whole.images, digits.test.images)

@@ -77,7 +77,7 @@ def test_unknown_rates_methods_and_epochs_are_named():
     with pytest.raises(InputError, match="three numbers"):
         Config(lenet5_epochs=(1, 2))
     with pytest.raises(InputError, match="at least rho"):
-        Config(rho=0.1, rho_end=0.01)
+        Config(rho=0.1, lenet5_rho_end=0.01)
 
 
 def phase(**changes):
