@@ -36,6 +36,10 @@ class UnknownNameError(LatheError, LookupError):
     """A name that a registry does not hold."""
 
 
+class GraphError(LatheError, ValueError):
+    """A function or model that has no operator graph, or one that a room cannot use."""
+
+
 class DataUnavailableError(LatheError, RuntimeError):
     """A data set that is neither on disk nor reachable."""
 

@@ -22,6 +22,12 @@ python launch.py sweep NAME --grid='rho=1e-3,1e-2;weight_decay=0,5e-5'
                                       an ablation: table, CSV and plot
 python launch.py report DIR...        rebuild report.html and docs/RESULTS.md
 python launch.py cite NAME            BibTeX of the paper behind an experiment
+python launch.py verify --onnx=NET --vnnlib=PROP
+                                      prove a property of a network, or refute it
+python launch.py verify --instances=instances.csv
+                                      a whole benchmark; a stopped one goes on
+python launch.py verify --net=NET --data=mnist --eps=0.1
+                                      robustness over the images of a test set
 
 'python launch.py sweep --help' and the like explain the flags of each command."""
 

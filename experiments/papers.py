@@ -21,3 +21,34 @@ ADMM_PRUNING = Paper(
     arxiv="1804.03294",
     venue="ECCV 2018",
 )
+
+BETA_CROWN = Paper(
+    key="wang2021beta",
+    title=(
+        "Beta-CROWN: Efficient Bound Propagation with Per-neuron Split Constraints for "
+        "Neural Network Robustness Verification"
+    ),
+    authors=(
+        "Shiqi Wang",
+        "Huan Zhang",
+        "Kaidi Xu",
+        "Xue Lin",
+        "Suman Jana",
+        "Cho-Jui Hsieh",
+        "J. Zico Kolter",
+    ),
+    year=2021,
+    arxiv="2103.06624",
+    venue="NeurIPS 2021",
+)
+
+VNNCOMP_2021 = Paper(
+    key="bak2021vnncomp",
+    title=(
+        "The Second International Verification of Neural Networks Competition "
+        "(VNN-COMP 2021): Summary and Results"
+    ),
+    authors=("Stanley Bak", "Changliu Liu", "Taylor Johnson"),
+    year=2021,
+    arxiv="2109.00498",
+)

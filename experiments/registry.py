@@ -174,7 +174,12 @@ class Registry(Mapping[str, Experiment]):
         self._modules[name] = module
 
 
-EXPERIMENTS = Registry({name: f"experiments.{name}" for name in ("admm_pruning",)})
+EXPERIMENTS = Registry(
+    {
+        name: f"experiments.{name}"
+        for name in ("admm_pruning", "beta_crown_sdp", "vnncomp")
+    }
+)
 
 
 def get(name: str) -> Experiment:

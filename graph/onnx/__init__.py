@@ -1,0 +1,2 @@
+"""ONNX."""
+from graph.onnx.loading import describe, load

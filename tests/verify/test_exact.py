@@ -1,0 +1,195 @@
+"""The programs of verify.exact against enumeration of activation patterns."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+from core.errors import InputError
+from verify import exact, regions
+from verify.crown import hidden_bounds
+from verify.network import network
+from verify.properties import Spec
+from verify.reduce import Reducer, apply
+
+pytestmark = pytest.mark.oracle
+
+SIZES = (3, 5, 4, 2)
+
+
+def net(params, x):
+    """A dense ReLU network of one flat input."""
+    for layer in params[:-1]:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x @ params[-1]["kernel"] + params[-1]["bias"]
+
+
+def parameters(seed, sizes=SIZES):
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "kernel": rng.normal(size=(a, b)).astype(np.float32),
+            "bias": rng.normal(size=b).astype(np.float32) / 2,
+        }
+        for a, b in itertools.pairwise(sizes)
+    ]
+
+
+def setup(seed, region, sizes=SIZES):
+    params = parameters(seed, sizes)
+    built = network(net, params, jnp.zeros(sizes[0], jnp.float32))
+    weights = built.prepare(params)
+    hidden = hidden_bounds(built, weights, region)
+    return params, built, weights, Reducer(built)(weights, hidden)
+
+
+BOX = regions.box(-0.6 * np.ones(3), [0.6, 0.6, 0.5])
+ROW = np.array([1.0, -1.0])
+
+
+def patterns(reduced):
+    """All signs of the unstable neurons, layer by layer, padded."""
+    counts = [len(index) for index in reduced.index]
+    for signs in itertools.product((1, -1), repeat=sum(counts)):
+        parts, at = [], 0
+        for n, size in zip(counts, reduced.sizes, strict=True):
+            parts.append(np.pad(np.asarray(signs[at : at + n], int), (0, size - n)))
+            at += n
+        yield parts
+
+
+def enumerated(reduced, region, row=ROW, d=0.25):
+    """The least leaf LP of all patterns, and its minimiser."""
+    found = [
+        exact.leaf_lp(reduced.params, region, row, d, reduced.hidden, splits)
+        for splits in patterns(reduced)
+    ]
+    assert {status for status, _, _ in found} <= {"optimal", "infeasible"}
+    _, value, x = min(found, key=lambda each: each[1])
+    return value, x
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_milp_is_the_least_leaf_and_below_all_samples(seed):
+    params, built, weights, reduced = setup(seed, BOX)
+    assert 1 <= reduced.unstable <= 9
+    least, x = enumerated(reduced, BOX)
+    spec = Spec(np.stack([ROW, -ROW]), np.array([0.25, 0.0]))
+    found = exact.milp(built, weights, BOX, spec)
+    np.testing.assert_allclose(found[0], least, atol=1e-4)
+    reached = float(ROW @ np.asarray(net(params, x.astype(np.float32))) + 0.25)
+    np.testing.assert_allclose(reached, least, atol=1e-4)
+    points = BOX.sample(jax.random.key(seed), 10_000)
+    y = np.asarray(jax.vmap(lambda p: net(params, p))(points), np.float64)
+    margins = y @ spec.C.T + spec.d
+    assert (margins.min(0) >= found - 1e-4).all()
+
+
+def test_the_reduced_form_is_what_the_programs_solve():
+    _, _, _, reduced = setup(0, BOX)
+    _, x = enumerated(reduced, BOX)
+    y = np.asarray(apply(reduced.params, jnp.asarray(x, jnp.float32)), np.float64)
+    np.testing.assert_allclose(ROW @ y + 0.25, enumerated(reduced, BOX)[0], atol=1e-4)
+
+
+def test_the_triangle_relaxation_is_looser_and_exact_on_leaves():
+    _, _, _, reduced = setup(1, BOX)
+    args = (reduced.params, BOX, ROW, 0.25, reduced.hidden)
+    least, _ = enumerated(reduced, BOX)
+    assert exact.lp_bound(*args) <= least + 1e-7
+    for splits in itertools.islice(patterns(reduced), 40):
+        value = exact.leaf_lp(*args, splits)[1]
+        np.testing.assert_allclose(exact.lp_bound(*args, splits), value, atol=1e-6)
+
+
+def test_a_split_tightens_the_relaxation():
+    _, _, _, reduced = setup(2, BOX)
+    args = (reduced.params, BOX, ROW, 0.0, reduced.hidden)
+    free = [np.zeros(n, int) for n in reduced.sizes]
+    children = []
+    for sign in (1, -1):
+        splits = [s.copy() for s in free]
+        layer = next(k for k, index in enumerate(reduced.index) if len(index))
+        splits[layer][0] = sign
+        children.append(exact.lp_bound(*args, splits))
+    assert min(children) >= exact.lp_bound(*args, free) - 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_betas_of_a_leaf_prove_its_minimum(seed):
+    """The Lagrangian of a leaf, minimised over the box, is the program's minimum."""
+    _, _, _, reduced = setup(seed, BOX)
+    args = (reduced.params, BOX, ROW, 0.0, reduced.hidden)
+    statuses = set()
+    for splits in itertools.islice(patterns(reduced), 200):
+        status, value, _ = exact.leaf_lp(*args, splits)
+        betas = exact.leaf_betas(*args, splits)
+        statuses.add(status)
+        dense = exact._dense(reduced.params, ROW, 0.0, reduced.hidden, splits)
+        cost, constant, A, b = exact._leaf_rows(dense)
+        m = np.concatenate(
+            [beta[s != 0] for beta, s in zip(betas, splits, strict=True)]
+        )
+        assert (m >= 0).all()
+        line = cost + m @ A
+        bound = constant - m @ b
+        bound += np.maximum(line, 0) @ BOX.lower + np.minimum(line, 0) @ BOX.upper
+        if status == "optimal":
+            np.testing.assert_allclose(bound, value, atol=1e-6)
+        else:
+            assert status == "infeasible"
+            assert value == np.inf
+            assert bound > 0
+    assert statuses == {"optimal", "infeasible"}
+
+
+def test_an_l1_ball_is_solved_exactly_and_an_l2_ball_from_below():
+    center = np.zeros(3)
+    l1 = regions.ball(center, 0.6, "l1")
+    params, built, weights, reduced = setup(3, l1)
+    least, x = enumerated(reduced, l1)
+    assert np.abs(x).sum() <= 0.6 + 1e-6
+    found = exact.milp(built, weights, l1, Spec(ROW[None], np.array([0.25])))
+    np.testing.assert_allclose(found[0], least, atol=1e-4)
+    l2 = regions.ball(center, 0.6, "l2")
+    splits = next(patterns(setup(3, l2)[3]))
+    reduced = setup(3, l2)[3]
+    args = (reduced.params, l2, ROW, 0.0, reduced.hidden)
+    statuses = [exact.leaf_lp(*args, s)[0] for s in patterns(reduced)]
+    assert set(statuses) <= {"optimal", "infeasible", "relaxed"}
+    with pytest.raises(InputError, match="l2 ball"):
+        exact.lp_bound(*args, splits)
+    with pytest.raises(InputError, match="l2 ball"):
+        exact.milp(built, weights, l2, Spec(ROW[None], np.zeros(1)))
+
+
+def test_a_leaf_with_an_open_neuron_is_refused():
+    _, _, _, reduced = setup(0, BOX)
+    free = [np.zeros(n, int) for n in reduced.sizes]
+    with pytest.raises(InputError, match="neither split nor stable"):
+        exact.leaf_lp(reduced.params, BOX, ROW, 0.0, reduced.hidden, free)
+
+
+def test_a_linear_network_is_a_linear_program():
+    params, built, weights, reduced = setup(0, regions.box([0.1] * 3, [0.1] * 3))
+    assert reduced.unstable == 0
+    splits = [np.zeros(n, int) for n in reduced.sizes]
+    box = regions.box([0.1] * 3, [0.1] * 3)
+    _, value, _ = exact.leaf_lp(reduced.params, box, ROW, 0.0, reduced.hidden, splits)
+    y = np.asarray(net(params, np.full(3, 0.1, np.float32)), np.float64)
+    np.testing.assert_allclose(value, ROW @ y, atol=1e-5)
+    found = exact.milp(built, weights, box, Spec(ROW[None], np.zeros(1)))
+    np.testing.assert_allclose(found, [value], atol=1e-4)
+
+
+def test_milp_names_what_it_could_not_solve():
+    _, built, weights, _ = setup(0, BOX)
+    spec = Spec(ROW[None], np.zeros(1))
+    failed = optimize.OptimizeResult(status=1, message="time limit", fun=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimize, "milp", lambda *args, **kwargs: failed)
+        with pytest.raises(InputError, match="time limit"):
+            exact.milp(built, weights, BOX, spec)

@@ -1,0 +1,139 @@
+"""Affine operators: their linear part, its transpose, its absolute value.
+
+An operator is affine here if it is so in the operands that the input reaches, whatever
+the others are. Its backward bound is the transpose of its linear part, which JAX
+derives; convolutions have one of their own because the derived one is slow on CPU.
+"""
+
+import functools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from core.types import Array
+from graph import Node, Value
+from verify import convolution
+
+_STRUCTURAL = frozenset(
+    "reshape transpose broadcast_in_dim squeeze expand_dims slice rev reduce_sum "
+    "reduce_window_sum neg copy copy_p convert_element_type stop_gradient cumsum "
+    "optimization_barrier real reduce_precision squeeze".split()
+)
+_ADDITIVE = frozenset(["add", "sub", "add_any", "concatenate", "pad"])
+_BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated"])
+_FIRST = frozenset(["gather", "dynamic_slice", "div"])  # linear in the first operand
+
+
+def is_affine(node: Node, active: Collection[Value]) -> bool:
+    """Whether a node is affine in its operands among `active`."""
+    reached = [v in active for v in node.inputs]
+    if node.op == "convert_element_type":
+        return jnp.issubdtype(node.outputs[0].dtype, jnp.floating)
+    if node.op in _STRUCTURAL | _ADDITIVE:
+        return True
+    if node.op in _BILINEAR:
+        return sum(reached) == 1
+    if node.op in _FIRST:
+        return reached[0] and not any(reached[1:])
+    return node.op == "select_n" and not reached[0]
+
+
+def constant(
+    node: Node, active: Collection[Value], table: Mapping[Value, Array]
+) -> Array | None:
+    """Returns what an affine node adds to its linear part, None for nothing."""
+    additive = node.op in _ADDITIVE or node.op == "select_n"
+    known = node.inputs[1:] if node.op == "select_n" else node.inputs
+    if not additive or all(v in active for v in known):
+        return None
+    filled = [
+        jnp.zeros(v.shape, v.dtype) if v in active else table[v] for v in node.inputs
+    ]
+    return node(*filled)[0]
+
+
+def linear(
+    node: Node,
+    active: Collection[Value],
+    table: Mapping[Value, Array],
+    *,
+    absolute: bool = False,
+) -> Callable[..., Array]:
+    """Returns the linear part of an affine node, a function of its active operands.
+
+    Args:
+      node: affine in `active`.
+      active: the values that the input reaches.
+      table: the other operands.
+      absolute: take every weight by its absolute value, as interval radii need it.
+    """
+    op = node.op
+    if absolute and op == "neg":
+        return lambda x: x
+    if absolute and op == "sub":
+        return _absolute_sub(node, active)
+    params = dict(node.params)
+    if op in ("dot_general", "conv_general_dilated"):
+        # Reduced precision, the default of some devices, is no sound bound.
+        params["precision"] = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
+
+    def run(*reached: Array) -> Array:
+        rest = iter(reached)
+        full = [
+            next(rest) if v in active else _weight(node, i, v, table, absolute)
+            for i, v in enumerate(node.inputs)
+        ]
+        assert node.primitive is not None
+        return node.primitive.bind(*full, **params)
+
+    return run
+
+
+def transposed(
+    node: Node, active: Collection[Value], table: Mapping[Value, Array]
+) -> Callable[[Array], tuple[Array, ...]]:
+    """Returns the transpose of a node's linear part, for rows of coefficients.
+
+    Returns:
+      A function from coefficients [S, *output shape] to those of each active operand,
+      [S, *its shape], in order.
+    """
+    reached = [v for v in node.inputs if v in active]
+    if node.op == "conv_general_dilated" and node.inputs[0] in active:
+        kernel = table[node.inputs[1]]
+        shape = node.inputs[0].shape
+        return lambda rows: (convolution.transposed(rows, kernel, shape, node.params),)
+    if node.op == "add" and all(v.shape == node.outputs[0].shape for v in reached):
+        return lambda rows: (rows,) * len(reached)
+    if node.op == "reshape":
+        shape = reached[0].shape
+        return lambda rows: (rows.reshape(rows.shape[0], *shape),)
+    pull = jax.linear_transpose(
+        linear(node, active, table), *(v.struct for v in reached)
+    )
+    return lambda rows: jax.vmap(pull)(rows)
+
+
+def _weight(
+    node: Node, i: int, value: Value, table: Mapping[Value, Array], absolute: bool
+) -> Any:
+    """The i-th operand, known: a weight, or an index, or zero where it is added."""
+    selects = node.op == "select_n"
+    if node.op in _ADDITIVE or (selects and i > 0):
+        return jnp.zeros(value.shape, value.dtype)
+    weighs = node.op in _BILINEAR or node.op == "div"
+    return jnp.abs(table[value]) if absolute and weighs else table[value]
+
+
+def _absolute_sub(node: Node, active: Collection[Value]) -> Callable[..., Array]:
+    shape = node.outputs[0].shape
+
+    def run(*reached: Array) -> Array:
+        return functools.reduce(
+            jnp.add, (jnp.broadcast_to(part, shape) for part in reached)
+        )
+
+    return run

@@ -1,0 +1,238 @@
+"""Branch and bound over ReLU splits: the host's part of a search."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from core.types import Array
+from verify.beta import Domains
+from verify.pool import Batch, Pool
+from verify.problem import Config
+from verify.programs import Programs, round_config
+from verify.properties import Spec
+from verify.reduce import Reduced
+from verify.regions import Region
+
+SIZES = (4, 32, 128, 512, 2048)
+"""Parents in a round: the least of these that holds the open ones, up to the limit."""
+
+
+@dataclasses.dataclass
+class Tree:
+    """All splits that were made: of each node its parent, neuron and sign.
+
+    Node c < number of clauses is the root of clause c. Leaves that are proven keep
+    their multipliers if asked to.
+    """
+
+    parent: list[int]
+    neuron: list[int]
+    sign: list[int]
+    leaves: list[tuple[int, int, Any]]
+
+    def path(self, node: int) -> list[tuple[int, int]]:
+        """Returns the neurons and signs from the root to a node."""
+        found = []
+        while self.parent[node] >= 0:
+            found.append((self.neuron[node], self.sign[node]))
+            node = self.parent[node]
+        return found[::-1]
+
+
+@dataclasses.dataclass
+class Branched:
+    """How a search over splits ended.
+
+    Attributes:
+      status: "unsat", "timeout", "unknown", or "point" for a suspected counterexample.
+      lower: the least bound of what is open; positive if nothing is.
+      domains: sub-domains bounded.
+      rounds: programs run.
+      why: for "unknown", the reason.
+      point: flat input of a suspected counterexample.
+      tree: the splits.
+    """
+
+    status: str
+    lower: float
+    domains: int
+    rounds: int
+    why: str = ""
+    point: np.ndarray | None = None
+    tree: Tree | None = None
+
+
+LeafSolver = Callable[[int, np.ndarray, np.ndarray], tuple[str, np.ndarray | None]]
+"""From a clause, splits and weights to ("empty" | "safe" | "point" | "open", x)."""
+
+
+def search(
+    programs: Programs,
+    reduced: Reduced,
+    region: Region,
+    specs: Sequence[Spec],
+    start: Batch,
+    config: Config,
+    deadline: float,
+    *,
+    is_unsafe: Callable[[np.ndarray], bool],
+    solve_leaf: LeafSolver,
+    progress: Callable[[str], None] | None = None,
+) -> Branched:
+    """Splits neurons until every clause is refuted.
+
+    Args:
+      programs: of the reduced network's shape.
+      reduced: the network within the root's bounds.
+      region: its flat input.
+      specs: rows of each clause, padded to one number m.
+      start: one sub-domain for each open clause.
+      config: of the search.
+      deadline: of `time.monotonic`.
+      is_unsafe: the judge of suspected counterexamples, given flat inputs.
+      solve_leaf: what to do where no neuron is left to split.
+      progress: called with a line of text after every round.
+    """
+    sizes = reduced.sizes
+    n = sum(sizes)
+    m = specs[0].C.shape[0]
+    pool = Pool(n, m, config.max_domains)
+    pool.add(start)
+    count = len(specs)
+    tree = Tree([-1] * count, [-1] * count, [0] * count, [])
+    rows = np.stack([s.C for s in specs]), np.stack([s.d for s in specs])
+    fixed = (
+        reduced.params,
+        region,
+        tuple(type(b)(*map(jnp.asarray, b)) for b in reduced.hidden),
+        tuple(jnp.asarray(b) for b in reduced.bias),
+    )
+    domains = rounds = 0
+    while len(pool):
+        if time.monotonic() > deadline:
+            return Branched("timeout", pool.lowest, domains, rounds, tree=tree)
+        if pool.full:
+            why = f"{len(pool)} open sub-domains, over max_domains"
+            return Branched("unknown", pool.lowest, domains, rounds, why, tree=tree)
+        parents = pool.take(max(config.batch // 2, 1))
+        alive = len(parents.lower)
+        padded = _pad(parents, _size(alive, config.batch))
+        found, margins = programs.round(
+            *fixed,
+            _domains(padded, rows, sizes),
+            jnp.asarray(padded.lower),
+            round_config(config),
+        )
+        rounds += 1
+        domains += 2 * alive
+        point = _suspect(found.point, margins, alive, is_unsafe)
+        if point is not None:
+            return Branched("point", pool.lowest, domains, rounds, "", point, tree)
+        neuron = np.asarray(found.neuron)[:alive, 0]
+        for k in np.flatnonzero(neuron < 0):
+            clause = int(parents.clause[k])
+            said, point = solve_leaf(clause, parents.splits[k], parents.weights[k])
+            if said == "point":
+                return Branched("point", pool.lowest, domains, rounds, "", point, tree)
+            if said == "open":
+                why = "a sub-domain without anything left to split is open"
+                low = float(parents.lower[k])
+                return Branched("unknown", low, domains, rounds, why, tree=tree)
+            tree.leaves.append((int(parents.node[k]), clause, None))
+        _collect(pool, tree, parents, found, neuron, alive, config)
+        if progress is not None:
+            low = min(pool.lowest, 0.0) if len(pool) else 0.0
+            progress(f"{domains} sub-domains, {len(pool)} open, lower bound {low:.4g}")
+    return Branched("unsat", 0.0, domains, rounds, tree=tree)
+
+
+def _size(alive: int, batch: int) -> int:
+    limit = max(batch // 2, 1)
+    return next((size for size in SIZES if alive <= size <= limit), limit)
+
+
+def _pad(batch: Batch, size: int) -> Batch:
+    """Repeats the first sub-domain up to a fixed size."""
+    extra = size - len(batch.lower)
+    return Batch(*(np.concatenate([a, np.repeat(a[:1], extra, 0)]) for a in batch))
+
+
+def _domains(batch: Batch, rows: Any, sizes: Sequence[int]) -> Domains:
+    ends = np.cumsum(sizes)[:-1]
+
+    def split(flat: np.ndarray) -> tuple[Array, ...]:
+        return tuple(map(jnp.asarray, np.split(flat, ends, axis=1)))
+
+    return Domains(
+        jnp.asarray(rows[0][batch.clause]),
+        jnp.asarray(rows[1][batch.clause]),
+        jnp.asarray(batch.weights),
+        split(batch.splits),
+        split(batch.alpha),
+        split(batch.beta),
+    )
+
+
+def _suspect(
+    points: Array,
+    margins: Array,
+    alive: int,
+    is_unsafe: Callable[[np.ndarray], bool],
+) -> np.ndarray | None:
+    """A minimiser of a linear bound that the network itself finds unsafe."""
+    low = np.asarray(margins)[:alive]
+    if not (low <= 0).any():
+        return None
+    k = np.unravel_index(np.argmin(low), low.shape)
+    point = np.asarray(points[k])
+    return point if is_unsafe(point) else None
+
+
+def _collect(
+    pool: Pool,
+    tree: Tree,
+    parents: Batch,
+    found: Any,
+    neuron: np.ndarray,
+    alive: int,
+    config: Config,
+) -> None:
+    """Adds the children that are open to the pool, all of them to the tree."""
+    lower = np.asarray(found.lower)[:alive]
+    count = lower.shape[1]
+    kept = {
+        name: np.concatenate([np.asarray(a) for a in getattr(found.domains, name)], 1)
+        for name in ("splits", "alpha", "beta")
+    }
+    weights = np.asarray(found.domains.weights)
+    live = np.repeat(neuron >= 0, count)
+    first = len(tree.parent)
+    ids = np.full(alive * count, -1, np.int64)
+    ids[live] = first + np.arange(int(live.sum()))
+    signs = np.tile(np.asarray(found.sign)[:, 0], alive)
+    tree.parent += np.repeat(parents.node, count)[live].tolist()
+    tree.neuron += np.repeat(neuron, count)[live].tolist()
+    tree.sign += signs[live].tolist()
+    flat = lower.reshape(-1)
+    clause = np.repeat(parents.clause, count)
+    proven = live & (flat > 0)
+    if config.certificate:
+        for k in np.flatnonzero(proven):
+            dual = (kept["alpha"][k], kept["beta"][k], weights[k])
+            tree.leaves.append((int(ids[k]), int(clause[k]), dual))
+    still = np.flatnonzero(live & ~proven)
+    pool.add(
+        Batch(
+            flat[still],
+            clause[still],
+            kept["splits"][still],
+            kept["alpha"][still],
+            kept["beta"][still],
+            weights[still],
+            ids[still],
+        )
+    )

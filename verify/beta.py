@@ -1,0 +1,243 @@
+"""beta-CROWN: bounds of many sub-domains at once (arXiv 2103.06624).
+
+A sub-domain is the region with signs demanded of some hidden neurons. Each demand
+enters the backward pass twice: it tightens the neuron's bounds, so that its ReLU is
+exact, and it is a half-space with a multiplier beta >= 0 in the Lagrangian (equation
+8). Any alpha in [0, 1] and beta >= 0 give a sound bound; a few steps of Adam choose
+them for all sub-domains together.
+
+Sub-domains are rows: the network is shared, each row has slopes of its own. Shapes do
+not depend on how many neurons are split or how deep.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from core.types import Array
+from graph import Node
+from verify.backward import backward
+from verify.crown import Hidden, rounding
+from verify.network import Network, Weights
+from verify.regions import Region
+
+Layers = tuple[Array, ...]
+"""One array [B, n_k] for each ReLU layer of a reduced network."""
+
+
+class Domains(NamedTuple):
+    """A batch of B sub-domains of one region.
+
+    Attributes:
+      C: coefficients on the output of the rows that must be positive, [B, m, n_y].
+      d: constants [B, m].
+      weights: convex combination of the rows that is bounded, [B, m].
+      splits: signs demanded of each neuron, int8 [B, n_k] by layer: 1 for z >= 0, -1
+        for z <= 0, 0 for none.
+      alpha: lower slopes, [B, n_k] by layer, in [0, 1].
+      beta: multipliers, [B, n_k] by layer, >= 0; only those of split neurons matter.
+    """
+
+    C: Array
+    d: Array
+    weights: Array
+    splits: Layers
+    alpha: Layers
+    beta: Layers
+
+
+class Bounded(NamedTuple):
+    """What bounding a batch found.
+
+    Attributes:
+      lower: the best lower bound of each sub-domain, [B], less a margin for rounding.
+      domains: with the multipliers of the best bounds.
+      coefficients: on each ReLU's output at the last iterate, [B, n_k] by layer.
+      point: the input that minimises the last linear bound, [B, n_x].
+    """
+
+    lower: Array
+    domains: Domains
+    coefficients: Layers
+    point: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class BetaConfig:
+    """How a batch is optimised.
+
+    Attributes:
+      steps: iterations of Adam; 0 bounds once.
+      learning_rate_alpha: rate of the lower slopes.
+      learning_rate_beta: rate of the split multipliers.
+      decay: factor of both rates an iteration.
+      beta: whether there are multipliers; without, a split acts on bounds alone.
+    """
+
+    steps: int = 20
+    learning_rate_alpha: float = 0.01
+    learning_rate_beta: float = 0.05
+    decay: float = 0.98
+    beta: bool = True
+
+
+class Chords(NamedTuple):
+    """What does not change while a batch is optimised, [B, n_k] by layer."""
+
+    free: Array  # whether the lower slope is alpha
+    fixed: Array  # the slope elsewhere
+    slope: Array  # of the upper line
+    intercept: Array
+    sign: Array  # of the split
+
+
+def chords(hidden: Hidden, splits: Layers) -> tuple[Chords, ...]:
+    """Returns the relaxation of every neuron within bounds and splits."""
+    found = []
+    for bounds, split in zip(hidden, splits, strict=True):
+        sign = split.astype(bounds.lower.dtype)
+        lower = jnp.where(split > 0, jnp.maximum(bounds.lower, 0), bounds.lower)
+        upper = jnp.where(split < 0, jnp.minimum(bounds.upper, 0), bounds.upper)
+        free = (lower < 0) & (upper > 0)
+        width = jnp.where(free, upper - lower, 1)
+        on = jnp.where(lower >= 0, jnp.ones_like(upper), jnp.zeros_like(upper))
+        slope = jnp.where(free, upper / width, on)
+        intercept = jnp.where(free, -lower * upper / width, 0)
+        found.append(Chords(free, on, slope, intercept, sign))
+    return tuple(found)
+
+
+class Pass(NamedTuple):
+    """One backward pass of a batch."""
+
+    lower: Array  # [B]
+    coefficients: Layers  # on each ReLU's output
+    input: Array  # coefficients on the input, [B, n_x]
+    margin: Array  # of rounding, [B]
+
+
+def bound_once(
+    network: Network,
+    table: Mapping[Any, Array],
+    region: Region,
+    lines: Sequence[Chords],
+    domains: Domains,
+    config: BetaConfig,
+) -> Pass:
+    """Bounds a batch by one backward pass, nothing optimised.
+
+    Args:
+      network: of `reduce.apply`.
+      table: its weights by value.
+      region: of the flat input.
+      lines: `chords` of the batch.
+      domains: the batch.
+      config: whether beta counts.
+    """
+    order = {node: k for k, node in enumerate(network.nonlinear)}
+    seen: list[Any] = [None] * len(order)
+
+    def relax(node: Node, rows: Array) -> tuple[Sequence[Array], Array]:
+        k = order[node]
+        seen[k] = rows
+        line = lines[k]
+        above, below = jnp.maximum(rows, 0), jnp.minimum(rows, 0)
+        low = jnp.where(line.free, domains.alpha[k], line.fixed)
+        part = above * low + below * line.slope
+        if config.beta:
+            part = part - domains.beta[k] * line.sign
+        return (part,), (below * line.intercept).sum(-1)
+
+    rows = jnp.einsum("bmn,bm->bn", domains.C, domains.weights)
+    left, offset = backward(network, table, {network.output: rows}, relax)
+    offset = offset + (domains.d * domains.weights).sum(-1)
+    given = left[network.input]
+    least = region.minimum(given)
+    zeros = jnp.zeros_like
+    layers = tuple(
+        zeros(domains.alpha[k]) if rows is None else rows for k, rows in enumerate(seen)
+    )
+    margin = rounding(given, offset, region)
+    return Pass(offset + least, layers, given, margin)
+
+
+def bound_batch(
+    network: Network,
+    weights: Weights,
+    region: Region,
+    hidden: Hidden,
+    domains: Domains,
+    config: BetaConfig = BetaConfig(),
+) -> Bounded:
+    """Returns lower bounds of a batch of sub-domains, optimised jointly.
+
+    Args:
+      network: of `reduce.apply`: flat input [n_x], flat ReLU layers.
+      weights: its weights.
+      region: of the flat input.
+      hidden: bounds of each layer over the whole region, [n_k].
+      domains: where to start from.
+      config: see there.
+    """
+    table = network.table(weights)
+    lines = chords(hidden, domains.splits)
+    several = domains.C.shape[1] > 1
+
+    def loss(free: Any) -> tuple[Array, Pass]:
+        alpha, beta, rows = free
+        given = domains._replace(alpha=alpha, beta=beta, weights=rows)
+        found = bound_once(network, table, region, lines, given, config)
+        return -found.lower.sum(), found
+
+    def step(carry: Any, t: Array) -> tuple[Any, None]:
+        free, state, best, kept = carry
+        (_, found), grads = jax.value_and_grad(loss, has_aux=True)(free)
+        best, kept = _better(best, kept, found, free)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(grads, state)
+            rate = config.decay**t
+            moved = _move(free, updates, rate, config, several)
+        return (moved, state, best, kept), None
+
+    optimizer = optax.scale_by_adam()
+    free = (domains.alpha, domains.beta, domains.weights)
+    best = jnp.full(domains.d.shape[0], -jnp.inf, region.lower.dtype)
+    if config.steps:
+        with jax.numpy_dtype_promotion("standard"):
+            state = optimizer.init(free)
+        time = jnp.arange(config.steps, dtype=region.lower.dtype)
+        (last, _, best, kept), _ = lax.scan(step, (free, state, best, free), time)
+    else:
+        last = kept = free
+    _, found = loss(last)
+    best, kept = _better(best, kept, found, last)
+    alpha, beta, rows = kept
+    point = jnp.where(found.input > 0, region.lower, region.upper)
+    domains = domains._replace(alpha=alpha, beta=beta, weights=rows)
+    return Bounded(best, domains, found.coefficients, point)
+
+
+def _better(best: Array, kept: Any, found: Pass, free: Any) -> tuple[Array, Any]:
+    """The best bound of each row, and its multipliers; a NaN is never better."""
+    lower = found.lower - found.margin
+    improved = lower > best
+    kept = jax.tree.map(lambda new, old: jnp.where(improved[:, None], new, old), free, kept)
+    return jnp.where(improved, lower, best), kept
+
+
+def _move(free: Any, updates: Any, rate: Array, config: BetaConfig, several: bool):
+    """A step of ascent, projected: alpha in [0, 1], beta >= 0, weights a simplex."""
+    (alpha, beta, rows), (da, db, dr) = free, updates
+    a, b = config.learning_rate_alpha * rate, config.learning_rate_beta * rate
+    alpha = tuple(jnp.clip(x - a * dx, 0, 1) for x, dx in zip(alpha, da, strict=True))
+    if config.beta:
+        beta = tuple(jnp.maximum(x - b * dx, 0) for x, dx in zip(beta, db, strict=True))
+    if several:
+        rows = jnp.maximum(rows - b * dr, 0)
+        rows = rows / jnp.maximum(rows.sum(-1, keepdims=True), 1e-6)
+    return alpha, beta, rows

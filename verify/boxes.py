@@ -1,0 +1,256 @@
+"""Branch and bound over the input: boxes of few dimensions, halved until all hold."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core.types import Array
+from verify import crown
+from verify.backward import backward
+from verify.network import Network, Weights
+from verify.problem import Config
+from verify.properties import Spec
+from verify.regions import Region
+
+SIZES = (16, 128, 1024, 4096)
+"""Boxes in a round: the least of these that holds the open ones."""
+
+
+class Bounded(NamedTuple):
+    """A batch of B boxes, bounded.
+
+    Attributes:
+      lower: of each clause, the best of its rows, [B, clauses].
+      score: of halving each dimension, larger is better, [B, n].
+      point: the most suspicious input of each box, [B, n].
+      margin: the largest row of the worst clause at that point, [B].
+    """
+
+    lower: Array
+    score: Array
+    point: Array
+    margin: Array
+
+
+@dataclasses.dataclass
+class Boxed:
+    """How a search over boxes ended.
+
+    Attributes:
+      status: "unsat", "timeout", "unknown" or "point".
+      lower: the least bound of what is open; positive if nothing is.
+      domains: boxes bounded.
+      why: for "unknown", the reason.
+      point: a suspected counterexample, of the input's shape.
+      leaves: paths of halvings and the row that refutes each clause, if recorded.
+    """
+
+    status: str
+    lower: float
+    domains: int
+    why: str = ""
+    point: np.ndarray | None = None
+    leaves: list[Any] = dataclasses.field(default_factory=list)
+
+
+def bound_boxes(
+    network: Network,
+    weights: Weights,
+    lower: Array,
+    upper: Array,
+    C: Array,
+    d: Array,
+) -> Bounded:
+    """Returns CROWN bounds of all clauses on a batch of boxes.
+
+    Every box gets hidden bounds of its own, by backward passes and intervals.
+
+    Args:
+      network: the function.
+      weights: its weights.
+      lower: of the boxes, [B, *input shape].
+      upper: likewise.
+      C: rows of the clauses, [clauses, m, n_y].
+      d: constants, [clauses, m].
+    """
+    table = network.table(weights)
+    count, m = d.shape
+    spec = Spec(C.reshape(count * m, -1), d.reshape(-1))  # pyright: ignore
+
+    def one(low: Array, high: Array) -> Bounded:
+        region = Region(low, high)
+        hidden = crown.hidden_bounds(network, weights, region)
+        found = crown.intervals_from(network, region, hidden)
+        relax = crown.relaxation(network, table, found)
+        rows = crown.rows_of_spec(network, spec)
+        left, offset = backward(network, table, rows, relax)
+        offset = offset + spec.d
+        given = left.get(network.input)
+        if given is None:
+            given = jnp.zeros((count * m, *low.shape), low.dtype)
+        least = offset + region.minimum(given)
+        least = least - crown.rounding(given, offset, region)
+        by_clause = jnp.where(jnp.isnan(least), -jnp.inf, least).reshape(count, m)
+        best = by_clause.max(-1)
+        half = 0.5 * (high - low).reshape(-1)
+        size = jnp.abs(given).reshape(count, m, -1)
+        open_rows = (best <= 0)[:, None]
+        gain = size * half + jnp.where(open_rows, by_clause, -jnp.inf)[..., None]
+        score = jnp.where(half > 0, gain.max((0, 1)), -jnp.inf)
+        worst = jnp.argmin(best) * m + jnp.argmax(by_clause[jnp.argmin(best)])
+        corner = jnp.where(given[worst] > 0, low, high)
+        points = jnp.stack([corner, 0.5 * (low + high)])
+        y = jax.vmap(functools.partial(_value, network, weights))(points)
+        margins = (jnp.einsum("cmn,pn->pcm", C, y) + d[None]).max(-1).min(-1)
+        at = jnp.argmin(margins)
+        return Bounded(best, score, points[at].reshape(-1), margins[at])
+
+    return jax.vmap(one)(lower, upper)
+
+
+def _value(network: Network, weights: Weights, x: Array) -> Array:
+    known = network.table(weights)
+    known[network.input] = x
+    for node in network.nodes:
+        found = node(*(known[v] for v in node.inputs))
+        known.update(zip(node.outputs, found, strict=True))
+    return known[network.output].reshape(-1)
+
+
+class BoxSearch:
+    """Branch and bound over the input of one network; compiles once a batch size."""
+
+    def __init__(self, network: Network):
+        self.network = network
+        self.traces: dict[str, int] = {}
+        self._bound = jax.jit(self._bound_counted)
+
+    def _bound_counted(self, weights, lower, upper, C, d) -> Bounded:
+        name = f"boxes{lower.shape[0]}"
+        self.traces[name] = self.traces.get(name, 0) + 1
+        return bound_boxes(self.network, weights, lower, upper, C, d)
+
+    def __call__(
+        self,
+        weights: Weights,
+        region: Region,
+        specs: Sequence[Spec],
+        config: Config,
+        deadline: float,
+        *,
+        is_unsafe: Callable[[np.ndarray], bool],
+        progress: Callable[[str], None] | None = None,
+    ) -> Boxed:
+        """Halves boxes until every clause is refuted on all of them.
+
+        Args:
+          weights: of the network.
+          region: a box, of the input's type.
+          specs: rows of each clause, of one number.
+          config: of the search.
+          deadline: of `time.monotonic`.
+          is_unsafe: the judge of suspected counterexamples.
+          progress: called with a line of text.
+        """
+        shape = self.network.input.shape
+        n = int(np.prod(shape))
+        C = jnp.asarray(np.stack([s.C for s in specs]))
+        d = jnp.asarray(np.stack([s.d for s in specs]))
+        low = np.asarray(region.lower).reshape(1, n)
+        high = np.asarray(region.upper).reshape(1, n)
+        least = np.full(1, -np.inf, low.dtype)
+        leaves: list[Any] = []
+        nodes = np.zeros(1, np.int64)
+        tree: list[tuple[int, int, float, int]] = [(-1, -1, 0.0, 0)]
+        domains = 0
+        limit = max(config.batch * 4, SIZES[0])
+        while len(low):
+            if time.monotonic() > deadline:
+                return Boxed("timeout", float(least.min()), domains)
+            if len(low) > config.max_domains:
+                why = f"{len(low)} open boxes, over max_domains"
+                return Boxed("unknown", float(least.min()), domains, why)
+            take = _worst(least, limit)
+            rest = np.setdiff1d(np.arange(len(low)), take, assume_unique=True)
+            found = self._batch(weights, low[take], high[take], C, d)
+            domains += len(take)
+            at = int(np.argmin(found.margin))
+            if found.margin[at] <= 0 and is_unsafe(found.point[at].reshape(shape)):
+                point = found.point[at].reshape(shape)
+                return Boxed("point", float(least.min()), domains, point=point)
+            lower = found.lower.min(-1)
+            closed = lower > 0
+            if config.certificate:
+                leaves += [_path(tree, int(k)) for k in nodes[take[closed]]]
+            still = take[~closed]
+            if not np.isfinite(found.score[~closed].max(-1, initial=-np.inf)).all():
+                return Boxed("unknown", float(lower.min()), domains, "a point is open")
+            axis = found.score[~closed].argmax(-1) if len(still) else np.zeros(0, int)
+            children = _halved(low[still], high[still], axis)
+            if children is None:
+                why = "a box as small as the type can tell apart is open"
+                return Boxed("unknown", float(lower.min()), domains, why)
+            first = len(tree)
+            if config.certificate:
+                cut = children[1][: len(still)][np.arange(len(still)), axis]
+                for side in (0, 1):
+                    tree += [
+                        (int(p), int(a), float(t), side)
+                        for p, a, t in zip(nodes[still], axis, cut, strict=True)
+                    ]
+            new = first + np.arange(2 * len(still))
+            nodes = np.concatenate([nodes[rest], new])
+            least = np.concatenate([least[rest], np.tile(lower[~closed], 2)])
+            low = np.concatenate([low[rest], children[0]])
+            high = np.concatenate([high[rest], children[1]])
+            if progress is not None and len(low):
+                progress(f"{domains} boxes, {len(low)} open, bound {least.min():.4g}")
+        return Boxed("unsat", 0.0, domains, leaves=leaves)
+
+    def _batch(self, weights, low, high, C, d) -> Bounded:
+        """Bounds boxes at a fixed batch size; numpy in and out."""
+        count = len(low)
+        size = next((s for s in SIZES if s >= count), SIZES[-1])
+        shape = self.network.input.shape
+
+        def fixed(boxes: np.ndarray) -> Array:
+            padded = np.concatenate([boxes, np.repeat(boxes[:1], size - count, 0)])
+            return jnp.asarray(padded.reshape(size, *shape))
+
+        found = self._bound(weights, fixed(low), fixed(high), C, d)
+        return Bounded(*(np.asarray(a)[:count] for a in found))  # pyright: ignore
+
+
+def _worst(least: np.ndarray, limit: int) -> np.ndarray:
+    if len(least) <= limit:
+        return np.arange(len(least))
+    return np.argpartition(least, limit - 1)[:limit]
+
+
+def _halved(
+    low: np.ndarray, high: np.ndarray, axis: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both halves of every box, or None where a midpoint is an end."""
+    at = np.arange(len(low)), axis
+    middle = 0.5 * (low[at] + high[at])
+    if ((middle <= low[at]) | (middle >= high[at])).any():
+        return None
+    left, right = high.copy(), low.copy()
+    left[at] = middle
+    right[at] = middle
+    return np.concatenate([low, right]), np.concatenate([left, high])
+
+
+def _path(tree: list[tuple[int, int, float, int]], node: int) -> list[Any]:
+    found = []
+    while tree[node][0] >= 0:
+        parent, *step = tree[node]
+        found.append(tuple(step))
+        node = parent
+    return found[::-1]

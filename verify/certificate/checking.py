@@ -1,0 +1,327 @@
+"""Whether a certificate proves its property."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from core.errors import describe
+from verify.certificate import balls, passes
+from verify.certificate.balls import Ball
+from verify.certificate.format import Certificate, RootLayer, regions
+from verify.certificate.passes import Domain, Lines
+from verify.certificate.plan import Plan, read
+from verify.certificate.validate import Pieces, Rejected, validate
+from verify.problem import Problem
+from verify.regions import Region
+
+BOXES = 256
+"""Boxes of an input-split certificate that are bounded at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What the checker found.
+
+    Attributes:
+      ok: whether the certificate proves that the property holds.
+      why: where it does not, the reason; '' otherwise.
+      leaves: of the certificate.
+      least_margin: the least bound of a leaf's weighted rows; NaN if none was reached.
+      seconds: wall time.
+    """
+
+    ok: bool
+    why: str
+    leaves: int
+    least_margin: float
+    seconds: float
+
+
+def check(problem: Problem, certificate: Certificate) -> Check:
+    """Decides whether a certificate proves that a property holds.
+
+    The network is read as operators from the function's trace, expanded as the
+    verifier does (`graph.trace`, `verify.expansions`); every number is computed anew
+    here, in numpy float64, with all rounding errors bounded outward. The proof is of
+    the function in real arithmetic, with the parameters, the constants of its expanded
+    trace and the region as exact numbers.
+
+    Args:
+      problem: the network and the property.
+      certificate: any, also one that was tampered with.
+
+    Returns:
+      Whether it holds, or why not.
+
+    Raises:
+      GraphError: a network with an operator that the checker does not compute.
+    """
+    start, least = time.perf_counter(), [np.nan]
+    why = ""
+    plan = read(problem)
+    try:
+        pieces = validate(problem, certificate, plan)
+        least = [np.inf]
+        with np.errstate(all="ignore"):  # what is not finite is rejected
+            _check_bounds(problem, certificate, plan, pieces, least)
+    except Rejected as error:
+        why = str(error)
+    seconds = time.perf_counter() - start
+    return Check(not why, why, len(certificate.leaves), min(least), seconds)
+
+
+def _check_bounds(problem, certificate, plan, pieces: Pieces, least: list) -> None:
+    distinct, which = regions(problem.property)
+    of_leaf = np.asarray(which, np.int64)[pieces.clause]
+    for at, region in enumerate(distinct):
+        ids = np.flatnonzero(of_leaf == at)
+        if certificate.kind == "relu":
+            roots = certificate.roots[at] if certificate.roots else ()
+            bounds = _leaf_bounds(problem, plan, pieces, ids, region, roots)
+        else:
+            bounds = _box_bounds(problem, plan, pieces, ids, region)
+        least += [float(bounds.min(initial=np.inf))]
+        wrong = np.flatnonzero(~(bounds > 0))  # NaN is wrong too
+        if wrong.size:
+            first = int(wrong[0])
+            raise Rejected(
+                f"leaf {ids[first]} of clause {pieces.clause[ids[first]]}: "
+                + describe(f"a bound of {bounds[first]:.6g}", "a positive one")
+                + (f" ({wrong.size} such leaves)" if wrong.size > 1 else "")
+            )
+
+
+def domain(region: Region) -> Domain:
+    """Returns a region as a domain of one box."""
+    low, high = (
+        np.asarray(a, np.float64).reshape(1, -1) for a in (region.lower, region.upper)
+    )
+    if region.radius is None or region.norm == "linf":
+        return Domain(low, high)
+    center = np.asarray(region.center, np.float64).ravel()
+    return Domain(low, high, center, float(region.radius), region.norm)
+
+
+def _rows(problem: Problem, pieces: Pieces, ids: np.ndarray) -> tuple[Ball, Ball]:
+    """The weighted rows of leaves, [L, n_out], and their constants [L]."""
+    clauses = problem.property.clauses
+    n = problem.property.output_size
+    mid, rad, const, error = (
+        np.zeros(s) for s in ((len(ids), n),) * 2 + (len(ids),) * 2
+    )
+    for clause in np.unique(pieces.clause[ids]):
+        own = np.flatnonzero(pieces.clause[ids] == clause)
+        weights = balls.exact(np.stack([pieces.weights[i] for i in ids[own]]))
+        spec = clauses[clause].spec
+        mid[own], rad[own] = balls.matmul(weights, balls.exact(np.asarray(spec.C)))
+        const[own], error[own] = balls.dot(
+            weights, balls.exact(np.asarray(spec.d)[None])
+        )
+    return Ball(mid, rad), Ball(const, error)
+
+
+def _part(ball: Ball, rows: slice) -> Ball:
+    return Ball(ball.mid[rows], ball.rad[rows])
+
+
+def _finite(lower: np.ndarray, upper: np.ndarray, layer: int) -> None:
+    if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
+        raise Rejected(f"bounds of layer {layer} that are not finite")
+
+
+# Certificates of ReLU splits.
+
+
+def _leaf_bounds(problem, plan: Plan, pieces, ids, region, roots) -> np.ndarray:
+    box = domain(region)
+    hidden = passes.forward(plan, box, _root_tightening(plan, box, roots))
+    every = [passes.lines(*b) for b in zip(*hidden, strict=True)]
+    rows, const = _rows(problem, pieces, ids)
+    bounds = np.zeros(len(ids))
+    for chunk in passes.chunks(plan, len(ids)):
+        changed = [
+            _split_lines(lines, k, pieces, ids[chunk]) for k, lines in enumerate(every)
+        ]
+        left, offset = passes.pull(
+            plan,
+            plan.output,
+            _part(rows, chunk),
+            lambda k, _, changed=changed: changed[k],
+            chunk,
+            plan.steps,
+        )
+        offset = balls.add(offset, _part(const, chunk))
+        bounds[chunk] = passes.least(left, offset, box)
+    return bounds
+
+
+def _split_lines(
+    lines: Lines, layer: int, pieces: Pieces, ids: np.ndarray
+) -> tuple[Lines, np.ndarray | None]:
+    """The lines of a layer within leaves, and what their betas subtract."""
+    splits = [
+        (row, what[1], side, beta)
+        for row, i in enumerate(ids)
+        for (what, side), beta in zip(pieces.paths[i], pieces.beta[i], strict=True)
+        if what[0] == layer
+    ]
+    sloped = any(pieces.slopes[i][layer][0].size for i in ids)
+    if not splits and not sloped:
+        return lines, None
+    low, high, intercept, height, unstable = (
+        np.repeat(a, len(ids), axis=0) for a in lines
+    )
+    for row, i in enumerate(ids):
+        at, values = pieces.slopes[i][layer]
+        low[row, at] = np.where(unstable[row, at], values, low[row, at])
+    if not splits:
+        return Lines(low, high, intercept, height, unstable), None
+    row, neuron = (np.asarray([s[k] for s in splits]) for k in (0, 1))
+    side = np.asarray([s[2] for s in splits], np.float64)
+    beta = np.asarray([s[3] for s in splits])
+    low[row, neuron] = high[row, neuron] = side > 0
+    intercept[row, neuron] = 0.0
+    height[row, neuron] *= side > 0
+    betas = np.zeros_like(low)
+    np.add.at(betas, (row, neuron), beta * side)
+    return Lines(low, high, intercept, height, unstable), betas
+
+
+def _root_tightening(
+    plan: Plan, box: Domain, roots: Sequence[RootLayer]
+) -> passes.Tighten:
+    """Backward bounds of the neurons that root layers list."""
+
+    def tighten(layer: int, low, high, before: list[Lines]) -> None:
+        value = plan.layers[layer]
+        steps = plan.before(value)
+        for root in roots:
+            if root.layer != layer:
+                continue
+            neurons = np.asarray(root.neurons, np.int64)
+            for chunk in passes.chunks(plan, len(neurons)):
+                part = neurons[chunk]
+                for sign, slopes in ((1.0, root.lower), (-1.0, root.upper)):
+                    rows = passes.units(value, part, np.full(len(part), sign))
+                    found = passes.pull(
+                        plan,
+                        value,
+                        rows,
+                        _with_slopes(root, slopes, before),
+                        chunk,
+                        steps,
+                    )
+                    bound = passes.least(*found, box)
+                    if sign > 0:
+                        low[0, part] = np.maximum(low[0, part], bound)
+                    else:
+                        high[0, part] = np.minimum(high[0, part], -bound)
+        _finite(low, high, layer)
+
+    return tighten
+
+
+def _with_slopes(
+    root: RootLayer, slopes: Sequence[np.ndarray], before: list[Lines]
+) -> passes.Choose:
+    def choose(layer: int, rows: slice) -> tuple[Lines, None]:
+        lines = before[layer]
+        columns = np.asarray(root.columns[layer], np.int64)
+        if not columns.size:
+            return lines, None
+        given = np.asarray(slopes[layer], np.float64)
+        given = given if given.shape[0] == 1 else given[rows]
+        low = np.repeat(lines.low, given.shape[0], axis=0)
+        low[:, columns] = np.where(lines.unstable[:, columns], given, low[:, columns])
+        return lines._replace(low=low), None
+
+    return choose
+
+
+# Certificates of input splits.
+
+
+def _box_bounds(problem, plan: Plan, pieces, ids, region) -> np.ndarray:
+    whole = domain(region)
+    lower, upper = _boxes(whole, [pieces.paths[i] for i in ids])
+    both, box_of = np.unique(
+        np.concatenate([lower, upper], 1), axis=0, return_inverse=True
+    )
+    box_of = box_of.ravel()
+    n = lower.shape[1]
+    rows, const = _rows(problem, pieces, ids)
+    bounds = np.full(len(ids), np.inf)
+    for start in range(0, len(both), BOXES):
+        part = both[start : start + BOXES]
+        box = whole._replace(lower=part[:, :n], upper=part[:, n:])
+        every: list[Lines] = []
+        tighten = _box_tightening(plan, box)
+        hidden = passes.forward(plan, box, tighten)
+        every = [passes.lines(*b) for b in zip(*hidden, strict=True)]
+        mine = np.flatnonzero((box_of >= start) & (box_of < start + len(part)))
+        owner = box_of[mine] - start
+        own = Ball(rows.mid[mine], rows.rad[mine])
+        own_const = Ball(const.mid[mine], const.rad[mine])
+        for chunk in passes.chunks(plan, len(mine)):
+            left, offset = passes.pull(
+                plan,
+                plan.output,
+                _part(own, chunk),
+                _owned(every, owner),
+                chunk,
+                plan.steps,
+            )
+            offset = balls.add(offset, _part(own_const, chunk))
+            bounds[mine[chunk]] = passes.least(left, offset, _of(box, owner[chunk]))
+    # A box with no point in it needs no proof.
+    return np.where((lower > upper).any(1), np.inf, bounds)
+
+
+def _boxes(whole: Domain, paths: list) -> tuple[np.ndarray, np.ndarray]:
+    lower = np.repeat(whole.lower, len(paths), axis=0)
+    upper = np.repeat(whole.upper, len(paths), axis=0)
+    for row, path in enumerate(paths):
+        for (dimension, threshold), side in path:
+            if side > 0:
+                lower[row, dimension] = max(lower[row, dimension], threshold)
+            else:
+                upper[row, dimension] = min(upper[row, dimension], threshold)
+    return lower, upper
+
+
+def _of(box: Domain, owner: np.ndarray) -> Domain:
+    return box._replace(lower=box.lower[owner], upper=box.upper[owner])
+
+
+def _owned(every: list[Lines], owner: np.ndarray) -> passes.Choose:
+    def choose(layer: int, rows: slice) -> tuple[Lines, None]:
+        return Lines(*(a[owner[rows]] for a in every[layer])), None
+
+    return choose
+
+
+def _box_tightening(plan: Plan, box: Domain) -> passes.Tighten:
+    """Backward bounds of all neurons that intervals leave unstable."""
+
+    def tighten(layer: int, low, high, before: list[Lines]) -> None:
+        value = plan.layers[layer]
+        if box.center is not None or not plan.is_exact(value):
+            steps = plan.before(value)
+            owner, neuron = np.nonzero((low < 0) & (high > 0))
+            for chunk in passes.chunks(plan, len(owner)):
+                at = (owner[chunk], neuron[chunk])
+                for sign in (1.0, -1.0):
+                    rows = passes.units(value, at[1], np.full(len(at[1]), sign))
+                    found = passes.pull(
+                        plan, value, rows, _owned(before, owner), chunk, steps
+                    )
+                    bound = passes.least(*found, _of(box, at[0]))
+                    if sign > 0:
+                        low[at] = np.maximum(low[at], bound)
+                    else:
+                        high[at] = np.minimum(high[at], -bound)
+        _finite(low, high, layer)
+
+    return tighten

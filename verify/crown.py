@@ -1,0 +1,278 @@
+"""CROWN: bounds of the hidden values and of a specification (arXiv 1811.00866)."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from core.types import Array
+from graph import Node, Value
+from verify import intervals
+from verify.backward import Relax, backward, lower_of
+from verify.network import Network, Weights
+from verify.properties import Spec
+from verify.regions import Region
+from verify.relaxations import RULES
+from verify.types import Bounds, Lines
+
+Hidden = tuple[Bounds, ...]
+"""Bounds of the hidden values, in the order of `Network.hidden`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CrownConfig:
+    """How CROWN bounds hidden values.
+
+    Attributes:
+      intersect: whether hidden bounds are intersected with intervals: never looser.
+      chunk: rows that go back at once; bounds the memory.
+      capacity: the most neurons of a hidden value that get backward bounds, those of
+        the widest unstable intervals; the others keep their intervals. 0 means all.
+    """
+
+    intersect: bool = True
+    chunk: int = 256
+    capacity: int = 0
+
+
+def rows_of_spec(network: Network, spec: Spec) -> dict[Value, Array]:
+    """Returns the rows of a specification as coefficients on the output."""
+    value = network.output
+    return {value: jnp.asarray(spec.C, value.dtype).reshape(-1, *value.shape)}
+
+
+def relaxation(
+    network: Network,
+    table: Mapping[Value, Array],
+    found: intervals.Intervals,
+    slopes: Mapping[Node, Array] | None = None,
+) -> Relax:
+    """Returns the relaxation of every nonlinear node within intervals.
+
+    Args:
+      network: the function.
+      table: its weights.
+      found: bounds of the operands of the nodes that will be passed.
+      slopes: the free parameters of nodes, [free, *shape], or [S, free, *shape] for
+        one set a row; a node without takes its rule's default.
+    """
+
+    def relax(node: Node, rows: Array) -> tuple[Sequence[Array], Array]:
+        rule = RULES[node.op]
+        params = intervals.rule_params(node)
+        bounds = intervals.operand_bounds(network, table, node, found)
+        alpha = None if slopes is None else slopes.get(node)
+
+        def make(alpha: Array | None) -> Lines:
+            return rule.lines(*bounds, alpha=alpha, **params)
+
+        per_row = alpha is not None and alpha.ndim == rows.ndim + 1
+        lines = jax.vmap(make)(alpha) if per_row else make(alpha)
+        reached = [v in network.active for v in node.inputs]
+        values = [table.get(v, jnp.zeros(())) for v in node.inputs]
+        return lower_of(lines, rows, reached, values)
+
+    return relax
+
+
+def concretize(
+    network: Network, left: Mapping[Value, Array], offset: Array, region: Region
+) -> Array:
+    """Returns the least value [S] of rows on the input over a region."""
+    if network.input not in left:
+        return offset
+    return offset + region.minimum(left[network.input])
+
+
+TOLERANCE = 1e-5
+"""Share of the size of a bound's terms that rounding may cost, in float32."""
+
+
+def rounding(rows: Array, offset: Array, region: Region) -> Array:
+    """Returns what a bound must be above 0 by to count as positive, [S].
+
+    A share of |offset| + sum |A| max(|x|) over the region: far above the usual error
+    of the sums in the type of `rows`, though no proof; a certificate is one.
+
+    Args:
+      rows: coefficients on the input, [S, *shape].
+      offset: constants, [S].
+      region: of the input.
+    """
+    scale = jnp.maximum(jnp.abs(region.lower), jnp.abs(region.upper)).reshape(-1)
+    size = jnp.abs(rows).reshape(rows.shape[0], -1) @ scale.astype(rows.dtype)
+    share = TOLERANCE if rows.dtype == jnp.float32 else 1e-12
+    return share * (size + jnp.abs(offset))
+
+
+def hidden_bounds(
+    network: Network,
+    weights: Weights,
+    region: Region,
+    config: CrownConfig = CrownConfig(),
+    *,
+    backward_passes: bool = True,
+) -> Hidden:
+    """Returns bounds of all hidden values, each by a full backward pass.
+
+    Args:
+      network: the function.
+      weights: as `network.prepare` gives them.
+      region: of the input.
+      config: see there.
+      backward_passes: without them, intervals alone (for CROWN-IBP).
+    """
+    table = network.table(weights)
+    found = intervals.start(network, region.lower, region.upper)
+    for value in network.hidden:
+        before = network.before(value)
+        new = [node for node in before if node.outputs[0] not in found]
+        intervals.advance(network, table, new, found)
+        if backward_passes and not _is_exact(network, before, region):
+            relax = relaxation(network, table, found)
+            own = found[value]
+            tighter = _rows_bounds(
+                network, table, region, relax, value, own, before, config
+            )
+            if config.intersect:
+                tighter = intervals.intersect(tighter, own)
+            found[value] = tighter
+    return tuple(found[value] for value in network.hidden)
+
+
+_MIXING = frozenset(
+    "dot_general conv_general_dilated reduce_sum reduce_window_sum cumsum add sub "
+    "add_any".split()
+)
+
+
+def _is_exact(network: Network, before: Sequence[Node], region: Region) -> bool:
+    """Whether the intervals of a value are exact already.
+
+    They are for a box and affine operators of which one alone adds entries up.
+    """
+    mixing = [
+        node
+        for node in before
+        if node.op in _MIXING
+        and (
+            node.op not in ("add", "sub", "add_any")
+            or all(v in network.active for v in node.inputs)
+        )
+    ]
+    nonlinear = set(network.nonlinear).intersection(before)
+    return region.radius is None and not nonlinear and len(mixing) <= 1
+
+
+def _rows_bounds(
+    network, table, region, relax, value, own: Bounds, before, config
+) -> Bounds:
+    """Bounds of the neurons of one hidden value, chunk by chunk."""
+    size = own.lower.size
+    if config.capacity and config.capacity < size:
+        low, high = own.lower.reshape(-1), own.upper.reshape(-1)
+        width = jnp.where((low < 0) & (high > 0), high - low, -1.0)
+        _, index = lax.top_k(width, config.capacity)
+    else:
+        index = jnp.arange(size)
+    n = index.shape[0]
+    chunk = min(config.chunk, n)
+    padded = jnp.pad(index, (0, -n % chunk), mode="edge").reshape(-1, chunk)
+
+    def bound(part: Array) -> tuple[Array, Array]:
+        unit = jax.nn.one_hot(part, size, dtype=own.lower.dtype)
+        unit = unit.reshape(chunk, *value.shape)
+        both = jnp.concatenate([unit, -unit])
+        left, offset = backward(network, table, {value: both}, relax, before)
+        least = concretize(network, left, offset, region)
+        return least[:chunk], -least[chunk:]
+
+    if padded.shape[0] == 1:
+        low, high = bound(padded[0])
+    else:
+        low, high = lax.map(bound, padded)
+    low, high = low.reshape(-1)[:n], high.reshape(-1)[:n]
+    if n == size:
+        return Bounds(low.reshape(value.shape), high.reshape(value.shape))
+    lower = own.lower.reshape(-1).at[index].max(low).reshape(value.shape)
+    upper = own.upper.reshape(-1).at[index].min(high).reshape(value.shape)
+    return Bounds(lower, upper)
+
+
+def intervals_from(
+    network: Network, region: Region, hidden: Hidden
+) -> intervals.Intervals:
+    """Returns intervals of all that relaxations need, hidden bounds given."""
+    found = intervals.start(network, region.lower, region.upper)
+    found.update(zip(network.hidden, hidden, strict=True))
+    return found
+
+
+def spec_bound(
+    network: Network,
+    weights: Weights,
+    region: Region,
+    spec: Spec,
+    hidden: Hidden,
+    slopes: Mapping[Node, Array] | None = None,
+    *,
+    margin: bool = False,
+) -> Array:
+    """Returns lower bounds [S] of C y + d over a region, hidden bounds given.
+
+    Args:
+      network: the function.
+      weights: as `network.prepare` gives them.
+      region: of the input.
+      spec: the rows.
+      hidden: bounds of the hidden values.
+      slopes: free parameters of nonlinear nodes; the rules' defaults if left out.
+      margin: whether the bounds are lowered by `rounding`.
+    """
+    table = network.table(weights)
+    found = intervals_from(network, region, hidden)
+    relax = relaxation(network, table, found, slopes)
+    left, offset = backward(network, table, rows_of_spec(network, spec), relax)
+    offset = offset + jnp.asarray(spec.d, offset.dtype)
+    least = concretize(network, left, offset, region)
+    if margin and network.input in left:
+        least = least - rounding(left[network.input], offset, region)
+    return least
+
+
+def interval_bound(
+    network: Network,
+    weights: Weights,
+    region: Region,
+    spec: Spec,
+    *,
+    margin: bool = False,
+) -> Array:
+    """Returns lower bounds [S] of C y + d by intervals.
+
+    The rows go back to the last nonlinear outputs first, so that the intervals of the
+    outputs are not subtracted from each other.
+    """
+    table = network.table(weights)
+    found = intervals.start(network, region.lower, region.upper)
+    intervals.advance(network, table, network.nodes, found)
+    nonlinear = set(network.nonlinear)
+    last = [n for n in network.nodes if n not in nonlinear]
+
+    def relax(node: Node, rows: Array) -> tuple[Sequence[Array], Array]:
+        raise AssertionError(node.op)
+
+    rows = rows_of_spec(network, spec)
+    left, offset = backward(network, table, rows, relax, last)
+    total = offset + jnp.asarray(spec.d, offset.dtype)
+    for value, part in left.items():
+        bounds = found[value]
+        box = Region(bounds.lower, bounds.upper)
+        exact = region if value is network.input else box
+        total = total + exact.minimum(part)
+        if margin:
+            zero = jnp.zeros_like(total)
+            total = total - rounding(part, zero, exact)
+    return total

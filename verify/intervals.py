@@ -1,0 +1,83 @@
+"""Interval bounds of every value, forward through the network."""
+
+from collections.abc import Iterable, Mapping
+
+import jax.numpy as jnp
+
+from core.types import Array
+from graph import Node, Value
+from verify import affine
+from verify.network import Network, Weights
+from verify.relaxations import RULES
+from verify.types import Bounds
+
+Intervals = dict[Value, Bounds]
+
+
+def start(network: Network, lower: Array, upper: Array) -> Intervals:
+    """Returns the intervals of the input alone."""
+    return {network.input: Bounds(lower, upper)}
+
+
+def advance(
+    network: Network,
+    table: Mapping[Value, Array],
+    nodes: Iterable[Node],
+    found: Intervals,
+) -> None:
+    """Adds the intervals of the outputs of `nodes`, in topological order, to `found`.
+
+    Affine operators take the centre and the radius of their operands: the radius goes
+    through the absolute weights.
+    """
+    for node in nodes:
+        reached = [v for v in node.inputs if v in network.active]
+        if affine.is_affine(node, network.active):
+            (out,) = node.outputs
+            found[out] = _affine(network, table, node, [found[v] for v in reached])
+            continue
+        for out in node.outputs:
+            found[out] = _nonlinear(network, table, node, found)
+
+
+def operand_bounds(
+    network: Network, table: Mapping[Value, Array], node: Node, found: Intervals
+) -> list[Bounds]:
+    """Returns the bounds of all operands; those of a weight are twice the weight."""
+    return [
+        found[v] if v in network.active else Bounds(table[v], table[v])
+        for v in node.inputs
+    ]
+
+
+def intersect(a: Bounds, b: Bounds) -> Bounds:
+    """Returns what both say. Bounds that contradict each other meet in one point.
+
+    Rounding can make two sound bounds of one number cross by a few units in the last
+    place; the crossing is closed at the lower bound of `a`.
+    """
+    lower = jnp.maximum(a.lower, b.lower)
+    upper = jnp.minimum(a.upper, b.upper)
+    return Bounds(jnp.minimum(lower, upper), jnp.maximum(lower, upper))
+
+
+def _affine(network, table, node, bounds) -> Bounds:
+    centres = [0.5 * (b.upper + b.lower) for b in bounds]
+    radii = [0.5 * (b.upper - b.lower) for b in bounds]
+    centre = affine.linear(node, network.active, table)(*centres)
+    added = affine.constant(node, network.active, table)
+    if added is not None:
+        centre = centre + added
+    radius = affine.linear(node, network.active, table, absolute=True)(*radii)
+    return Bounds(centre - radius, centre + radius)
+
+
+def _nonlinear(network, table, node, found) -> Bounds:
+    rule = RULES[node.op]
+    bounds = operand_bounds(network, table, node, found)
+    return rule.interval(*bounds, **rule_params(node))
+
+
+def rule_params(node: Node) -> dict[str, object]:
+    """Returns the parameters of an operator that its relaxation takes."""
+    return {k: v for k, v in node.params.items() if k in ("y", "axis")}

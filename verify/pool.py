@@ -1,0 +1,112 @@
+"""The open sub-domains of a search, on the host, in memory that is bounded."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Batch(NamedTuple):
+    """Sub-domains taken from a pool, P of them, of n neurons over all layers.
+
+    Attributes:
+      lower: bounds, float32 [P].
+      clause: position of the clause, int32 [P].
+      splits: int8 [P, n].
+      alpha: float32 [P, n].
+      beta: float32 [P, n].
+      weights: of the clause's rows, float32 [P, m].
+      node: position in the tree of splits, int64 [P].
+    """
+
+    lower: np.ndarray
+    clause: np.ndarray
+    splits: np.ndarray
+    alpha: np.ndarray
+    beta: np.ndarray
+    weights: np.ndarray
+    node: np.ndarray
+
+
+_STORED = Batch(
+    np.dtype(np.float32),
+    np.dtype(np.int32),
+    np.dtype(np.int8),
+    np.dtype(np.float16),  # any alpha in [0, 1] and beta >= 0 is sound
+    np.dtype(np.float16),
+    np.dtype(np.float32),
+    np.dtype(np.int64),
+)
+
+
+class Pool:
+    """Sub-domains by lower bound; grows by doubling up to a capacity.
+
+    Args:
+      n: neurons over all layers.
+      m: rows of a clause.
+      capacity: the most sub-domains; `full` says when it is exceeded.
+    """
+
+    def __init__(self, n: int, m: int, capacity: int):
+        self.capacity = capacity
+        self.size = 0
+        widths = Batch(0, 0, n, n, n, m, 0)
+        self._arrays = [
+            np.zeros((256, width) if width else 256, dtype)
+            for width, dtype in zip(widths, _STORED, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def full(self) -> bool:
+        """Whether there are more sub-domains than the capacity."""
+        return self.size > self.capacity
+
+    @property
+    def lowest(self) -> float:
+        """The least bound of all, infinity if there is none."""
+        return float(self._arrays[0][: self.size].min(initial=np.inf))
+
+    def add(self, batch: Batch) -> None:
+        """Adds sub-domains."""
+        need = self.size + len(batch.lower)
+        room = len(self._arrays[0])
+        if need > room:
+            room = max(need, 2 * room)
+            for k, array in enumerate(self._arrays):
+                larger = np.zeros((room, *array.shape[1:]), array.dtype)
+                larger[: self.size] = array[: self.size]
+                self._arrays[k] = larger
+        largest = np.finfo(np.float16).max
+        stored = batch._replace(beta=np.minimum(batch.beta, largest))
+        for array, part in zip(self._arrays, stored, strict=True):
+            array[self.size : need] = part
+        self.size = need
+
+    def take(self, count: int) -> Batch:
+        """Removes and returns the `count` sub-domains of the lowest bounds."""
+        count = min(count, self.size)
+        lower = self._arrays[0][: self.size]
+        if count < self.size:
+            order = np.argpartition(lower, count - 1)
+            chosen, rest = order[:count], np.sort(order[count:])
+        else:
+            chosen, rest = np.arange(self.size), np.arange(0)
+        taken = [array[chosen] for array in self._arrays]
+        for array in self._arrays:
+            _close(array, chosen, self.size)
+        self.size = len(rest)
+        found = Batch(*taken)
+        return found._replace(
+            alpha=found.alpha.astype(np.float32), beta=found.beta.astype(np.float32)
+        )
+
+
+def _close(array: np.ndarray, gone: np.ndarray, size: int) -> None:
+    """Moves entries from the end into the places that are gone."""
+    left = size - len(gone)
+    holes = gone[gone < left]
+    tail = np.setdiff1d(np.arange(left, size), gone, assume_unique=True)
+    array[holes] = array[tail]

@@ -1,0 +1,241 @@
+"""The root of a search: all clauses of one region bounded before anything is split."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from verify import alpha as va
+from verify import crown
+from verify.network import Network, Weights
+from verify.pool import Batch
+from verify.problem import Config
+from verify.programs import Programs, Shape, programs
+from verify.properties import Spec
+from verify.reduce import Reduced, Reducer
+from verify.regions import Region
+from verify.types import Bounds
+
+ROWS = (1, 2, 4, 10, 20, 50, 100)
+"""Rows of a specification are padded to the least of these."""
+CHUNK = 20
+"""Iterations of alpha-CROWN between looks at the clock."""
+
+
+@dataclasses.dataclass(eq=False)
+class Rooted:
+    """What is known before the first split.
+
+    Attributes:
+      lower: the best bound of each clause, [clauses]: positive ones are refuted.
+      phase: what gave it last: "interval", "crown" or "alpha".
+      reduced: the network within the tightened bounds, None where nothing is open.
+      programs: of its shape.
+      region: its flat input.
+      start: one sub-domain for each open clause.
+      slopes: of the hidden bounds, for certificates: (reduced form, `va.Slopes`).
+    """
+
+    lower: np.ndarray
+    phase: str
+    reduced: Reduced | None = None
+    programs: Programs | None = None
+    region: Region | None = None
+    start: Batch | None = None
+    slopes: tuple[Reduced, va.Slopes] | None = None
+
+
+class Rooter:
+    """Bounds the clauses of a region of one network; compiles once."""
+
+    def __init__(self, network: Network):
+        self.network = network
+        self.reducer = Reducer(network)
+        self.shapes: list[Shape] = []
+        self.interval = jax.jit(
+            functools.partial(crown.interval_bound, network, margin=True)
+        )
+        self.hidden = jax.jit(functools.partial(crown.hidden_bounds, network))
+        self.bound = jax.jit(functools.partial(crown.spec_bound, network, margin=True))
+
+    def crown(
+        self, weights: Weights, region: Region, specs: Sequence[Spec], config: Config
+    ) -> tuple[np.ndarray, str, Any]:
+        """Returns bounds of each clause by intervals and by CROWN.
+
+        Args:
+          weights: of the network.
+          region: of the network's input and type.
+          specs: of each clause, all of one number of rows.
+          config: of the search.
+
+        Returns:
+          The better bound of each clause, its method, and the hidden bounds, which are
+          None where intervals are enough.
+        """
+        spec, _ = stacked(specs)
+        lower = by_clause(self.interval(weights, region, spec), specs)
+        if (lower > 0).all() or config.method == "interval":
+            return lower, "interval", None
+        hidden = self.hidden(weights, region)
+        found = by_clause(self.bound(weights, region, spec, hidden), specs)
+        return np.maximum(lower, found), "crown", hidden
+
+    def reduced(self, weights: Weights, hidden: Any) -> tuple[Reduced, Programs]:
+        """Returns the reduced form within hidden bounds, and its programs."""
+        reduced = self.reducer(weights, hidden)
+        shape = self._shape(reduced)
+        fits = [
+            s for s in self.shapes if s.holds(shape) and s.macs() < 1.5 * shape.macs()
+        ]
+        if fits:
+            best = min(fits, key=Shape.macs)
+            if best != shape:
+                reduced = self.reducer(weights, hidden, best.neurons)
+        else:
+            self.shapes.append(shape)
+        return reduced, programs(self._shape(reduced))
+
+    def alpha(
+        self,
+        weights: Weights,
+        region: Region,
+        specs: Sequence[Spec],
+        hidden: Any,
+        form: tuple[Reduced, Programs],
+        config: Config,
+        deadline: float,
+        progress: Callable[[str], None] | None = None,
+    ) -> Rooted:
+        """Returns alpha-CROWN's bounds, hidden ones optimised too, on a reduced form.
+
+        Stops early where all clauses are refuted or the least bound stalls.
+
+        Args:
+          weights: of the network.
+          region: of the network's input and type.
+          specs: of each clause.
+          hidden: bounds that `form` was made within.
+          form: as `reduced` gives it.
+          config: of the search.
+          deadline: of `time.monotonic`.
+          progress: called with a line of text.
+        """
+        reduced, program = form
+        spec, _ = stacked(specs)
+        flat = Region(region.lower.reshape(-1), region.upper.reshape(-1))
+        rows = spec.C.shape[0]
+        settings = va.AlphaConfig(CHUNK, config.learning_rate_root, config.decay)
+        params = jax.tree.map(jnp.asarray, reduced.params)
+        bounds = tuple(Bounds(*map(jnp.asarray, b)) for b in reduced.hidden)
+        slopes = program.start(params, flat, bounds, rows, settings)
+        best = np.full(len(specs), -np.inf)
+        state = None
+        for done in range(0, max(config.root_steps, 1), CHUNK):
+            rate = config.learning_rate_root * config.decay**done
+            start = (slopes, jnp.asarray(rate, flat.lower.dtype))
+            state = program.root(params, flat, spec, bounds, start, settings)
+            slopes, bounds = state.slopes, state.hidden
+            before, best = best, by_clause(state.lower, specs)
+            if progress is not None:
+                progress(f"alpha-CROWN: lower bound {best.min():.4g}")
+            late = time.monotonic() > deadline
+            if (best > 0).all() or late or not _gains(before, best):
+                break
+        assert state is not None
+        proof = (reduced, state.slopes)
+        if (best > 0).all() or config.method == "alpha":
+            return Rooted(best, "alpha", slopes=proof)
+        return self._branchable(
+            weights, hidden, reduced, state, best, specs, flat
+        )
+
+    def _branchable(
+        self, weights, hidden, reduced, state, best, specs, flat
+    ) -> Rooted:
+        """The network within the tightened bounds, and where a search starts."""
+        count, m = len(specs), specs[0].C.shape[0]
+        tight = self._spread(hidden, reduced, state.hidden)
+        smaller, program = self.reduced(weights, tight)
+        open_clauses = np.flatnonzero(best <= 0)
+        found = np.asarray(state.lower)[: count * m].reshape(count, m)
+        row = found.argmax(-1)
+        width = sum(smaller.sizes)
+        alpha = np.zeros((len(open_clauses), width), np.float32)
+        at = 0
+        for k, size in enumerate(smaller.sizes):
+            slopes = np.asarray(state.slopes["output"][k])[:, 0]
+            column = np.searchsorted(reduced.index[k], smaller.index[k])
+            for i, clause in enumerate(open_clauses):
+                own = slopes[clause * m + row[clause]]
+                alpha[i, at : at + len(column)] = own[column]
+            at += size
+        weights_of = np.zeros((len(open_clauses), m), np.float32)
+        weights_of[np.arange(len(open_clauses)), row[open_clauses]] = 1
+        start = Batch(
+            best[open_clauses].astype(np.float32),
+            open_clauses.astype(np.int32),
+            np.zeros((len(open_clauses), width), np.int8),
+            alpha,
+            np.zeros_like(alpha),
+            weights_of,
+            open_clauses.astype(np.int64),
+        )
+        return Rooted(
+            best,
+            "alpha",
+            smaller,
+            program,
+            flat,
+            start,
+            (reduced, state.slopes),
+        )
+
+    def _shape(self, reduced: Reduced) -> Shape:
+        n_in = int(np.prod(self.network.input.shape))
+        n_out = int(np.prod(self.network.output.shape))
+        return Shape(n_in, reduced.sizes, n_out, str(self.network.input.dtype))
+
+    def _spread(self, hidden: Any, reduced: Reduced, tight: Any) -> list[Bounds]:
+        """Tightened bounds of the unstable neurons, in the place of the old ones."""
+        place = {v: k for k, v in enumerate(self.reducer.layers)}
+        found = []
+        for value, bounds in zip(self.network.hidden, hidden, strict=True):
+            lower = np.array(bounds.lower).reshape(-1)
+            upper = np.array(bounds.upper).reshape(-1)
+            k = place[value]
+            index = reduced.index[k]
+            lower[index] = np.asarray(tight[k].lower)[: len(index)]
+            upper[index] = np.asarray(tight[k].upper)[: len(index)]
+            shape = bounds.lower.shape
+            found.append(Bounds(lower.reshape(shape), upper.reshape(shape)))
+        return found
+
+
+def stacked(specs: Sequence[Spec]) -> tuple[Spec, int]:
+    """Returns all rows of all clauses, padded to one of `ROWS`, and how many are real."""
+    C = np.concatenate([np.asarray(s.C) for s in specs])
+    d = np.concatenate([np.asarray(s.d) for s in specs])
+    real = len(d)
+    total = next((n for n in ROWS if n >= real), real)
+    extra = total - real
+    C = np.concatenate([C, np.repeat(C[-1:], extra, 0)])
+    return Spec(jnp.asarray(C), jnp.asarray(np.pad(d, (0, extra), mode="edge"))), real
+
+
+def by_clause(lower: Any, specs: Sequence[Spec]) -> np.ndarray:
+    """Returns the best row of each clause, [clauses], from bounds of `stacked` rows."""
+    count, m = len(specs), specs[0].C.shape[0]
+    flat = np.asarray(lower)[: count * m].reshape(count, m)
+    return np.nan_to_num(flat, nan=-np.inf).max(-1)
+
+
+def _gains(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether the least bound still rises by a percent."""
+    least = before.min()
+    return bool(not np.isfinite(least) or after.min() > least + 0.01 * abs(least))

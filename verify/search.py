@@ -1,0 +1,410 @@
+"""The verifier: falsify, bound, branch; a verdict with its reasons."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core.errors import GraphError
+from core.types import PyTree
+from verify import bab, boxes, exact, falsify, reduce
+from verify.network import Network, network
+from verify.problem import Config, Problem, Verdict
+from verify.properties import Clause, Property, Spec
+from verify.regions import Region, outward
+from verify.root import Rooted, Rooter
+from verify.types import Bounds
+
+Progress = Callable[[str], None]
+
+
+def verify(
+    problem: Problem,
+    config: Config = Config(),  # noqa: B008 - frozen
+    *,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Decides whether a property holds, within a time limit.
+
+    Projected gradient descent looks for a counterexample first. Then each region is
+    bounded by intervals, CROWN and alpha-CROWN, and what stays open is split: ReLU
+    neurons with beta-CROWN (arXiv 2103.06624), or the input box where it has few
+    dimensions.
+
+    Args:
+      problem: network and property.
+      config: how to search.
+      progress: called with a line of text as the search goes on.
+
+    Returns:
+      The verdict. A counterexample is checked in float64 before it is reported, and
+      a bound that is not a number proves nothing.
+
+    Raises:
+      GraphError: an operator that can not be bounded.
+      ShapeError: a property of other shapes than the network.
+    """
+    verifier = verifier_of(problem)
+    return verifier(problem.params, problem.property, config, progress)
+
+
+def verifier_of(problem: Problem) -> "Verifier":
+    """Returns the verifier of a problem's network, the same one for the same `fn`."""
+    structs = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a)), problem.params
+    )
+    leaves, tree = jax.tree.flatten(structs)
+    return _verifier(problem.fn, tuple(leaves), tree, problem.property.input_shape)
+
+
+@functools.lru_cache(maxsize=16)
+def _verifier(fn: Any, leaves: Any, tree: Any, shape: tuple[int, ...]) -> "Verifier":
+    return Verifier(fn, jax.tree.unflatten(tree, leaves), shape)
+
+
+@dataclasses.dataclass
+class _Search:
+    """One search under way."""
+
+    params: PyTree
+    property: Property
+    config: Config
+    began: float
+    progress: Progress | None
+    domains: int = 0
+    lower: float = np.inf
+    phase: str = ""
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def deadline(self) -> float:
+        return self.began + self.config.timeout_s
+
+    def say(self, text: str) -> None:
+        if self.progress is not None:
+            self.progress(text)
+
+    def verdict(self, status: Any, why: str = "", witness: Any = None) -> Verdict:
+        lower = self.lower if np.isfinite(self.lower) else 0.0
+        found = None if witness is None else (witness.x, witness.y)
+        seconds = time.monotonic() - self.began
+        return Verdict(
+            status,
+            float(lower),
+            self.domains,
+            seconds,
+            self.phase,
+            why,
+            found,
+            info=self.info,
+        )
+
+
+class Verifier:
+    """Verifies properties of one function; what it compiles serves all of them.
+
+    Args:
+      fn: `fn(params, x) -> y`.
+      params: arrays or their `jax.ShapeDtypeStruct`s.
+      input_shape: of x.
+    """
+
+    def __init__(self, fn: Any, params: PyTree, input_shape: tuple[int, ...]):
+        self.fn = fn
+        kinds = [leaf.dtype for leaf in jax.tree.leaves(params)]
+        floats = [k for k in kinds if jnp.issubdtype(k, jnp.floating)]
+        self.dtype = np.dtype(floats[0] if floats else np.float32)
+        example = jax.ShapeDtypeStruct(input_shape, self.dtype)
+        self.network: Network = network(fn, params, example)
+        self.prepare = jax.jit(self.network.prepare)
+        self.boxes = boxes.BoxSearch(self.network)
+
+    @functools.cached_property
+    def rooter(self) -> Rooter:
+        """Bounds and reduces; only for ReLU networks."""
+        return Rooter(self.network)
+
+    @property
+    def is_piecewise_linear(self) -> bool:
+        """Whether splitting neurons decides every property."""
+        return all(node.op == "relu" for node in self.network.nonlinear)
+
+    def __call__(
+        self,
+        params: PyTree,
+        prop: Property,
+        config: Config = Config(),  # noqa: B008 - frozen
+        progress: Progress | None = None,
+    ) -> Verdict:
+        """Decides a property; see `verify`."""
+        search = _Search(params, prop, config, time.monotonic(), progress)
+        weights = self.prepare(params)
+        for region, clauses in grouped(prop):
+            verdict = self._region(search, weights, region, clauses)
+            if verdict is not None:
+                return verdict
+        return search.verdict("unsat")
+
+    def _attack(
+        self, search: _Search, form: Any = None, clauses: Any = None, share: float = 1.0
+    ) -> falsify.Witness | None:
+        """Projected gradient descent, on the reduced form where there is one.
+
+        Args:
+          search: under way.
+          form: parameters of a reduced network, which is much faster than the
+            original where that has convolutions.
+          clauses: to attack; all if left out.
+          share: of the restarts and steps.
+        """
+        config = search.config
+        if not config.restarts:
+            return None
+        restarts = max(int(config.restarts * share), 4)
+        steps = max(int(config.attack_steps * share), 20)
+        attack = falsify.Attack(restarts=restarts, steps=steps)
+        prop, fn, params = search.property, self.fn, search.params
+        clauses = prop.clauses if clauses is None else tuple(clauses)
+        prop = dataclasses.replace(prop, clauses=clauses)
+        if form is not None:
+            fn, params, prop = reduce.apply, form, flattened(prop)
+        key = jax.random.key(config.seed)
+        for candidate in falsify.falsify(fn, params, prop, key, attack)[:4]:
+            if candidate.margin <= 1e-3:
+                shape = self.network.input.shape
+                witness = self._check(search, candidate.x.reshape(shape))
+                if witness is not None:
+                    search.phase = "attack"
+                    search.lower = min(witness.margin, 0.0)
+                    return witness
+        return None
+
+    def _region(
+        self, search: _Search, weights: Any, region: Region, clauses: list[Clause]
+    ) -> Verdict | None:
+        """Decides the clauses of one region; None where all are refuted."""
+        config = search.config
+        inside = jax.tree.map(jnp.asarray, outward(region, self.dtype))
+        specs = padded(clauses, self.dtype)
+        small = int(np.prod(self.network.input.shape)) <= config.input_limit
+        if config.branching == "input" or (
+            config.branching == "auto" and (small or not self.is_piecewise_linear)
+        ):
+            witness = self._attack(search, None, clauses)
+            if witness is not None:
+                return search.verdict("sat", witness=witness)
+            return self._boxes(search, weights, inside, specs)
+        if not self.is_piecewise_linear:
+            raise GraphError(
+                "branching='relu': the network has operators that are not piecewise "
+                "linear; use branching='input' or 'auto'"
+            )
+        rooter = self.rooter
+        search.domains += len(specs)
+        lower, search.phase, hidden = rooter.crown(weights, inside, specs, config)
+        search.say(f"{search.phase}: lower bound {lower.min():.4g}")
+        if (lower > 0).all():
+            search.lower = min(search.lower, float(lower.min()))
+            return None
+        if hidden is None:  # the caller wants no more than intervals
+            hidden = rooter.hidden(weights, inside)
+        left = np.flatnonzero(lower <= 0)
+        specs = [specs[k] for k in left]
+        clauses = [clauses[k] for k in left]
+        form = rooter.reduced(weights, hidden)
+        quick = self._attack(search, form[0].params, clauses, 0.25)
+        if quick is not None:
+            return search.verdict("sat", witness=quick)
+        if config.method in ("interval", "crown"):
+            return self._open(search, lower, search.phase)
+        rooted = rooter.alpha(
+            weights, inside, specs, hidden, form, config, search.deadline, search.say
+        )
+        search.phase = rooted.phase
+        least = float(rooted.lower.min())
+        search.lower = min(search.lower, least)
+        if least > 0:
+            return None
+        still = [c for c, low in zip(clauses, rooted.lower, strict=True) if low <= 0]
+        witness = self._attack(search, form[0].params, still)
+        if witness is not None:
+            return search.verdict("sat", witness=witness)
+        if config.method == "alpha":
+            return self._open(search, rooted.lower, "alpha")
+        return self._branch(search, rooted, specs, region)
+
+    def _open(self, search: _Search, lower: np.ndarray, phase: str) -> Verdict:
+        """The verdict where a method without branching leaves clauses open."""
+        search.lower = min(search.lower, float(lower.min()))
+        why = (
+            f"{int((lower <= 0).sum())} of {len(lower)} clauses open after {phase}: "
+            f"the least bound is {lower.min():.4g}"
+        )
+        return search.verdict("unknown", why)
+
+    def _boxes(
+        self, search: _Search, weights: Any, region: Region, specs: Sequence[Spec]
+    ) -> Verdict | None:
+        search.phase = "branch"
+
+        def is_unsafe(x: np.ndarray) -> bool:
+            return self._check(search, x) is not None
+
+        found = self.boxes(
+            weights,
+            region,
+            specs,
+            search.config,
+            search.deadline,
+            is_unsafe=is_unsafe,
+            progress=search.progress,
+        )
+        search.domains += found.domains
+        search.lower = min(search.lower, found.lower)
+        search.info["programs"] = dict(self.boxes.traces)
+        if found.status == "point":
+            return search.verdict("sat", witness=self._check(search, found.point))
+        if found.status == "unsat":
+            return None
+        why = found.why or (
+            f"{found.domains} boxes bounded, the least bound is {found.lower:.4g}"
+        )
+        return search.verdict(found.status, why)
+
+    def _branch(
+        self, search: _Search, rooted: Rooted, specs: Sequence[Spec], region: Region
+    ) -> Verdict | None:
+        search.phase = "branch"
+        reduced, programs = rooted.reduced, rooted.programs
+        assert reduced is not None and programs is not None
+        assert rooted.region is not None and rooted.start is not None
+        search.info["unstable"] = [len(each) for each in reduced.index]
+        search.say(
+            f"{len(rooted.start.lower)} clauses open, unstable neurons "
+            f"{search.info['unstable']}, lower bound {rooted.lower.min():.4g}"
+        )
+        shape = self.network.input.shape
+
+        def is_unsafe(x: np.ndarray) -> bool:
+            return self._check(search, x.reshape(shape)) is not None
+
+        ends = np.cumsum(reduced.sizes)[:-1]
+
+        def solve_leaf(
+            clause: int, splits: np.ndarray, weights: np.ndarray
+        ) -> tuple[str, np.ndarray | None]:
+            return _leaf(
+                reduced,
+                region,
+                specs[clause],
+                np.split(splits, ends),
+                weights,
+                is_unsafe,
+            )
+
+        found = bab.search(
+            programs,
+            reduced,
+            rooted.region,
+            specs,
+            rooted.start,
+            search.config,
+            search.deadline,
+            is_unsafe=is_unsafe,
+            solve_leaf=solve_leaf,
+            progress=search.progress,
+        )
+        search.domains += found.domains
+        search.info |= {"rounds": found.rounds, "programs": dict(programs.traces)}
+        if found.status == "unsat":
+            search.lower = max(search.lower, 0.0)
+            return None
+        search.lower = min(search.lower, found.lower)
+        if found.status == "point":
+            assert found.point is not None
+            witness = self._check(search, found.point.reshape(shape))
+            return search.verdict("sat", witness=witness)
+        why = found.why or (
+            f"{found.domains} sub-domains bounded, the least bound is {found.lower:.4g}"
+        )
+        return search.verdict(found.status, why)
+
+    def _check(self, search: _Search, x: Any) -> falsify.Witness | None:
+        for region, _ in grouped(search.property):
+            point = region.inside(np.asarray(x, np.float64))
+            found = falsify.check(self.fn, search.params, search.property, point)
+            if found is not None:
+                return found
+        return None
+
+
+def grouped(prop: Property) -> list[tuple[Region, list[Clause]]]:
+    """Returns the clauses of a property by their region."""
+    found: dict[int, tuple[Region, list[Clause]]] = {}
+    for clause in prop.clauses:
+        found.setdefault(id(clause.region), (clause.region, []))[1].append(clause)
+    return list(found.values())
+
+
+def flattened(prop: Property) -> Property:
+    """Returns the property of the network whose input is flat."""
+
+    def flat(region: Region) -> Region:
+        center = None if region.center is None else np.ravel(region.center)
+        return dataclasses.replace(
+            region,
+            lower=np.ravel(region.lower),
+            upper=np.ravel(region.upper),
+            center=center,
+        )
+
+    regions = {id(region): flat(region) for region, _ in grouped(prop)}
+    clauses = tuple(c._replace(region=regions[id(c.region)]) for c in prop.clauses)
+    size = int(np.prod(prop.input_shape))
+    return dataclasses.replace(prop, clauses=clauses, input_shape=(size,))
+
+
+def padded(clauses: Sequence[Clause], dtype: Any) -> list[Spec]:
+    """Returns the rows of each clause, all of one number.
+
+    A row that is -1 everywhere refutes nothing and gets no weight.
+    """
+    most = max(len(c.spec.d) for c in clauses)
+    found = []
+    for clause in clauses:
+        extra = most - len(clause.spec.d)
+        C = np.pad(np.asarray(clause.spec.C, dtype), ((0, extra), (0, 0)))
+        d = np.pad(np.asarray(clause.spec.d, dtype), (0, extra), constant_values=-1)
+        found.append(Spec(C, d))
+    return found
+
+
+def _leaf(
+    reduced: Any,
+    region: Region,
+    spec: Spec,
+    splits: Sequence[np.ndarray],
+    weights: np.ndarray,
+    is_unsafe: Callable[[np.ndarray], bool],
+) -> tuple[str, np.ndarray | None]:
+    """Decides a leaf by linear programs: its combined row, then each row alone."""
+    flat = Region(np.ravel(region.lower), np.ravel(region.upper))
+    hidden = [Bounds(*map(np.asarray, b)) for b in reduced.hidden]
+    tried = [weights, *np.eye(len(weights), dtype=weights.dtype)]
+    for each in tried[: 1 if len(weights) == 1 else None]:
+        row, d = each @ spec.C, float(each @ spec.d)
+        status, value, x = exact.leaf_lp(
+            reduced.params, flat, row, d, hidden, list(splits)
+        )
+        if status == "infeasible":
+            return "empty", None
+        if status == "optimal" and value > 1e-7:
+            return "safe", None
+        if x is not None and is_unsafe(x):
+            return "point", x
+    return "open", None

@@ -1,0 +1,30 @@
+"""Types that every part of the verifier shares."""
+
+from typing import NamedTuple
+
+from core.types import Array
+
+
+class Bounds(NamedTuple):
+    """Elementwise bounds, lower <= value <= upper.
+
+    Both are float arrays of one shape. A bound that is NaN proves nothing.
+    """
+
+    lower: Array
+    upper: Array
+
+
+class Lines(NamedTuple):
+    """Linear bounds of h = f(z_1, .., z_m), elementwise.
+
+    sum_i lower_slopes[i] * z_i + lower_intercept <= h and
+    h <= sum_i upper_slopes[i] * z_i + upper_intercept
+    hold wherever each z_i is inside of the bounds that the lines were made for. Every
+    array has the shape of h.
+    """
+
+    lower_slopes: tuple[Array, ...]
+    lower_intercept: Array
+    upper_slopes: tuple[Array, ...]
+    upper_intercept: Array
