@@ -44,9 +44,8 @@ class Config:
     )
     rivals_timeout_s: float = option(
         20.0,
-        "time limit of an image for branch and bound other than beta_kfsb; 0 means "
+        "time limit of an image in seconds for split and beta_babsr; 0 means "
         "--timeout_s",
-        unit="seconds",
         low=0.0,
     )
     methods: tuple[str, ...] = option(ALL, "methods to run", choices=ALL)

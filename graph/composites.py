@@ -53,7 +53,10 @@ def is_composite(name: str, closed: Any) -> bool:
     """
     if name not in COMPOSITES:
         return False
-    structs = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in closed.in_avals]
+    structs = [
+        jax.ShapeDtypeStruct(v.shape, v.dtype, weak_type=v.weak_type)
+        for v in closed.in_avals
+    ]
     try:
         own = jax.make_jaxpr(COMPOSITES[name])(*structs)
     except Exception:  # another function of that name, of other arguments

@@ -59,7 +59,8 @@ class Context:
           value: to start from.
           op: the reduction.
           through: elementwise operators that must be met on the way, in that order.
-          where: the axes of `value` lie in.
+          where: for each axis of `value`, the axis of the reduction's operand that it
+            belongs to; by default each in its place.
 
         Returns:
           The operand of the reduction and its axes, None where `value` is anything

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,7 +51,8 @@ def trace(fn: Callable[..., Any], *example_args: Any) -> Graph:
             name_inputs(structs), jax.tree.leaves(structs), strict=True
         )
     )
-    outputs = builder.inline(jaxpr, inputs)
+    name = getattr(fn, "__name__", type(fn).__name__)
+    outputs = builder.inline(jaxpr, inputs, f"({name})")
     return builder.graph(
         inputs,
         outputs,
@@ -60,8 +61,16 @@ def trace(fn: Callable[..., Any], *example_args: Any) -> Graph:
     )
 
 
+Expansions = Mapping[str, Callable[[Node], Callable[..., Any] | None]]
+"""From the name of an operator to a function of a node; see `expand`."""
+
+
 def expand(
-    graph: Graph, expansions: Mapping[str, Callable[[Node], Callable[..., Any] | None]]
+    graph: Graph,
+    expansions: Expansions,
+    *,
+    joint: Expansions | None = None,
+    sources: Collection[Value] = (),
 ) -> Graph:
     """Returns the graph with nodes replaced by what their expansions compute.
 
@@ -70,11 +79,14 @@ def expand(
       expansions: from the name of an operator to a function that returns, for a node,
         a JAX function of its operands with the same results, or None to leave the
         node as it is. What it expands to is expanded in turn.
+      joint: expansions, taken before the others, of nodes with at least two operands
+        that depend on `sources`, such as the product of two branches.
+      sources: inputs of the graph.
 
     Raises:
       GraphError: an expansion whose results differ in shape from the node's.
     """
-    builder = Builder(expansions)
+    builder = Builder(expansions, joint, sources)
     known = {value: value for value in graph.inputs}
     builder.count = max((v.index for v in graph.inputs), default=-1) + 1
     for value, array in graph.constants.items():
@@ -93,7 +105,14 @@ def expand(
 class Builder:
     """Collects nodes, folding those without an input among their causes."""
 
-    def __init__(self, expansions: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        expansions: Expansions | None = None,
+        joint: Expansions | None = None,
+        sources: Collection[Value] = (),
+    ):
+        self.joint = joint or {}
+        self.reached = set(sources)
         self.count = 0
         self.nodes: list[Node] = []
         self.constants: dict[Value, Any] = {}
@@ -141,7 +160,7 @@ class Builder:
 
         def read(atom: Any) -> Value:
             if isinstance(atom, jax_core.Literal):
-                return self.constant(np.asarray(atom.val, atom.aval.dtype))
+                return self.constant(np.asarray(atom.val, _dtype(atom.aval)))
             return env[atom]
 
         for eqn in jaxpr.eqns:
@@ -157,7 +176,7 @@ class Builder:
             return self._fold(node, [self.constants[v] for v in operands])
         outputs = tuple(self.value(v.shape, v.dtype) for v in node.outputs)
         new = dataclasses.replace(node, inputs=tuple(operands), outputs=outputs)
-        simpler = self.expansions.get(node.op, lambda _: None)(new)
+        simpler = self._simpler(new)
         if simpler is None:
             self.nodes.append(new)
             return list(outputs)
@@ -167,6 +186,13 @@ class Builder:
             given = f"shapes {[v.shape for v in closed.out_avals]}"
             raise GraphError(f"expansion of {node.op}: {describe(given, str(wanted))}")
         return self.inline(closed, operands, node.source, ours=True)
+
+    def _simpler(self, node: Node) -> Callable[..., Any] | None:
+        reached = sum(v in self.reached for v in node.inputs)
+        if reached:
+            self.reached.update(node.outputs)
+        table = self.joint if reached > 1 and node.op in self.joint else self.expansions
+        return table.get(node.op, lambda _: None)(node)
 
     def _fold(self, node: Node, arrays: Sequence[Any]) -> list[Value]:
         if any(isinstance(array, Tracer) for array in arrays):

@@ -20,9 +20,9 @@ from verify import convolution
 _STRUCTURAL = frozenset(
     "reshape transpose broadcast_in_dim squeeze expand_dims slice rev reduce_sum "
     "reduce_window_sum neg copy copy_p convert_element_type stop_gradient cumsum "
-    "optimization_barrier real reduce_precision squeeze".split()
+    "tile split".split()
 )
-_ADDITIVE = frozenset(["add", "sub", "add_any", "concatenate", "pad"])
+_ADDITIVE = frozenset(["add", "sub", "add_any", "concatenate", "pad", "stack"])
 _BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated"])
 _FIRST = frozenset(["gather", "dynamic_slice", "div"])  # linear in the first operand
 
@@ -44,7 +44,10 @@ def is_affine(node: Node, active: Collection[Value]) -> bool:
 def constant(
     node: Node, active: Collection[Value], table: Mapping[Value, Array]
 ) -> Array | None:
-    """Returns what an affine node adds to its linear part, None for nothing."""
+    """Returns what an affine node adds to its linear part, None for nothing.
+
+    Nodes that add anything have one output.
+    """
     additive = node.op in _ADDITIVE or node.op == "select_n"
     known = node.inputs[1:] if node.op == "select_n" else node.inputs
     if not additive or all(v in active for v in known):
@@ -61,8 +64,10 @@ def linear(
     table: Mapping[Value, Array],
     *,
     absolute: bool = False,
-) -> Callable[..., Array]:
+) -> Callable[..., tuple[Array, ...]]:
     """Returns the linear part of an affine node, a function of its active operands.
+
+    The function returns a tuple of the node's outputs.
 
     Args:
       node: affine in `active`.
@@ -72,7 +77,7 @@ def linear(
     """
     op = node.op
     if absolute and op == "neg":
-        return lambda x: x
+        return lambda x: (x,)
     if absolute and op == "sub":
         return _absolute_sub(node, active)
     params = dict(node.params)
@@ -80,26 +85,27 @@ def linear(
         # Reduced precision, the default of some devices, is no sound bound.
         params["precision"] = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
 
-    def run(*reached: Array) -> Array:
+    def run(*reached: Array) -> tuple[Array, ...]:
         rest = iter(reached)
         full = [
             next(rest) if v in active else _weight(node, i, v, table, absolute)
             for i, v in enumerate(node.inputs)
         ]
         assert node.primitive is not None
-        return node.primitive.bind(*full, **params)
+        found = node.primitive.bind(*full, **params)
+        return tuple(found) if node.primitive.multiple_results else (found,)
 
     return run
 
 
 def transposed(
     node: Node, active: Collection[Value], table: Mapping[Value, Array]
-) -> Callable[[Array], tuple[Array, ...]]:
+) -> Callable[..., tuple[Array, ...]]:
     """Returns the transpose of a node's linear part, for rows of coefficients.
 
     Returns:
-      A function from coefficients [S, *output shape] to those of each active operand,
-      [S, *its shape], in order.
+      A function from coefficients on each output, [S, *output shape], to those of each
+      active operand, [S, *its shape], in order.
     """
     reached = [v for v in node.inputs if v in active]
     if node.op == "conv_general_dilated" and node.inputs[0] in active:
@@ -114,7 +120,7 @@ def transposed(
     pull = jax.linear_transpose(
         linear(node, active, table), *(v.struct for v in reached)
     )
-    return lambda rows: jax.vmap(pull)(rows)
+    return lambda *rows: jax.vmap(pull)(rows)
 
 
 def _weight(
@@ -128,12 +134,13 @@ def _weight(
     return jnp.abs(table[value]) if absolute and weighs else table[value]
 
 
-def _absolute_sub(node: Node, active: Collection[Value]) -> Callable[..., Array]:
+def _absolute_sub(
+    node: Node, active: Collection[Value]
+) -> Callable[..., tuple[Array, ...]]:
     shape = node.outputs[0].shape
 
-    def run(*reached: Array) -> Array:
-        return functools.reduce(
-            jnp.add, (jnp.broadcast_to(part, shape) for part in reached)
-        )
+    def run(*reached: Array) -> tuple[Array, ...]:
+        wide = (jnp.broadcast_to(part, shape) for part in reached)
+        return (functools.reduce(jnp.add, wide),)
 
     return run

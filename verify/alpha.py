@@ -114,7 +114,7 @@ def init_slopes(
         bounds = intervals.operand_bounds(network, table, node, found)
         rule = RULES[node.op]
         if rule.free:
-            initial[node] = rule.initial(*bounds, **intervals.rule_params(node))
+            initial[node] = rule.initial(*bounds, **node.params)
     slopes = {}
     for name, value in starts(network, config.hidden).items():
         n = rows if name == "output" else 2 * _size(value)

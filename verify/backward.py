@@ -47,22 +47,41 @@ def backward(
     offset = jnp.zeros(first.shape[0], first.dtype)
     passed = network.nodes if nodes is None else tuple(nodes)
     for node in reversed(passed):
-        (out,) = node.outputs
-        if out not in left:
+        if not any(out in left for out in node.outputs):
             continue
-        coefficient = left.pop(out)
+        given = [_taken(left, out, first) for out in node.outputs]
         reached = [v for v in node.inputs if v in network.active]
         if affine.is_affine(node, network.active):
             added = affine.constant(node, network.active, table)
             if added is not None:
-                offset = offset + contract(coefficient, added)
-            parts = affine.transposed(node, network.active, table)(coefficient)
+                offset = offset + contract(given[0], added)
+            parts = affine.transposed(node, network.active, table)(*given)
         else:
-            parts, constant = relax(node, coefficient)
+            parts, constant = relax(node, *given)
+            parts = [_summed(p, v) for p, v in zip(parts, reached, strict=True)]
             offset = offset + constant
         for value, part in zip(reached, parts, strict=True):
             left[value] = left[value] + part if value in left else part
     return left, offset
+
+
+def _taken(left: dict[Value, Array], out: Value, like: Array) -> Array:
+    """The coefficients on an output, zero where no row reaches it."""
+    if out in left:
+        return left.pop(out)
+    return jnp.zeros((like.shape[0], *out.shape), like.dtype)
+
+
+def _summed(part: Array, value: Value) -> Array:
+    """Coefficients summed over the axes that an operand was broadcast along."""
+    extra = part.ndim - 1 - len(value.shape)
+    part = part.sum(tuple(range(1, 1 + extra))) if extra else part
+    wide = [
+        axis
+        for axis, n in enumerate(value.shape, start=1)
+        if n == 1 and part.shape[axis] != 1
+    ]
+    return part.sum(tuple(wide), keepdims=True) if wide else part
 
 
 def contract(rows: Array, value: Array) -> Array:

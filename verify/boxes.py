@@ -11,15 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.types import Array
+from graph import Node
 from verify import crown
-from verify.backward import backward
+from verify.backward import Relax, backward
 from verify.network import Network, Weights
+from verify.network import network as build
 from verify.problem import Config
 from verify.properties import Spec
 from verify.regions import Region
 
-SIZES = (16, 128, 1024, 4096)
+SIZES = (64, 1024, 8192)
 """Boxes in a round: the least of these that holds the open ones."""
+CHUNK = 64
+"""Boxes that a CPU bounds together: what they need stays in its caches."""
 
 
 class Bounded(NamedTuple):
@@ -27,12 +31,14 @@ class Bounded(NamedTuple):
 
     Attributes:
       lower: of each clause, the best of its rows, [B, clauses].
+      slack: what rounding may have added to those, [B, clauses].
       score: of halving each dimension, larger is better, [B, n].
       point: the most suspicious input of each box, [B, n].
       margin: the largest row of the worst clause at that point, [B].
     """
 
     lower: Array
+    slack: Array
     score: Array
     point: Array
     margin: Array
@@ -95,23 +101,45 @@ def bound_boxes(
         if given is None:
             given = jnp.zeros((count * m, *low.shape), low.dtype)
         least = offset + region.minimum(given)
-        least = least - crown.rounding(given, offset, region)
+        slack = crown.rounding(given, offset, region).reshape(count, m)
         by_clause = jnp.where(jnp.isnan(least), -jnp.inf, least).reshape(count, m)
         best = by_clause.max(-1)
+        best_row = by_clause.argmax(-1)
         half = 0.5 * (high - low).reshape(-1)
-        size = jnp.abs(given).reshape(count, m, -1)
+        smeared, _ = backward(network, table, rows, _upper_slopes(relax))
+        size = jnp.abs(given) + jnp.abs(smeared.get(network.input, given))
+        size = size.reshape(count, m, -1)
         open_rows = (best <= 0)[:, None]
         gain = size * half + jnp.where(open_rows, by_clause, -jnp.inf)[..., None]
-        score = jnp.where(half > 0, gain.max((0, 1)), -jnp.inf)
+        # Where nothing tells dimensions apart, the longest one.
+        gain = gain.max((0, 1)) + 1e-3 * half * jnp.abs(best.min())
+        score = jnp.where(half > 0, gain, -jnp.inf)
         worst = jnp.argmin(best) * m + jnp.argmax(by_clause[jnp.argmin(best)])
         corner = jnp.where(given[worst] > 0, low, high)
         points = jnp.stack([corner, 0.5 * (low + high)])
         y = jax.vmap(functools.partial(_value, network, weights))(points)
         margins = (jnp.einsum("cmn,pn->pcm", C, y) + d[None]).max(-1).min(-1)
         at = jnp.argmin(margins)
-        return Bounded(best, score, points[at].reshape(-1), margins[at])
+        slack = slack[jnp.arange(count), best_row]
+        return Bounded(best, slack, score, points[at].reshape(-1), margins[at])
 
-    return jax.vmap(one)(lower, upper)
+    if jax.default_backend() != "cpu" or lower.shape[0] <= CHUNK:
+        return jax.vmap(one)(lower, upper)
+    return jax.lax.map(lambda box: one(*box), (lower, upper), batch_size=CHUNK)
+
+
+def _upper_slopes(relax: Relax) -> Relax:
+    """Both lines by the slope of the upper one.
+
+    Lower slopes of zero hide what the input does to a neuron; these show it.
+    """
+
+    def both(node: Node, rows: Array) -> Any:
+        parts, offset = relax(node, -jnp.abs(rows))
+        sign = jnp.where(rows > 0, -1, 1).astype(rows.dtype)
+        return [part * sign for part in parts], offset
+
+    return both
 
 
 def _value(network: Network, weights: Weights, x: Array) -> Array:
@@ -145,6 +173,7 @@ class BoxSearch:
         deadline: float,
         *,
         is_unsafe: Callable[[np.ndarray], bool],
+        exact: "Callable[[np.ndarray, np.ndarray], np.ndarray] | None" = None,
         progress: Callable[[str], None] | None = None,
     ) -> Boxed:
         """Halves boxes until every clause is refuted on all of them.
@@ -156,6 +185,8 @@ class BoxSearch:
           config: of the search.
           deadline: of `time.monotonic`.
           is_unsafe: the judge of suspected counterexamples.
+          exact: bounds boxes that are positive by less than rounding may add, in
+            float64: from lower and upper ends [B, n] to the least bound of each [B].
           progress: called with a line of text.
         """
         shape = self.network.input.shape
@@ -185,7 +216,10 @@ class BoxSearch:
                 point = found.point[at].reshape(shape)
                 return Boxed("point", float(least.min()), domains, point=point)
             lower = found.lower.min(-1)
-            closed = lower > 0
+            closed = (found.lower > found.slack).all(-1)
+            doubt = np.flatnonzero((lower > 0) & ~closed)
+            if len(doubt) and exact is not None:
+                closed[doubt] = exact(low[take[doubt]], high[take[doubt]]) > 0
             if config.certificate:
                 leaves += [_path(tree, int(k)) for k in nodes[take[closed]]]
             still = take[~closed]
@@ -254,3 +288,48 @@ def _path(tree: list[tuple[int, int, float, int]], node: int) -> list[Any]:
         found.append(tuple(step))
         node = parent
     return found[::-1]
+
+
+class DoubleBounds:
+    """CROWN bounds of boxes in float64, for those that float32 can not decide."""
+
+    def __init__(self, fn: Callable[..., Any], shape: tuple[int, ...]):
+        self.fn = fn
+        self.shape = shape
+        self.network: Network | None = None
+        self._bound: Any = None
+
+    def __call__(
+        self, params: Any, low: np.ndarray, high: np.ndarray, specs: Sequence[Spec]
+    ) -> np.ndarray:
+        """Returns the least bound of all clauses on each box, less its rounding, [B].
+
+        Args:
+          params: of the function, of any float type.
+          low: lower ends, [B, n].
+          high: upper ends, [B, n].
+          specs: rows of each clause, of one number.
+        """
+        with jax.enable_x64(True):
+            wide = jax.tree.map(_double, params)
+            if self.network is None:
+                example = jax.ShapeDtypeStruct(self.shape, np.float64)
+                self.network = build(self.fn, wide, example)
+                self._bound = jax.jit(functools.partial(bound_boxes, self.network))
+            weights = self.network.prepare(wide)
+            C = jnp.asarray(np.stack([s.C for s in specs]), np.float64)
+            d = jnp.asarray(np.stack([s.d for s in specs]), np.float64)
+            found = []
+            for at in range(0, len(low), CHUNK):
+                parts = [
+                    np.resize(a[at : at + CHUNK].astype(np.float64), (CHUNK, *self.shape))
+                    for a in (low, high)
+                ]
+                bounded = self._bound(weights, *map(jnp.asarray, parts), C, d)
+                found.append(np.asarray(bounded.lower - bounded.slack).min(-1))
+            return np.concatenate(found)[: len(low)]
+
+
+def _double(leaf: Any) -> Any:
+    array = np.asarray(leaf)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array

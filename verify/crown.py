@@ -61,12 +61,11 @@ def relaxation(
 
     def relax(node: Node, rows: Array) -> tuple[Sequence[Array], Array]:
         rule = RULES[node.op]
-        params = intervals.rule_params(node)
         bounds = intervals.operand_bounds(network, table, node, found)
         alpha = None if slopes is None else slopes.get(node)
 
         def make(alpha: Array | None) -> Lines:
-            return rule.lines(*bounds, alpha=alpha, **params)
+            return rule.lines(*bounds, alpha=alpha, **node.params)
 
         per_row = alpha is not None and alpha.ndim == rows.ndim + 1
         lines = jax.vmap(make)(alpha) if per_row else make(alpha)

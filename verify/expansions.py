@@ -215,3 +215,27 @@ EXPANSIONS: dict[str, Expansion] = {
     "cosh": _always(_cosh),
 }
 """What operators become, by name; one contract test walks it."""
+
+
+def _dot_general(node: Node) -> Function:
+    """A product of two branches as elementwise products, then a sum."""
+    (a_sum, b_sum), (a_batch, b_batch) = node.params["dimension_numbers"]
+
+    def product(a: Array, b: Array) -> Array:
+        a_free = [i for i in range(a.ndim) if i not in (*a_sum, *a_batch)]
+        b_free = [i for i in range(b.ndim) if i not in (*b_sum, *b_batch)]
+        a = a.transpose(*a_batch, *a_free, *a_sum)
+        b = b.transpose(*b_batch, *b_free, *b_sum)
+        batch, summed = len(a_batch), len(a_sum)
+        split_a, split_b = a.ndim - summed, batch
+        a = lax.expand_dims(a, range(split_a, split_a + len(b_free)))
+        b = lax.expand_dims(b, range(split_b, split_b + len(a_free)))
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        a, b = jnp.broadcast_to(a, shape), jnp.broadcast_to(b, shape)
+        return (a * b).sum(tuple(range(a.ndim - summed, a.ndim)))
+
+    return product
+
+
+JOINT_EXPANSIONS: dict[str, Expansion] = {"dot_general": _dot_general}
+"""Expansions of operators of which two operands depend on the input: attention."""

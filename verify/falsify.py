@@ -4,62 +4,24 @@
 decides, independently of the search, whether a point violates the property.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import graph
-from core.errors import GraphError, InputError, check_range, describe
 from core.types import Array, PyTree
 from verify import properties
+from verify.pgd import Attack, Network, search
 from verify.properties import Clause, Property
 from verify.regions import Region
 
-Network: TypeAlias = Callable[[PyTree, Array], Array]
+__all__ = ["Attack", "Candidate", "Witness", "check", "evaluate", "falsify"]
+
 _CHUNK = 16  # clauses attacked in one call; more are attacked one chunk after another
-
-
-@dataclasses.dataclass(frozen=True)
-class Attack:
-    """Options of the search; hashable, so that each compiles once per network.
-
-    Attributes:
-      restarts: starting points per clause.
-      steps: gradient steps.
-      step: first step, as a share of half the region's width; it decays to
-        `step / 100` along a cosine.
-      momentum: share of the last direction kept, in [0, 1).
-      draws: random points of which each restart starts at the best.
-      diverse: share of restarts that begin with output diversified steps.
-      diverse_steps: how many of those.
-      leak: slope that every second restart gives to inactive ReLUs in its gradients
-        (never in the network), so that it leaves plateaus; falls to 0 half-way.
-    """
-
-    restarts: int = 32
-    steps: int = 100
-    step: float = 0.25
-    momentum: float = 0.75
-    draws: int = 16
-    diverse: float = 0.5
-    diverse_steps: int = 10
-    leak: float = 0.1
-
-    def __post_init__(self):
-        for name in ("restarts", "steps", "draws"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: {describe(value, 'an integer above 0')}")
-        check_range("step", self.step, 0.0, low_open=True)
-        check_range("momentum", self.momentum, 0.0, 0.999)
-        check_range("diverse", self.diverse, 0.0, 1.0)
-        check_range("diverse_steps", self.diverse_steps, 0)
-        check_range("leak", self.leak, 0.0, 1.0)
 
 
 class Witness(NamedTuple):
@@ -97,8 +59,8 @@ def falsify(
     """Returns the best point found for each clause, most promising first.
 
     Minimises the largest row of `C y + d` over each clause's region. Compiled once
-    for each `fn`, `attack` and number of clauses and rows (both rounded up to a
-    power of two); parameters, regions and rows are arguments.
+    for each `fn`, `attack` and number of clauses and rows; parameters, regions and
+    rows are arguments.
 
     Args:
       fn: `fn(params, x)` for one input of `prop.input_shape`.
@@ -116,20 +78,33 @@ def falsify(
     Sources: PGD with random starts, arXiv:1706.06083; output diversified starts,
     arXiv:2003.06878.
     """
+    weights = sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
+    attack = attack.scaled(math.prod(prop.input_shape), weights)
     found: list[Candidate] = []
-    for begin in range(0, len(prop.clauses), _CHUNK):
-        clauses = prop.clauses[begin : begin + _CHUNK]
+    for chunk, size in _chunks(prop):
         key, used = jax.random.split(key)
-        regions, C, d = _stacked(clauses, _dtype(params))
-        points, margins = _search(fn, attack, params, regions, C, d, used, starts)
+        filled = [prop.clauses[chunk[i % len(chunk)]] for i in range(size)]
+        regions, C, d = _stacked(filled, _dtype(params))
+        points, margins = search(fn, attack, params, regions, C, d, used, starts)
         points, margins = np.asarray(points), np.asarray(margins)
-        for i, clause in enumerate(clauses):  # the padding repeats the clauses
-            at = i + len(clauses) * int(np.argmin(margins[i :: len(clauses)]))
-            x = clause.region.inside(points[at])
-            found.append(Candidate(x, begin + i, float(margins[at])))
-        if margins.min() <= 0:
+        for i, clause in enumerate(chunk):
+            at = i + len(chunk) * int(np.argmin(margins[i :: len(chunk)]))
+            x = prop.clauses[clause].region.inside(points[at])
+            found.append(Candidate(x, clause, float(margins[at])))
+        if margins.min() < 0:
             break
     return sorted(found, key=lambda c: c.margin)
+
+
+def _chunks(prop: Property) -> Iterator[tuple[list[int], int]]:
+    """Yields clauses of one norm, by number, and how many to fill them up to.
+
+    A last, shorter chunk is filled up, so that it compiles to nothing new.
+    """
+    for norm in sorted({clause.region.norm for clause in prop.clauses}):
+        same = [i for i, c in enumerate(prop.clauses) if c.region.norm == norm]
+        for begin in range(0, len(same), _CHUNK):
+            yield same[begin : begin + _CHUNK], min(len(same), _CHUNK)
 
 
 def _dtype(params: PyTree) -> np.dtype:
@@ -139,128 +114,15 @@ def _dtype(params: PyTree) -> np.dtype:
 
 
 def _stacked(clauses: Sequence[Clause], dtype: np.dtype) -> tuple[Region, Any, Any]:
-    """Stacks clauses of one norm, padded with copies to powers of two."""
-    count = 1 << (len(clauses) - 1).bit_length()
-    rows = 1 << (max(len(c.spec.d) for c in clauses) - 1).bit_length()
-    padded = [clauses[i % len(clauses)] for i in range(count)]
-    at = [np.minimum(np.arange(rows), len(c.spec.d) - 1) for c in padded]
-    C = np.stack([c.spec.C[i] for c, i in zip(padded, at, strict=True)])
-    d = np.stack([c.spec.d[i] for c, i in zip(padded, at, strict=True)])
+    """Stacks clauses of one norm; all get as many rows as the longest has."""
+    rows = max(len(c.spec.d) for c in clauses)
+    at = [np.minimum(np.arange(rows), len(c.spec.d) - 1) for c in clauses]
+    C = np.stack([c.spec.C[i] for c, i in zip(clauses, at, strict=True)])
+    d = np.stack([c.spec.d[i] for c, i in zip(clauses, at, strict=True)])
     regions = jax.tree.map(
-        lambda *leaves: np.stack(leaves).astype(dtype), *[c.region for c in padded]
+        lambda *leaves: np.stack(leaves).astype(dtype), *[c.region for c in clauses]
     )
     return regions, C.astype(dtype), d.astype(dtype)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _search(
-    fn: Network,
-    attack: Attack,
-    params: PyTree,
-    regions: Region,
-    C: Array,
-    d: Array,
-    key: Array,
-    starts: Array | None,
-) -> tuple[Array, Array]:
-    """Returns the best point [K, *shape] and margin [K] of each of K clauses."""
-    one = _leaky(fn, params, jax.ShapeDtypeStruct(regions.lower.shape[1:], C.dtype))
-    each = jax.vmap(jax.vmap(one, (None, 0, 0)), (None, 0, None))
-
-    def rows(x: Array, slopes: Array) -> Array:
-        return jnp.einsum("ksn,krn->krs", C, each(params, x, slopes)) + d[:, None]
-
-    def loss(x: Array, slopes: Array) -> tuple[Array, Array]:
-        values = rows(x, slopes)
-        worst = values.max(-1)
-        # Rows that hold already pull no more, beside the worst one, that always does.
-        return (worst + jnp.maximum(values, 0).sum(-1)).sum(), worst
-
-    def body(state: tuple) -> tuple:
-        step, x, way, best = state
-        slopes = leaks * jnp.maximum(1 - 2 * step / attack.steps, 0)
-        grad, worst = jax.grad(loss, has_aux=True)(x, slopes)
-        way = attack.momentum * way + _normalised(grad)
-        share = attack.step * (0.505 + 0.495 * jnp.cos(jnp.pi * step / attack.steps))
-        return step + 1, _moved(regions, x, way, share), way, _keep(best, x, worst)
-
-    def go_on(state: tuple) -> Array:
-        return (state[0] < attack.steps) & ~(state[3][1] < -enough).any()
-
-    spread, diversify = jax.random.split(key)
-    x = _starting_points(attack, regions, lambda x: rows(x, plain), spread, starts)
-    leaks = attack.leak * (jnp.arange(x.shape[1]) % 2).astype(x.dtype)
-    plain = jnp.zeros_like(leaks)
-    outputs = each(params, x, plain)
-    enough = 1e-5 * jnp.abs(outputs).max()  # beyond rounding, so that `check` agrees
-    x = _diversified(attack, lambda x: each(params, x, plain), regions, x, outputs, key)
-    best = x[:, 0], jnp.full(x.shape[:1], jnp.inf, x.dtype)
-    state = 0, x, jnp.zeros_like(x), best
-    _, x, _, best = jax.lax.while_loop(go_on, body, state)
-    return _keep(best, x, rows(x, plain).max(-1))
-
-
-def _starting_points(
-    attack: Attack, regions: Region, key: Array, starts: Array | None
-) -> Array:
-    """Samples [K, R, *shape], with the middle and the given points first."""
-    keys = jax.random.split(key, regions.lower.shape[0])
-
-    def of_one(region: Region, key: Array) -> Array:
-        x = region.sample(key, attack.restarts)
-        middle = region.project((region.lower + region.upper) / 2)
-        x = x.at[0].set(middle)
-        if starts is None:
-            return x
-        given = jax.vmap(region.project)(jnp.asarray(starts, x.dtype))
-        return jnp.concatenate([given, x])
-
-    return jax.vmap(of_one)(regions, keys)
-
-
-def _diversified(
-    attack: Attack,
-    network: Callable[[Array], Array],
-    regions: Region,
-    x: Array,
-    outputs: int,
-    key: Array,
-) -> Array:
-    """Moves the last restarts towards random directions of the output."""
-    count = round(attack.diverse * attack.restarts)
-    if count == 0 or attack.diverse_steps == 0:
-        return x
-    shape = (x.shape[0], count, outputs)
-    aim = jax.random.uniform(key, shape, x.dtype, -1.0, 1.0)
-
-    def step(_: int, x: Array) -> Array:
-        grad = jax.grad(lambda x: (network(x) * aim).sum())(x)
-        return _moved(regions, x, _normalised(grad), attack.step)
-
-    moved = jax.lax.fori_loop(0, attack.diverse_steps, step, x[:, -count:])
-    return jnp.concatenate([x[:, :-count], moved], axis=1)
-
-
-def _normalised(grad: Array) -> Array:
-    """Divides each restart's gradient by its mean magnitude, as momentum needs."""
-    axes = tuple(range(2, grad.ndim))
-    size = jnp.abs(grad).mean(axes, keepdims=True)
-    return grad / jnp.where(size > 0, size, jnp.ones_like(size))
-
-
-def _moved(regions: Region, x: Array, way: Array, share: Array | float) -> Array:
-    """Steps against `way`: in every element for boxes, along the gradient for balls."""
-
-    def one(region: Region, x: Array, way: Array) -> Array:
-        if region.radius is None:
-            move = jnp.sign(way) * ((region.upper - region.lower) / 2)
-        else:
-            length = jnp.sqrt((way * way).sum())
-            scale = jnp.where(length > 0, length, jnp.ones_like(length))
-            move = way * (region.radius / scale)
-        return region.project(x - share * move)
-
-    return jax.vmap(jax.vmap(one, (None, 0, 0)))(regions, x, way)
 
 
 def check(fn: Network, params: PyTree, prop: Property, x: Any) -> Witness | None:

@@ -33,8 +33,8 @@ def advance(
     for node in nodes:
         reached = [v for v in node.inputs if v in network.active]
         if affine.is_affine(node, network.active):
-            (out,) = node.outputs
-            found[out] = _affine(network, table, node, [found[v] for v in reached])
+            bounds = _affine(network, table, node, [found[v] for v in reached])
+            found.update(zip(node.outputs, bounds, strict=True))
             continue
         for out in node.outputs:
             found[out] = _nonlinear(network, table, node, found)
@@ -61,23 +61,18 @@ def intersect(a: Bounds, b: Bounds) -> Bounds:
     return Bounds(jnp.minimum(lower, upper), jnp.maximum(lower, upper))
 
 
-def _affine(network, table, node, bounds) -> Bounds:
+def _affine(network, table, node, bounds) -> list[Bounds]:
     centres = [0.5 * (b.upper + b.lower) for b in bounds]
     radii = [0.5 * (b.upper - b.lower) for b in bounds]
-    centre = affine.linear(node, network.active, table)(*centres)
+    found = affine.linear(node, network.active, table)(*centres)
     added = affine.constant(node, network.active, table)
     if added is not None:
-        centre = centre + added
-    radius = affine.linear(node, network.active, table, absolute=True)(*radii)
-    return Bounds(centre - radius, centre + radius)
+        found = tuple(centre + added for centre in found)
+    spread = affine.linear(node, network.active, table, absolute=True)(*radii)
+    return [Bounds(c - r, c + r) for c, r in zip(found, spread, strict=True)]
 
 
 def _nonlinear(network, table, node, found) -> Bounds:
     rule = RULES[node.op]
     bounds = operand_bounds(network, table, node, found)
-    return rule.interval(*bounds, **rule_params(node))
-
-
-def rule_params(node: Node) -> dict[str, object]:
-    """Returns the parameters of an operator that its relaxation takes."""
-    return {k: v for k, v in node.params.items() if k in ("y", "axis")}
+    return rule.interval(*bounds, **node.params)

@@ -16,7 +16,7 @@ from core.types import Array, PyTree
 from graph import Node, Value
 from graph.graph import fill
 from verify import affine
-from verify.expansions import EXPANSIONS
+from verify.expansions import EXPANSIONS, JOINT_EXPANSIONS
 from verify.relaxations import RULES
 
 Weights = tuple[Array, ...]
@@ -104,7 +104,10 @@ def network(fn: Callable[..., Any], params: PyTree, example: Any) -> Network:
       GraphError: an operator that is neither affine nor has a relaxation; the message
         names it and its line.
     """
-    traced = graph.expand(graph.trace(fn, params, example), EXPANSIONS)
+    traced = graph.recognise(graph.trace(fn, params, example))
+    traced = graph.expand(
+        traced, EXPANSIONS, joint=JOINT_EXPANSIONS, sources=traced.argument(1)
+    )
     if len(traced.outputs) != 1 or len(traced.argument(1)) != 1:
         raise ShapeError(
             "verify.network: "

@@ -77,7 +77,7 @@ class Config:
     learning_rate_beta: float = 0.05
     decay: float = 0.98
     max_domains: int = 200_000
-    restarts: int = 32
+    restarts: int = 16
     attack_steps: int = 100
     input_limit: int = 16
     certificate: bool = False

@@ -125,6 +125,11 @@ class Verifier:
         self.boxes = boxes.BoxSearch(self.network)
 
     @functools.cached_property
+    def double(self) -> boxes.DoubleBounds:
+        """Bounds boxes in float64."""
+        return boxes.DoubleBounds(self.fn, self.network.input.shape)
+
+    @functools.cached_property
     def rooter(self) -> Rooter:
         """Bounds and reduces; only for ReLU networks."""
         return Rooter(self.network)
@@ -151,26 +156,22 @@ class Verifier:
         return search.verdict("unsat")
 
     def _attack(
-        self, search: _Search, form: Any = None, clauses: Any = None, share: float = 1.0
+        self, search: _Search, form: Any, clauses: Sequence[Clause]
     ) -> falsify.Witness | None:
         """Projected gradient descent, on the reduced form where there is one.
 
         Args:
           search: under way.
           form: parameters of a reduced network, which is much faster than the
-            original where that has convolutions.
-          clauses: to attack; all if left out.
-          share: of the restarts and steps.
+            original where that has convolutions; or None.
+          clauses: to attack.
         """
         config = search.config
         if not config.restarts:
             return None
-        restarts = max(int(config.restarts * share), 4)
-        steps = max(int(config.attack_steps * share), 20)
-        attack = falsify.Attack(restarts=restarts, steps=steps)
-        prop, fn, params = search.property, self.fn, search.params
-        clauses = prop.clauses if clauses is None else tuple(clauses)
-        prop = dataclasses.replace(prop, clauses=clauses)
+        attack = falsify.Attack(restarts=config.restarts, steps=config.attack_steps)
+        fn, params = self.fn, search.params
+        prop = dataclasses.replace(search.property, clauses=tuple(clauses))
         if form is not None:
             fn, params, prop = reduce.apply, form, flattened(prop)
         key = jax.random.key(config.seed)
@@ -213,13 +214,10 @@ class Verifier:
             return None
         if hidden is None:  # the caller wants no more than intervals
             hidden = rooter.hidden(weights, inside)
-        left = np.flatnonzero(lower <= 0)
-        specs = [specs[k] for k in left]
-        clauses = [clauses[k] for k in left]
         form = rooter.reduced(weights, hidden)
-        quick = self._attack(search, form[0].params, clauses, 0.25)
-        if quick is not None:
-            return search.verdict("sat", witness=quick)
+        witness = self._attack(search, form[0].params, clauses)
+        if witness is not None:
+            return search.verdict("sat", witness=witness)
         if config.method in ("interval", "crown"):
             return self._open(search, lower, search.phase)
         rooted = rooter.alpha(
@@ -230,10 +228,6 @@ class Verifier:
         search.lower = min(search.lower, least)
         if least > 0:
             return None
-        still = [c for c, low in zip(clauses, rooted.lower, strict=True) if low <= 0]
-        witness = self._attack(search, form[0].params, still)
-        if witness is not None:
-            return search.verdict("sat", witness=witness)
         if config.method == "alpha":
             return self._open(search, rooted.lower, "alpha")
         return self._branch(search, rooted, specs, region)
@@ -255,6 +249,9 @@ class Verifier:
         def is_unsafe(x: np.ndarray) -> bool:
             return self._check(search, x) is not None
 
+        def exact(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+            return self.double(search.params, low, high, specs)
+
         found = self.boxes(
             weights,
             region,
@@ -262,6 +259,7 @@ class Verifier:
             search.config,
             search.deadline,
             is_unsafe=is_unsafe,
+            exact=exact,
             progress=search.progress,
         )
         search.domains += found.domains

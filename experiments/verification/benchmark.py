@@ -32,8 +32,7 @@ class OwnFlags:
     )
     timeout: float = option(
         0.0,
-        "largest time limit of an instance; 0 means what the table says",
-        unit="seconds",
+        "largest time limit of an instance in seconds; 0 means what the table says",
         low=0.0,
     )
     workdir: str = option(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from core.errors import WorkdirError
 from experiments import files, interrupt
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def decide_all(
 def _decided(run: "Run", case: Case) -> dict[str, Any]:
     try:
         return run.stage(case.stage, case.decide)
+    except WorkdirError:  # no case's fault
+        raise
     except Exception as error:  # one bad case must not lose the others
         interrupt.check()
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -35,12 +35,15 @@ def decide(run: "Run", config: Any) -> list[dict[str, Any]]:
     """
     table = _table(run, config)
     every = instances.read_instances(table)
-    chosen = instances.chosen(every, config.benchmarks, config.instances, config.caps)
+    chosen = instances.chosen(every, config.benchmarks, config.limits, config.caps)
     official = {one[:3]: one.timeout_s for one in every}
+    seed, *others = run.seeds
+    if others:
+        run.note(f"a verdict is no matter of chance: only seed {seed} is run")
     rows = cases.decide_all(
         run,
         "vnncomp",
-        instances.cases(table.parent, chosen, SearchFlags(seed=run.seeds[0])),
+        instances.cases(table.parent, chosen, SearchFlags(seed=seed)),
         "instance",
         benchmark.TABLE,
         tally=benchmark.tally,
@@ -109,14 +112,11 @@ def _rows(name: str, part: Rows) -> Iterable[Row]:
         len(solved),
         None,
         sum(known) if known else None,
-        unit="instances",
         holds=len(solved) == len(part) if judged else None,
     )
     for status, title in (("unsat", "holds"), ("sat", "violated")):
         theirs = sum(row["official"] == status for row in part) if known else None
-        yield Row(
-            title, setting, cases.count(part, status), None, theirs, unit="instances"
-        )
+        yield Row(title, setting, cases.count(part, status), None, theirs)
     mean = cases.seconds(solved) / len(solved) if solved else math.nan
     if solved:
         yield Row("time of a solved instance, mean", setting, mean, unit="s")

@@ -101,7 +101,7 @@ def chosen(
     for name in names:
         if name not in known:
             raise unknown_name("benchmark", name, known)
-    limits, ceilings = _each("instances", most, names), _each("caps", caps, names)
+    limits, ceilings = _each("limits", most, names), _each("caps", caps, names)
     found = []
     for name, limit, cap in zip(names, limits, ceilings, strict=True):
         part = [instance for instance in instances if instance.benchmark == name]

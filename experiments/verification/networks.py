@@ -1,5 +1,6 @@
 """Networks and properties from files; where the provided ones are."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +31,16 @@ class Network(NamedTuple):
 
 
 class Networks:
-    """The network loaded last: instances of one network share what it compiled."""
+    """The network loaded last, and the functions of all before it.
+
+    Instances of one network share what is compiled for it; so do networks that differ
+    in their parameters only, as those of ACAS Xu.
+    """
 
     def __init__(self):
         self._path: Path | None = None
         self._network: Network | None = None
+        self._functions: dict[str, Callable[[Any, Any], Any]] = {}
 
     def get(self, path: Path) -> Network:
         """Returns the network of an ONNX file.
@@ -46,7 +52,9 @@ class Networks:
           LatheError: no such file, or one that is no such network.
         """
         if self._network is None or path != self._path:
-            self._path, self._network = path, load_network(path)
+            found = load_network(path)
+            fn = self._functions.setdefault(_code(found), found.fn)
+            self._path, self._network = path, found._replace(fn=fn)
         return self._network
 
     def problem(self, onnx: Path, vnnlib: Path) -> "Problem":
@@ -89,6 +97,17 @@ def load_network(path: Path) -> Network:
         given = f"{path.name} with several outputs"
         raise DataFormatError(describe(given, "a network of one output"))
     return Network(fn, params, shape, int(np.prod(output.shape)), stem(path))
+
+
+def _code(network: Network) -> str:
+    """Returns what a network computes, to the last constant, but for its parameters."""
+    import jax
+    import numpy as np
+
+    x = jax.ShapeDtypeStruct(network.input_shape, np.float32)
+    text = jax.jit(network.fn).lower(network.params, x).as_text()
+    kinds = str(jax.tree.map(lambda a: (np.shape(a), str(a.dtype)), network.params))
+    return hashlib.sha256(f"{kinds}\0{text}".encode()).hexdigest()
 
 
 def stem(path: Path) -> str:

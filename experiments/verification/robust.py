@@ -50,7 +50,7 @@ class OwnFlags:
         low=0.0,
         low_open=True,
     )
-    images: int = option(0, "images to decide; 0 means all", unit="images", low=0)
+    images: int = option(0, "images to decide; 0 means all", low=0)
     first: int = option(0, "number of the first image", low=0)
     timeout: float = option(
         60.0, "time limit of an image", unit="seconds", low=0.0, low_open=True

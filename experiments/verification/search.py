@@ -66,7 +66,7 @@ class SearchFlags:
         200_000, "most open sub-domains", unit="sub-domains", low=1
     )
     restarts: int = option(
-        32, "starts of the search for a counterexample; 0 for none", low=0
+        16, "starts of the search for a counterexample; 0 for none", low=0
     )
     attack_steps: int = option(100, "length of that search", unit="iterations", low=0)
     input_limit: int = option(

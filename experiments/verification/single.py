@@ -114,7 +114,9 @@ def _explain(verdict: "Verdict", seconds: float) -> None:
     if verdict.why:
         _say(verdict.why)
     domains = f"{verdict.domains} sub-domain{'s' * (verdict.domains != 1)}"
-    _say(f"{seconds:.1f} s, {domains}, proven lower bound {verdict.lower:.6g}")
+    solved = verdict.status in ("sat", "unsat")
+    lower = "" if solved else f", lower bound {verdict.lower:.6g}"
+    _say(f"{seconds:.1f} s, {domains}{lower}")
     for line in _details(verdict.info):
         _say(line)
 
@@ -133,7 +135,9 @@ def _write_witness(verdict: "Verdict", path: Path) -> None:
 
 def _write_certificate(problem: "Problem", verdict: "Verdict", path: Path) -> None:
     if verdict.certificate is None:
-        _say("no certificate: only an unsat verdict has one")
+        other = verdict.status != "unsat"
+        why = "only an unsat verdict has one" if other else "the search kept no proof"
+        _say(f"no certificate: {why}")
         return
     from verify import certificate
 
@@ -147,9 +151,14 @@ def _check(problem: "Problem", path: Path) -> int:
     from verify import certificate
 
     found = certificate.check(problem, certificate.load(path))
-    print("valid" if found.valid else "invalid", flush=True)
-    _say(found.why)
-    return 0 if found.valid else 1
+    print("valid" if found.ok else "invalid", flush=True)
+    if found.ok:
+        leaves = f"{found.leaves} leaves, all positive in float64 rounded outward"
+        _say(f"holds: {leaves}, the least {found.least_margin:.6g}")
+    else:
+        _say(f"proves nothing: {found.why}")
+    _say(f"{found.seconds:.1f} s")
+    return 0 if found.ok else 1
 
 
 @contextlib.contextmanager

@@ -5,6 +5,9 @@ from core.errors import DataFormatError, describe
 MAX_ELEMENTS = 2**28
 """The most elements that one array of a model may have (1 GiB of float32)."""
 
+MAX_INDICES = 2**24
+"""The most elements of an array of indices or counts that an operator makes."""
+
 _LONGEST = 80
 
 

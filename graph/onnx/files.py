@@ -1,8 +1,10 @@
 """Bytes of a model file, with a bound on what is read and unpacked."""
 
 import gzip
+import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 from core.errors import InputError, check_range, describe
 from graph.onnx._refuse import bad, short
@@ -11,6 +13,7 @@ MAX_BYTES = 2**30
 """The default bound on a model's size, unpacked, in bytes."""
 
 _GZIP = b"\x1f\x8b"
+_PIECE = 2**20
 
 
 def read_model(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
@@ -28,15 +31,18 @@ def read_model(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     check_range("max_bytes", max_bytes, 1)
     if not path.is_file():
         raise InputError(f"onnx: {describe(short(str(path)), 'the path of a file')}")
-    data = _read(path, 0, max_bytes)
+    try:
+        with path.open("rb") as file:
+            data = _bounded(file, path.name, max_bytes)
+    except OSError as e:
+        raise bad(path.name, f"a file that cannot be read ({e})", "a model") from e
     if not data.startswith(_GZIP):
         return data
     try:
-        with gzip.open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            return _bounded(file, path.name, max_bytes)
     except (EOFError, OSError, zlib.error) as e:
         raise bad(path.name, f"a broken gzip stream ({e})", "a whole file") from e
-    return _bounded(data, path.name, max_bytes)
 
 
 def read_external(
@@ -95,22 +101,16 @@ def _integer(text: str, where: str) -> int:
     return int(text)
 
 
-def _read(path: Path, offset: int, max_bytes: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(max_bytes + 1)
-    except OSError as e:
-        raise bad(path.name, f"a file that cannot be read ({e})", "a model") from e
-    return _bounded(data, path.name, max_bytes)
-
-
-def _bounded(data: bytes, name: str, max_bytes: int) -> bytes:
-    if len(data) > max_bytes:
-        raise bad(
-            name,
-            "a larger file",
-            f"at most {max_bytes} bytes, unpacked",
-            "Pass a larger `max_bytes` if the file is to be trusted.",
-        )
-    return data
+def _bounded(file: Any, name: str, max_bytes: int) -> bytes:
+    """All that a file holds, in pieces: one read of the bound would allocate it."""
+    found = io.BytesIO()
+    while piece := file.read(_PIECE):
+        if found.tell() + len(piece) > max_bytes:
+            raise bad(
+                name,
+                "a larger file",
+                f"at most {max_bytes} bytes, unpacked",
+                "Pass a larger `max_bytes` if the file is to be trusted.",
+            )
+        found.write(piece)
+    return found.getvalue()

@@ -3,7 +3,7 @@
 import dataclasses
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,8 @@ def _parse(data: bytes) -> Any:
 def _checked(proto: Any, folder: Path) -> Model:
     graph = proto.graph
     opset = _opset(proto)
+    if any(f.domain in ("", "ai.onnx") for f in proto.functions):
+        raise bad("the file", "its own definition of an operator", "ONNX's")
     if graph.sparse_initializer:
         raise bad("the graph", "a sparse initializer", "dense initializers")
     known = _unique([t.name for t in graph.initializer], "initializer")
@@ -154,7 +156,8 @@ def _checked(proto: Any, folder: Path) -> Model:
         t.name: to_array(t, folder) for t in graph.initializer if t.name in used
     }
     counts = Counter(_op(n) for n in graph.node)
-    description = Description(inputs, outputs, opset, counts, proto.producer_name)
+    producer = str(proto.producer_name)
+    description = Description(inputs, outputs, opset, counts, producer)
     return Model(description, tuple(nodes), constants)
 
 
@@ -167,7 +170,17 @@ def _opset(proto: Any) -> int:
     return version
 
 
-def _unique(names: list[str], kind: str) -> set[str]:
+def _texts(values: Any) -> tuple[str, ...]:
+    """Names as text; what is not UTF-8 comes from the parser as bytes."""
+    found = tuple(values)
+    odd = next((v for v in found if not isinstance(v, str)), None)
+    if odd is not None:
+        raise bad("the file", f"the name {short(odd)}", "names in UTF-8")
+    return found
+
+
+def _unique(values: Iterable[str], kind: str) -> set[str]:
+    names = _texts(values)
     found = set(names)
     if len(found) < len(names) or "" in found:
         twice = next(n for n in names if not n or names.count(n) > 1)
@@ -183,18 +196,18 @@ def _info(value: Any) -> TensorInfo:
             d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param
             for d in tensor.shape.dim
         )
-    return TensorInfo(value.name, shape, dtype_name(tensor.elem_type))
+    _texts([n for n in shape or () if not isinstance(n, int)])
+    return TensorInfo(_texts([value.name])[0], shape, dtype_name(tensor.elem_type))
 
 
 def _op(proto: Any) -> str:
-    domain = proto.domain
-    return proto.op_type if domain in ("", "ai.onnx") else f"{domain}.{proto.op_type}"
+    domain, op = _texts([proto.domain, proto.op_type])
+    return op if domain in ("", "ai.onnx") else f"{domain}.{op}"
 
 
 def _node(proto: Any, index: int) -> Node:
-    node = Node(
-        _op(proto), proto.name, index, tuple(proto.input), tuple(proto.output), {}
-    )
+    inputs, outputs = _texts(proto.input), _texts(proto.output)
+    node = Node(_op(proto), _texts([proto.name])[0], index, inputs, outputs, {})
     _unique([a.name for a in proto.attribute], f"{node.label}: attribute")
     attributes = {a.name: _attribute(a) for a in proto.attribute}
     return dataclasses.replace(node, attributes=attributes)

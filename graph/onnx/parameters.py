@@ -34,11 +34,12 @@ class Parameters:
 
     def tree(self) -> dict[str, dict[str, jax.Array]]:
         """Returns the parameters as JAX arrays of the load's dtype."""
-        return {
-            layer: {k: jnp.asarray(v, self._dtype) for k, v in leaves.items()}
-            for layer, leaves in self._tree.items()
-            if leaves
-        }
+        with np.errstate(over="ignore"):  # of float64 to float32
+            return {
+                layer: {k: jnp.asarray(v, self._dtype) for k, v in leaves.items()}
+                for layer, leaves in self._tree.items()
+                if leaves
+            }
 
     def stored(self, name: str) -> bool:
         """Whether a constant is (computed from) an initializer of the file."""

@@ -29,28 +29,20 @@ from core.errors import LatheError, ShapeError, describe
 from graph.onnx._refuse import bad, check_size, short
 from graph.onnx.model import Model, Node, TensorInfo
 from graph.onnx.parameters import Parameters
-from graph.onnx.registry import OPERATORS, Apply, Call, Operand, Operator, Site
+from graph.onnx.registry import OPERATORS, Call, Operand, Operator, Site, is_static
+from graph.onnx.rows import MixedRows, Rows, Step
 
-MAX_FOLDED = 2**28
-"""The most elements that all constants computed at load time may have together."""
+MAX_FOLDED = 2**26
+"""The most elements that all arrays computed in numpy may have together.
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Step:
-    """A node ready to run."""
-
-    node: Node
-    operator: Operator
-    apply: Apply
-    operands: tuple[Operand | None, ...]
-
-
-class MixedRows(Exception):
-    """A step that could mix the examples of a batch."""
+Those of constants at load time may have as many and the weights four times.
+"""
 
 
 def build(model: Model, parameters: Parameters) -> tuple[list[Step], dict[str, Any]]:
-    """Returns the steps of a model and the constants, with what folds folded.
+    """Returns the steps of a model, and the constants among its outputs.
+
+    What depends on constants alone is computed here, if numpy can.
 
     Raises:
       DataFormatError: an unknown operator, or one with a meaning not known here.
@@ -60,7 +52,7 @@ def build(model: Model, parameters: Parameters) -> tuple[list[Step], dict[str, A
     used = {name for node in model.nodes for name in node.inputs}
     used |= {info.name for info in model.description.outputs}
     steps = []
-    folded = 0
+    budget = MAX_FOLDED + 4 * sum(v.size for v in constants.values())
     for node in model.nodes:
         operator = _operator(node, used)
         known = [n for n in node.inputs if n]
@@ -72,13 +64,13 @@ def build(model: Model, parameters: Parameters) -> tuple[list[Step], dict[str, A
         if not folds:
             steps.append(step)
             continue
-        results = _evaluate(step, constants, {}, Call(node, np.dtype("float32")))
-        for name, value in results.items():
-            folded += value.size
-            check_size("constants of the model", (folded,), MAX_FOLDED)
-            constants[name] = value
+        call = Call(node, np.dtype("float32"))
+        results, budget = _evaluate(step, constants, {}, call, budget)
+        constants |= results
+        for name in results:
             parameters.derive(name, known)
-    return steps, constants
+    outputs = [info.name for info in model.description.outputs]
+    return steps, {n: constants[n] for n in outputs if n in constants}
 
 
 def _operator(node: Node, used: set[str]) -> Operator:
@@ -120,25 +112,55 @@ def _guarded(node: Node, fn: Any, *args: Any) -> Any:
 
 
 def _evaluate(
-    step: Step, values: Mapping[str, Any], params: Any, call: Call
-) -> dict[str, Any]:
-    """Returns the results of a step by name."""
-    operands = [_operand(o, values, params, call.dtype) for o in step.operands]
-    found = _guarded(step.node, step.apply, call, *operands)
+    step: Step, values: Mapping[str, Any], params: Any, call: Call, budget: int
+) -> tuple[dict[str, Any], int]:
+    """Returns the results of a step by name, and what is left of the budget.
+
+    Args:
+      step: to evaluate.
+      values: of its operands, by name.
+      params: the tree of parameters.
+      call: what the operator is told.
+      budget: elements that may still be computed in numpy.
+    """
+    static = all(
+        isinstance(values[o.name], np.ndarray) for o in step.operands if o and o.name
+    ) and any(o and not o.path for o in step.operands)
+
+    def apply() -> Any:
+        operands = [
+            _operand(o, values, params, call.dtype, static) for o in step.operands
+        ]
+        if is_static(*operands):
+            call.limit = min(call.limit, budget)
+        with np.errstate(all="ignore"):
+            return step.apply(call, *operands)
+
+    found = _guarded(step.node, apply)
     found = found if isinstance(found, list) else [found]
     results = {}
     for name, value in zip(step.node.outputs, found, strict=False):
-        check_size(step.node.label, tuple(value.shape))
-        results[name] = np.asarray(value) if isinstance(value, np.generic) else value
-    return results
+        value = np.asarray(value) if isinstance(value, np.generic) else value
+        call.check_size(value.shape)
+        if isinstance(value, np.ndarray):
+            budget -= value.size
+        if budget < 0:
+            raise call.bad("more constants", f"{MAX_FOLDED} elements of them in all")
+        if name:
+            results[name] = value
+    return results, budget
 
 
 def _operand(
-    operand: Operand | None, values: Mapping[str, Any], params: Any, dtype: np.dtype
+    operand: Operand | None,
+    values: Mapping[str, Any],
+    params: Any,
+    dtype: np.dtype,
+    static: bool,
 ) -> Any:
     if operand is None:
         return None
-    if operand.constant is not None:
+    if operand.constant is not None and (static or not operand.either):
         return operand.constant
     if operand.path is None:
         value = values[operand.name]
@@ -150,7 +172,7 @@ def _operand(
         raise ShapeError(
             f"onnx: {describe(f'no parameter {layer}/{leaf}', 'the loaded tree')}"
         ) from e
-    return value if value.dtype == dtype else jnp.asarray(value, dtype)
+    return jnp.asarray(value, dtype)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -202,10 +224,11 @@ class Program:
         values.update(zip(names, arrays, strict=True))
         floats = [x.dtype for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]
         dtype = np.dtype(floats[0]) if floats else self.dtype
-        tracker = _Rows(names) if rows else None
+        tracker = Rows(names) if rows else None
+        budget = MAX_FOLDED
         for step in self.steps:
             call = Call(step.node, dtype, rows)
-            results = _evaluate(step, values, params, call)
+            results, budget = _evaluate(step, values, params, call, budget)
             if tracker:
                 tracker.follow(step, call, values, results)
             values.update(results)
@@ -222,9 +245,7 @@ class Program:
                 pass  # mapping may still succeed, or say what is wrong
 
         def single(*examples: Any) -> list[Any]:
-            rows = [
-                x[None] if s else x for x, s in zip(examples, split, strict=True)
-            ]
+            rows = [x[None] if s else x for x, s in zip(examples, split, strict=True)]
             return self.run(params, rows)
 
         found = jax.vmap(single, in_axes=[0 if s else None for s in split])(*arrays)
@@ -286,80 +307,6 @@ def _output(value: Any, dtype: np.dtype) -> jax.Array:
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return jnp.asarray(value, dtype)
     return jnp.asarray(value)
-
-
-class _Rows:
-    """Which values have the examples of a batch along their first axis.
-
-    `sizes` are constants that depend on how many examples there are; nothing but the
-    target of a Reshape may use them, as one example alone would see another number.
-    """
-
-    def __init__(self, names: Sequence[str]):
-        self.rows = set(names)
-        self.sizes: set[str] = set()
-
-    def follow(
-        self,
-        step: Step,
-        call: Call,
-        values: Mapping[str, Any],
-        results: Mapping[str, Any],
-    ) -> None:
-        """Records the results of a step.
-
-        Raises:
-          MixedRows: the step could mix examples.
-        """
-        names = [o.name if o and o.name else "" for o in step.operands]
-        rows = [n in self.rows for n in names]
-        sizes = any(n in self.sizes for n in names)
-        if all(isinstance(v, np.ndarray) for v in results.values()):
-            if sizes or any(rows):
-                self.sizes |= set(results)
-            return
-        if not any(rows):
-            if sizes:
-                raise MixedRows
-            return
-        if call.mixed or (sizes and step.operator.rows != "own"):
-            raise MixedRows
-        if not _kept(step, names, rows, values, results):
-            raise MixedRows
-        self.rows |= set(results)
-
-
-def _kept(
-    step: Step,
-    names: Sequence[str],
-    rows: Sequence[bool],
-    values: Mapping[str, Any],
-    results: Mapping[str, Any],
-) -> bool:
-    """Whether row i of the results comes from row i of the operands alone."""
-    rule = step.operator.rows
-    present = [r for r, o in zip(rows, step.operands, strict=True) if o is not None]
-    if rule == "own":
-        return True
-    if rule == "first":
-        return rows[0] and not any(rows[1:])
-    if rule == "all":
-        return all(present)
-    rank = max(y.ndim for y in results.values())
-    for operand, name, row in zip(step.operands, names, rows, strict=True):
-        if row and values[name].ndim != rank:
-            return False
-        if operand is not None and not row:
-            shape = _shape(operand, values)
-            if len(shape) == rank and shape[0] != 1:
-                return False
-    return True
-
-
-def _shape(operand: Operand, values: Mapping[str, Any]) -> tuple[int, ...]:
-    if operand.constant is not None:
-        return operand.constant.shape
-    return tuple(values[operand.name].shape) if operand.name else operand.shape
 
 
 def trial(program: Program, params: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from graph.onnx._refuse import bad, check_size, short
+from graph.onnx._refuse import MAX_ELEMENTS, bad, check_size, short
 from graph.onnx.model import Node
 from graph.onnx.parameters import Parameters
 
@@ -75,6 +75,8 @@ class Operand:
       path: layer and leaf of the parameter.
       constant: the array.
       shape: of the parameter.
+      either: whether the constant stands for the parameter where the other operands
+        are static.
       layout: what turns the value into what the operator takes.
     """
 
@@ -82,6 +84,7 @@ class Operand:
     path: tuple[str, str] | None = None
     constant: np.ndarray | None = None
     shape: tuple[int, ...] = ()
+    either: bool = False
     layout: Layout | None = None
 
 
@@ -146,13 +149,21 @@ class Site:
         self.operands[index] = Operand(path=path, constant=constant, shape=laid.shape)
 
     def operand_param(self, index: int, leaf: str) -> None:
-        """As `param`, but a scalar that the graph itself writes stays a constant."""
+        """As `param`, for an operand that may be part of arithmetic on shapes.
+
+        A scalar that the graph itself writes stays a constant.
+        """
         value = self.constant(index)
         stored = self._parameters is not None and self._parameters.stored(
             self.node.inputs[index]
         )
         if value is not None and (value.size > 1 or stored):
             self.param(index, leaf)
+            operand = self.operands[index]
+            assert operand is not None
+            self.operands[index] = dataclasses.replace(
+                operand, constant=value, either=operand.path is not None
+            )
 
     def _own_layer(self) -> str:
         if not self._layer:
@@ -188,14 +199,14 @@ class Site:
         return value
 
     def integers(
-        self, name: str, default: Sequence[int] | None = None, low: int = -_LARGEST
+        self, name: str, low: int = -_LARGEST, high: int = _LARGEST
     ) -> tuple[int, ...] | None:
-        """Returns a list of integers, each at least `low`; None without a default."""
+        """Returns a list of integers in [low, high], None if it is not there."""
         if name not in self.node.attributes:
-            return None if default is None else tuple(default)
+            return None
         value = self._get(name, (), tuple)
-        if not all(isinstance(n, int) and low <= n <= _LARGEST for n in value):
-            expected = f"integers from {low} to {_LARGEST} as {name}"
+        if not all(isinstance(n, int) and low <= n <= high for n in value):
+            expected = f"integers from {low} to {high} as {name}"
             raise self.bad(f"{name} = {short(value)}", expected)
         return value
 
@@ -248,12 +259,14 @@ class Call:
       dtype: of all floats in this evaluation.
       rows: whether examples are along the first axis and must not be mixed.
       mixed: set by `mix` if the operator does mix them.
+      limit: the most elements that the result may have.
     """
 
     node: Node
     dtype: np.dtype
     rows: bool = False
     mixed: bool = False
+    limit: int = MAX_ELEMENTS
 
     def mix(self, condition: bool = True) -> None:
         """Says that the result mixes rows of the first operand, or loses them."""
@@ -302,9 +315,10 @@ class Call:
             raise self.bad(f"axes {list(axes)[:8]}", "no axis twice")
         return found
 
-    def check_size(self, shape: Sequence[int]) -> None:
+    def check_size(self, shape: Sequence[int], limit: int = MAX_ELEMENTS) -> None:
         """Raises if an array of `shape` would be too large."""
-        check_size(self.node.label, tuple(int(n) for n in shape))
+        shape = tuple(int(n) for n in shape)
+        check_size(self.node.label, shape, min(limit, self.limit))
 
     def align(self, *operands: Any) -> list[Any]:
         """Returns operands of one rank and type, for an elementwise operator.
@@ -333,6 +347,11 @@ class Call:
     def like(self, x: Any, other: Any) -> Any:
         """Returns a constant `x` as a JAX array of the type of `other`."""
         return jnp.asarray(x, other.dtype) if is_static(x) else x
+
+
+def canonical(dtype: Any) -> np.dtype:
+    """Returns the type that JAX, as it is configured, has for one of numpy's."""
+    return jnp.asarray(np.zeros(0, dtype)).dtype
 
 
 def is_static(*operands: Any) -> bool:

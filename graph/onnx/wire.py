@@ -9,7 +9,7 @@ from typing import Any
 
 from graph.onnx._refuse import bad
 
-MAX_FIELDS = 2**21
+MAX_FIELDS = 2**20
 """The most protobuf fields that a model may have."""
 
 _WIDTH = {1: 8, 5: 4}  # bytes of a wire type of fixed width

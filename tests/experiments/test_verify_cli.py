@@ -8,14 +8,17 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import cli, manual, options
-from experiments.verification import cases, command, images, search
+from experiments.verification import cases, command, images, networks, search
+from experiments.verification.networks import Network
 from tests.experiments.verify_stub import PROPERTY, Stub, provided, verdict
 from verify import vnnlib
 from verify.problem import Config
+from verify.properties import violates
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,6 +97,33 @@ def test_a_witness_goes_where_it_is_wanted_and_gz_is_found(stub, folder, capsys)
     assert front(*argv) == 0
     assert capsys.readouterr().out == "sat\n"
     assert (folder / "deep/w.txt").read_text().startswith("((X_0 0.0)")
+
+
+def test_a_proof_is_written_and_checked_again(stub, folder, monkeypatch, capsys):
+    from verify import certificate
+
+    kept = {}
+    monkeypatch.setattr(certificate, "save", lambda c, path: kept.update({path: c}))
+    monkeypatch.setattr(certificate, "load", lambda path: kept[path])
+    argv = ["--onnx=a.onnx", "--vnnlib=p.vnnlib"]
+    stub.answers["a p"] = verdict("unsat", certificate="a proof")
+    assert front(*argv, "--certificate=c/proof.npz") == 0
+    assert capsys.readouterr().out == "unsat\n"
+    assert stub.configs[-1].certificate
+    stub.answers["a p"] = verdict("timeout")
+    assert front(*argv, "--certificate=none.npz") == 0
+    assert "only an unsat verdict" in capsys.readouterr().err
+    assert list(kept.values()) == ["a proof"]
+
+    (folder / "c/proof.npz").touch()
+    for ok, code, word in ((True, 0, "valid\n"), (False, 1, "invalid\n")):
+        found = certificate.Check(ok, "" if ok else "a leaf is missing", 3, 0.5, 0.1)
+        monkeypatch.setattr(certificate, "check", lambda problem, proof, f=found: f)
+        assert front(*argv, "--check=c/proof.npz") == code
+        out, err = capsys.readouterr()
+        assert out == word
+        assert ("a leaf is missing" in err) is not ok
+    assert len(stub.decided) == 2
 
 
 @pytest.mark.parametrize(
@@ -243,6 +273,30 @@ def test_stopped_a_benchmark_goes_on_where_it_was(stub, folder, capsys):
     assert "batch 256 there and 8 now" in capsys.readouterr().err
 
 
+def test_networks_that_differ_in_parameters_only_share_a_function(monkeypatch):
+    big = np.arange(50_000.0, dtype=np.float32)
+    other = big.copy()
+    other[31_234] = 1.0
+
+    def network(constant, scale=1.0):
+        params = {"w": jnp.full((2,), scale)}
+        fn = lambda p, x: x + p["w"].sum() * jnp.asarray(constant).sum()  # noqa: E731
+        return Network(fn, params, (2,), 2, "n")
+
+    made = {
+        "a": network(big),
+        "b": network(big, 2.0),
+        "c": network(other),
+        "d": network(big)._replace(input_shape=(1, 2)),
+    }
+    monkeypatch.setattr(networks, "load_network", lambda path: made[path.name])
+    loaded = networks.Networks()
+    found = {name: loaded.get(Path(name)) for name in made}
+    assert found["a"].fn is found["b"].fn
+    assert found["b"].params is made["b"].params
+    assert len({id(net.fn) for net in found.values()}) == 3
+
+
 def test_stages_have_readable_names_that_differ():
     name = cases.stage_name("nets/a b.onnx.gz", "p.vnnlib", "10")
     assert name.startswith("a_b-p-10-")
@@ -298,3 +352,26 @@ def test_images_are_laid_out_as_networks_want_them():
     for wrong in ((1, 2, 4, 3), (25,)):
         with pytest.raises(ValueError, match="2x3x4"):
             images.laid_out(pixels, wrong)
+
+
+def test_the_competitions_small_instances_for_real(data_root, tmp_path, capsys):
+    path = data_root / "verify/vnncomp2021/instances.csv"
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    argv = [f"--instances={path}", "--benchmark=test", "--timeout=30"]
+    assert front(*argv, f"--workdir={tmp_path / 'w'}") == 0
+    assert "contradicted 0 of 5 official verdicts" in capsys.readouterr().out
+    rows = table(tmp_path / "w/results.csv")
+    assert [row["status"] for row in rows] == [row["official"] for row in rows]
+
+    net, prop = (path.parent / rows[3][name] for name in ("onnx", "vnnlib"))
+    written = tmp_path / "witness"
+    argv = [f"--onnx={net}", f"--vnnlib={prop}", f"--witness={written}"]
+    assert front(*argv) == 0
+    assert capsys.readouterr().out == "sat\n"
+    x, y = vnnlib.parse_witness(written.read_text())
+    problem = networks.Networks().problem(net, prop)
+    shaped = x.reshape(problem.property.input_shape)
+    assert violates(problem.property, shaped, y)
+    again = problem.fn(problem.params, shaped.astype(np.float32))
+    np.testing.assert_allclose(np.ravel(again), y, rtol=1e-4, atol=1e-6)

@@ -1,12 +1,13 @@
 """The `vnncomp` experiment: tables of instances, verdicts compared, claims judged."""
 
+import dataclasses
 import json
 import time
 
 import pytest
 
 from core.errors import DataFormatError, InputError
-from experiments import cli
+from experiments import cli, options, vnncomp
 from experiments.verification import competition, instances
 from experiments.verification.instances import Instance
 from tests.experiments.verify_stub import PROPERTY, Stub, verdict
@@ -111,7 +112,8 @@ def test_the_provided_table_is_read(data_root):
 def test_claims_are_judged_at_the_official_limits(stub, folder, tmp_path, capsys):
     stub.answers["b p"] = verdict("sat")
     stub.answers["b q"] = verdict("timeout", why="over")
-    assert front(f"--folder={folder}", "--workdir=w") == 0
+    flags = [f"--folder={folder}", "--mode=full", "--workdir=w"]
+    assert front(*flags) == 0
     assert "3 of 3 claims reproduced" in capsys.readouterr().out
     found = results(tmp_path / "w")
     solved = row(found, "solved", "acasxu, 2 instances, 9 s")
@@ -127,7 +129,7 @@ def test_claims_are_judged_at_the_official_limits(stub, folder, tmp_path, capsys
     assert (tmp_path / "w/results.csv").read_text().count("\n") == 4
     # Again: from the stages, the same numbers.
     stub.decided.clear()
-    assert front(f"--folder={folder}", "--workdir=w") == 0
+    assert front(*flags) == 0
     assert stub.decided == []
     assert results(tmp_path / "w")["rows"] == found["rows"]
 
@@ -156,6 +158,18 @@ def test_a_late_verdict_is_told():
     assert metrics["latest verdict after its limit"].holds is False
     assert "contradictions" not in metrics
     assert metrics["solved"].baseline is None
+
+
+def test_modes_name_benchmarks_of_the_provided_folder_only():
+    modes = vnncomp.EXPERIMENT.modes
+    quick, full = (options.build(vnncomp.Config, modes[m].overrides) for m in modes)
+    assert vnncomp.fitted(quick, "quick") == quick
+    own = vnncomp.fitted(dataclasses.replace(quick, folder="x"), "quick")
+    assert own == vnncomp.Config("x", (), (4,), (10.0,))
+    own = vnncomp.fitted(dataclasses.replace(full, folder="x"), "full")
+    assert (own.benchmarks, own.limits, own.caps) == ((), (0,), (0.0,))
+    named = dataclasses.replace(full, folder="x", benchmarks=("a", "b"))
+    assert vnncomp.fitted(named, "full").benchmarks == ("a", "b")
 
 
 def test_without_the_data_it_is_said_at_once(tmp_path, monkeypatch, capsys):

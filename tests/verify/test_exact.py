@@ -17,6 +17,13 @@ from verify.reduce import Reducer, apply
 
 pytestmark = pytest.mark.oracle
 
+
+@pytest.fixture(autouse=True)
+def _loose():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 SIZES = (3, 5, 4, 2)
 
 
@@ -149,7 +156,7 @@ def test_betas_of_a_leaf_prove_its_minimum(seed):
 def test_an_l1_ball_is_solved_exactly_and_an_l2_ball_from_below():
     center = np.zeros(3)
     l1 = regions.ball(center, 0.6, "l1")
-    params, built, weights, reduced = setup(3, l1)
+    _, built, weights, reduced = setup(3, l1)
     least, x = enumerated(reduced, l1)
     assert np.abs(x).sum() <= 0.6 + 1e-6
     found = exact.milp(built, weights, l1, Spec(ROW[None], np.array([0.25])))

@@ -10,7 +10,7 @@ from core.errors import describe
 from verify.certificate import balls, passes
 from verify.certificate.balls import Ball
 from verify.certificate.format import Certificate, RootLayer, regions
-from verify.certificate.passes import Domain, Lines
+from verify.certificate.passes import Domain, Lines, State
 from verify.certificate.plan import Plan, read
 from verify.certificate.validate import Pieces, Rejected, validate
 from verify.problem import Problem
@@ -107,23 +107,35 @@ def domain(region: Region) -> Domain:
 def _rows(problem: Problem, pieces: Pieces, ids: np.ndarray) -> tuple[Ball, Ball]:
     """The weighted rows of leaves, [L, n_out], and their constants [L]."""
     clauses = problem.property.clauses
-    n = problem.property.output_size
-    mid, rad, const, error = (
-        np.zeros(s) for s in ((len(ids), n),) * 2 + (len(ids),) * 2
-    )
+    rows = Ball(*np.zeros((2, len(ids), problem.property.output_size)))
+    const = Ball(*np.zeros((2, len(ids))))
     for clause in np.unique(pieces.clause[ids]):
         own = np.flatnonzero(pieces.clause[ids] == clause)
         weights = balls.exact(np.stack([pieces.weights[i] for i in ids[own]]))
-        spec = clauses[clause].spec
-        mid[own], rad[own] = balls.matmul(weights, balls.exact(np.asarray(spec.C)))
-        const[own], error[own] = balls.dot(
-            weights, balls.exact(np.asarray(spec.d)[None])
-        )
-    return Ball(mid, rad), Ball(const, error)
+        C, d = (balls.exact(a) for a in clauses[clause].spec)
+        rows.mid[own], rows.rad[own] = balls.matmul(weights, C)
+        const.mid[own], const.rad[own] = balls.matmul(weights, d)
+    return rows, const
 
 
-def _part(ball: Ball, rows: slice) -> Ball:
-    return Ball(ball.mid[rows], ball.rad[rows])
+def _margins(
+    plan: Plan,
+    state: State,
+    rows: Ball,
+    const: Ball,
+    choose: passes.Choose,
+    chunk: slice,
+    box: Domain,
+) -> np.ndarray:
+    """Lower bounds of some rows of the output."""
+    found, offset = passes.pull(
+        plan, state, plan.output, rows.mid[chunk], choose, chunk, plan.steps
+    )
+    # What the rows themselves are off by, times the size of the outputs.
+    lost = rows.rad[chunk] @ state.sizes[plan.output][0]
+    lost = balls.grow(lost, rows.mid.shape[1] + 2)
+    offset = balls.add(offset, Ball(const.mid[chunk], const.rad[chunk] + lost))
+    return passes.least(found, offset, box)
 
 
 def _finite(lower: np.ndarray, upper: np.ndarray, layer: int) -> None:
@@ -136,24 +148,17 @@ def _finite(lower: np.ndarray, upper: np.ndarray, layer: int) -> None:
 
 def _leaf_bounds(problem, plan: Plan, pieces, ids, region, roots) -> np.ndarray:
     box = domain(region)
-    hidden = passes.forward(plan, box, _root_tightening(plan, box, roots))
-    every = [passes.lines(*b) for b in zip(*hidden, strict=True)]
+    state = passes.forward(plan, box, _root_tightening(plan, box, roots))
     rows, const = _rows(problem, pieces, ids)
     bounds = np.zeros(len(ids))
     for chunk in passes.chunks(plan, len(ids)):
-        changed = [
-            _split_lines(lines, k, pieces, ids[chunk]) for k, lines in enumerate(every)
+        own = [
+            _split_lines(lines, k, pieces, ids[chunk])
+            for k, lines in enumerate(state.lines)
         ]
-        left, offset = passes.pull(
-            plan,
-            plan.output,
-            _part(rows, chunk),
-            lambda k, _, changed=changed: changed[k],
-            chunk,
-            plan.steps,
+        bounds[chunk] = _margins(
+            plan, state, rows, const, lambda k, _, own=own: own[k], chunk, box
         )
-        offset = balls.add(offset, _part(const, chunk))
-        bounds[chunk] = passes.least(left, offset, box)
     return bounds
 
 
@@ -170,23 +175,20 @@ def _split_lines(
     sloped = any(pieces.slopes[i][layer][0].size for i in ids)
     if not splits and not sloped:
         return lines, None
-    low, high, intercept, height, unstable = (
-        np.repeat(a, len(ids), axis=0) for a in lines
-    )
+    low, high, intercept, unstable = (np.repeat(a, len(ids), axis=0) for a in lines)
     for row, i in enumerate(ids):
         at, values = pieces.slopes[i][layer]
         low[row, at] = np.where(unstable[row, at], values, low[row, at])
     if not splits:
-        return Lines(low, high, intercept, height, unstable), None
+        return Lines(low, high, intercept, unstable), None
     row, neuron = (np.asarray([s[k] for s in splits]) for k in (0, 1))
     side = np.asarray([s[2] for s in splits], np.float64)
     beta = np.asarray([s[3] for s in splits])
     low[row, neuron] = high[row, neuron] = side > 0
     intercept[row, neuron] = 0.0
-    height[row, neuron] *= side > 0
     betas = np.zeros_like(low)
     np.add.at(betas, (row, neuron), beta * side)
-    return Lines(low, high, intercept, height, unstable), betas
+    return Lines(low, high, intercept, unstable), betas
 
 
 def _root_tightening(
@@ -194,7 +196,7 @@ def _root_tightening(
 ) -> passes.Tighten:
     """Backward bounds of the neurons that root layers list."""
 
-    def tighten(layer: int, low, high, before: list[Lines]) -> None:
+    def tighten(layer: int, low, high, state: State) -> None:
         value = plan.layers[layer]
         steps = plan.before(value)
         for root in roots:
@@ -205,14 +207,8 @@ def _root_tightening(
                 part = neurons[chunk]
                 for sign, slopes in ((1.0, root.lower), (-1.0, root.upper)):
                     rows = passes.units(value, part, np.full(len(part), sign))
-                    found = passes.pull(
-                        plan,
-                        value,
-                        rows,
-                        _with_slopes(root, slopes, before),
-                        chunk,
-                        steps,
-                    )
+                    choose = _with_slopes(root, slopes, state.lines)
+                    found = passes.pull(plan, state, value, rows, choose, chunk, steps)
                     bound = passes.least(*found, box)
                     if sign > 0:
                         low[0, part] = np.maximum(low[0, part], bound)
@@ -224,7 +220,7 @@ def _root_tightening(
 
 
 def _with_slopes(
-    root: RootLayer, slopes: Sequence[np.ndarray], before: list[Lines]
+    root: RootLayer, slopes: Sequence[np.ndarray], before: Sequence[Lines]
 ) -> passes.Choose:
     def choose(layer: int, rows: slice) -> tuple[Lines, None]:
         lines = before[layer]
@@ -256,25 +252,17 @@ def _box_bounds(problem, plan: Plan, pieces, ids, region) -> np.ndarray:
     for start in range(0, len(both), BOXES):
         part = both[start : start + BOXES]
         box = whole._replace(lower=part[:, :n], upper=part[:, n:])
-        every: list[Lines] = []
-        tighten = _box_tightening(plan, box)
-        hidden = passes.forward(plan, box, tighten)
-        every = [passes.lines(*b) for b in zip(*hidden, strict=True)]
+        state = passes.forward(plan, box, _box_tightening(plan, box))
         mine = np.flatnonzero((box_of >= start) & (box_of < start + len(part)))
         owner = box_of[mine] - start
         own = Ball(rows.mid[mine], rows.rad[mine])
         own_const = Ball(const.mid[mine], const.rad[mine])
         for chunk in passes.chunks(plan, len(mine)):
-            left, offset = passes.pull(
-                plan,
-                plan.output,
-                _part(own, chunk),
-                _owned(every, owner),
-                chunk,
-                plan.steps,
+            choose = _owned(state.lines, owner[chunk])
+            boxes = _of(box, owner[chunk])
+            bounds[mine[chunk]] = _margins(
+                plan, state, own, own_const, choose, chunk, boxes
             )
-            offset = balls.add(offset, _part(own_const, chunk))
-            bounds[mine[chunk]] = passes.least(left, offset, _of(box, owner[chunk]))
     # A box with no point in it needs no proof.
     return np.where((lower > upper).any(1), np.inf, bounds)
 
@@ -295,9 +283,12 @@ def _of(box: Domain, owner: np.ndarray) -> Domain:
     return box._replace(lower=box.lower[owner], upper=box.upper[owner])
 
 
-def _owned(every: list[Lines], owner: np.ndarray) -> passes.Choose:
-    def choose(layer: int, rows: slice) -> tuple[Lines, None]:
-        return Lines(*(a[owner[rows]] for a in every[layer])), None
+def _owned(every: Sequence[Lines], owner: np.ndarray) -> passes.Choose:
+    """The lines of the box that each row belongs to."""
+
+    def choose(layer: int, _: slice) -> tuple[Lines, None]:
+        low, high, intercept, unstable = every[layer]
+        return Lines(low[owner], high[owner], intercept[owner], unstable), None
 
     return choose
 
@@ -305,23 +296,21 @@ def _owned(every: list[Lines], owner: np.ndarray) -> passes.Choose:
 def _box_tightening(plan: Plan, box: Domain) -> passes.Tighten:
     """Backward bounds of all neurons that intervals leave unstable."""
 
-    def tighten(layer: int, low, high, before: list[Lines]) -> None:
+    def tighten(layer: int, low, high, state: State) -> None:
         value = plan.layers[layer]
         if box.center is not None or not plan.is_exact(value):
             steps = plan.before(value)
-            owner, neuron = np.nonzero((low < 0) & (high > 0))
-            for chunk in passes.chunks(plan, len(owner)):
-                at = (owner[chunk], neuron[chunk])
-                for sign in (1.0, -1.0):
-                    rows = passes.units(value, at[1], np.full(len(at[1]), sign))
-                    found = passes.pull(
-                        plan, value, rows, _owned(before, owner), chunk, steps
-                    )
-                    bound = passes.least(*found, _of(box, at[0]))
-                    if sign > 0:
-                        low[at] = np.maximum(low[at], bound)
-                    else:
-                        high[at] = np.minimum(high[at], -bound)
+            owners, neurons = np.nonzero((low < 0) & (high > 0))
+            for chunk in passes.chunks(plan, len(owners)):
+                owner, neuron = owners[chunk], neurons[chunk]
+                signs = np.repeat([1.0, -1.0], len(owner))
+                rows = passes.units(value, np.tile(neuron, 2), signs)
+                both = np.tile(owner, 2)
+                choose = _owned(state.lines, both)
+                found = passes.pull(plan, state, value, rows, choose, chunk, steps)
+                below, above = np.split(passes.least(*found, _of(box, both)), 2)
+                low[owner, neuron] = np.maximum(low[owner, neuron], below)
+                high[owner, neuron] = np.minimum(high[owner, neuron], -above)
         _finite(low, high, layer)
 
     return tighten

@@ -152,6 +152,8 @@ def _power(a: Ball, exponent: int) -> Ball:
 
 
 def _compare(node: Node, a: Ball, b: Ball) -> Ball:
+    if node.inputs[0] is node.inputs[1]:  # the usual question whether it is NaN
+        return balls.exact(_COMPARE[node.op](a.mid, a.mid))
     (low_a, high_a), (low_b, high_b) = balls.ends(a), balls.ends(b)
     apart = (low_a > high_b) | (low_b > high_a)
     if not (apart | ((a.rad == 0) & (b.rad == 0))).all():

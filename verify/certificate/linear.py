@@ -1,4 +1,4 @@
-"""Linear maps of flat arrays, and their transposes, on balls.
+"""Linear maps of flat arrays on balls, and their transposes on rows.
 
 Whatever the operator, its linear part is a sequence of three kinds of stage: sums of
 elements picked by index, products with matrices, and products element by element.
@@ -27,8 +27,17 @@ class Stage(Protocol):
         """Returns the map of x."""
         ...
 
-    def back(self, rows: Ball) -> Ball:
-        """Returns the transposed map of rows [S, n_out], [S, n_in]."""
+    def pull(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the transposed map of rows [S, n_out], [S, n_in], as rounded."""
+        ...
+
+    @property
+    def terms(self) -> int:
+        """The most products that an element of either map is the sum of."""
+        ...
+
+    def absolute(self) -> "Stage | None":
+        """The map with all weights by their size; None for the identity."""
         ...
 
 
@@ -80,9 +89,18 @@ class Taps:
         rad = self._sum(x.rad + balls.gamma(taps) * np.abs(x.mid))
         return Ball(self._sum(x.mid), balls.grow(rad, taps + 4))
 
-    def back(self, rows: Ball) -> Ball:
+    def pull(self, rows: np.ndarray) -> np.ndarray:
         """Returns the transposed map of rows."""
-        return self.transposed.forward(rows)
+        return self.transposed._sum(rows)
+
+    @property
+    def terms(self) -> int:
+        """Additions of either map."""
+        return max(self.index.shape[0], self.transposed.index.shape[0])
+
+    def absolute(self) -> "Taps":
+        """Returns itself."""
+        return self
 
     def _sum(self, x: np.ndarray) -> np.ndarray:
         if self._needs_zero:
@@ -113,33 +131,42 @@ class Product:
 
     def forward(self, x: Ball) -> Ball:
         """Returns the map of x."""
+        rows = x.mid.shape[0]
         _, _, k, n = self.shape
-        return self._run(x, self.weight, k, n)
+        split = Ball(self._split(x.mid, k), self._split(x.rad, k))
+        found = balls.matmul(split, self.weight)
+        return Ball(self._join(found.mid, rows, n), self._join(found.rad, rows, n))
 
-    def back(self, rows: Ball) -> Ball:
+    def pull(self, rows: np.ndarray) -> np.ndarray:
         """Returns the transposed map of rows."""
         _, _, k, n = self.shape
-        return self._run(rows, self._transposed, n, k)
+        found = self._split(rows, n) @ self.weight.mid.transpose(0, 2, 1)
+        return self._join(found, rows.shape[0], k)
 
-    @functools.cached_property
-    def _transposed(self) -> Ball:
-        mid, rad = (np.ascontiguousarray(a.transpose(0, 2, 1)) for a in self.weight)
-        return Ball(mid, rad)
+    @property
+    def terms(self) -> int:
+        """Products of either map."""
+        return max(self.shape[2:])
 
-    def _run(self, x: Ball, weight: Ball, k: int, n: int) -> Ball:
+    def absolute(self) -> "Product":
+        """The product with the weights' sizes."""
+        weight = Ball(np.abs(self.weight.mid), self.weight.rad)
+        return Product(weight, self.shape[1])
+
+    def _split(self, a: np.ndarray, k: int) -> np.ndarray:
+        """[S, G * M * k] as [G, S * M, k]."""
         groups, m = self.shape[:2]
-        rows = x.mid.shape[0]
+        if groups == 1:
+            return a.reshape(1, -1, k)
+        a = a.reshape(-1, groups, m, k).transpose(1, 0, 2, 3)
+        return a.reshape(groups, -1, k)
 
-        def split(a: np.ndarray) -> np.ndarray:
-            a = a.reshape(rows, groups, m, k).transpose(1, 0, 2, 3)
-            return a.reshape(groups, rows * m, k)
-
-        def join(a: np.ndarray) -> np.ndarray:
+    def _join(self, a: np.ndarray, rows: int, n: int) -> np.ndarray:
+        """The inverse of `_split`."""
+        groups, m = self.shape[:2]
+        if groups > 1:
             a = a.reshape(groups, rows, m, n).transpose(1, 0, 2, 3)
-            return a.reshape(rows, groups * m * n)
-
-        found = balls.matmul(Ball(split(x.mid), split(x.rad)), weight)
-        return Ball(join(found.mid), join(found.rad))
+        return a.reshape(rows, groups * m * n)
 
 
 class Scale:
@@ -153,9 +180,18 @@ class Scale:
         """Returns the map of x."""
         return balls.multiply(x, self.factor)
 
-    def back(self, rows: Ball) -> Ball:
+    def pull(self, rows: np.ndarray) -> np.ndarray:
         """Returns the transposed map of rows."""
-        return balls.multiply(rows, self.factor)
+        return rows * self.factor.mid
+
+    @property
+    def terms(self) -> int:
+        """One product."""
+        return 1
+
+    def absolute(self) -> "Scale":
+        """The product with the factors' sizes."""
+        return Scale(Ball(np.abs(self.factor.mid), self.factor.rad))
 
 
 class Negate:
@@ -167,9 +203,18 @@ class Negate:
         """Returns -x."""
         return balls.negate(x)
 
-    def back(self, rows: Ball) -> Ball:
+    def pull(self, rows: np.ndarray) -> np.ndarray:
         """Returns -rows."""
-        return balls.negate(rows)
+        return -rows
+
+    @property
+    def terms(self) -> int:
+        """Nothing is rounded."""
+        return 0
+
+    def absolute(self) -> None:
+        """Returns None: the identity."""
+        return None
 
 
 class Chain:
@@ -197,8 +242,33 @@ class Chain:
             x = stage.forward(x)
         return x
 
-    def back(self, rows: Ball) -> Ball:
-        """Returns the transposed map of rows."""
+    def pull(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the transposed map of rows, as rounded."""
         for stage in reversed(self.stages):
-            rows = stage.back(rows)
+            rows = stage.pull(rows)
         return rows
+
+    @functools.cached_property
+    def absolute(self) -> "Chain":
+        """The chain with all weights by their size."""
+        sizes = [stage.absolute() for stage in self.stages]
+        return Chain([stage for stage in sizes if stage is not None])
+
+    def error(self, size: np.ndarray) -> np.ndarray:
+        """Returns how much rounding in `pull` can change a row's value.
+
+        The coefficients that `pull` makes of a row `a` are off by at most
+        `gamma(terms) |a| |W|` where W is the chain, and by what W itself is off by.
+
+        Args:
+          size: [1, n_in], at least the size of the operand's elements.
+
+        Returns:
+          [1, n_out]: the value is off by at most its inner product with |a|,
+          underflow aside.
+        """
+        if not self.stages:
+            return np.zeros_like(size)
+        found = self.absolute.forward(balls.exact(size))
+        terms = sum(stage.terms + 1 for stage in self.stages)
+        return balls.grow(found.rad + balls.gamma(terms) * (found.mid + found.rad), 4)

@@ -96,10 +96,11 @@ def _picking(index: np.ndarray, value: Value) -> Chain:
 
 
 def _spread(value: Value, node: Node) -> Stage:
-    """The broadcast of a scalar operand to the output's shape."""
-    n = size(node.outputs[0])
-    every = np.arange(n) if size(value) == n else np.zeros(n, np.int64)
-    return Taps(every[None], size(value))
+    """The broadcast of a scalar operand, or of axes of one, to the output's shape."""
+    every = indices.numbered(value.shape)
+    if value.shape != node.outputs[0].shape:
+        every = np.broadcast_to(every, node.outputs[0].shape)
+    return Taps(every.reshape(1, -1), size(value))
 
 
 def _assembled(node: Node) -> Parts:

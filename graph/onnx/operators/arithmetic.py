@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from graph.onnx.registry import Apply, Call, Site, is_static, namespace, operator
+from graph.onnx.registry import (
+    Apply,
+    Call,
+    Site,
+    canonical,
+    is_static,
+    namespace,
+    operator,
+)
 
 _LEAVES = {"Add": "bias", "Sub": "bias", "Mul": "scale", "Div": "scale"}
 
@@ -153,4 +161,4 @@ def where(_: Site) -> Apply:
 
 
 def _traced_type(call: Call, x: Any) -> np.dtype:
-    return call.dtype if x.dtype.kind == "f" else jax.dtypes.canonicalize_dtype(x.dtype)
+    return call.dtype if x.dtype.kind == "f" else canonical(x.dtype)

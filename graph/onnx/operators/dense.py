@@ -50,15 +50,15 @@ def gemm(site: Site) -> Apply:
 
 @operator("MatMul", inputs=(2, 2), rows="own")
 def matmul(site: Site) -> Apply:
-    """numpy's matmul; a constant matrix on the right is a kernel [in, out].
+    """Matmul as in numpy; a constant matrix, on either side, is a kernel [in, out].
 
-    So is a constant matrix on the left of a vector, transposed: `W x = x W^T`.
+    So the W of `W x`, with a vector x or columns x, is a kernel transposed.
     """
     left, right = (site.constant(i) is not None for i in (0, 1))
     if right:
         site.param(1, "kernel")
     elif left:
-        site.param(0, "matrix")
+        site.param(0, "kernel", transposed, "left")
 
     def apply(call: Call, a: Any, b: Any) -> Any:
         a, b = (call.like(x, _typed(call, a, b)) for x in (a, b))
@@ -66,6 +66,9 @@ def matmul(site: Site) -> Apply:
             call.mix(a.ndim < 2 or b.ndim > 2)
         elif left:
             call.mix(b.ndim < 3 or a.ndim > 2)
+            if b.ndim == 1 and a.ndim == 2:
+                return jnp.matmul(b, a, precision=PRECISION)
+            a = transposed(a)
         else:
             call.mix(a.ndim < 3 or a.ndim != b.ndim or a.shape[0] != b.shape[0])
         return jnp.matmul(a, b, precision=PRECISION)
