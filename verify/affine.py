@@ -18,9 +18,11 @@ from graph import Node, Value
 from verify import convolution
 
 _STRUCTURAL = frozenset(
-    "reshape transpose broadcast_in_dim squeeze expand_dims slice rev reduce_sum "
-    "reduce_window_sum neg copy copy_p convert_element_type stop_gradient cumsum "
-    "tile split".split()
+    {
+        *("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims"),
+        *("slice", "rev", "reduce_sum", "reduce_window_sum", "neg", "copy", "copy_p"),
+        *("convert_element_type", "stop_gradient", "cumsum", "tile", "split"),
+    }
 )
 _ADDITIVE = frozenset(["add", "sub", "add_any", "concatenate", "pad", "stack"])
 _BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated"])

@@ -84,9 +84,7 @@ def starts(network: Network, hidden: bool) -> dict[str, Value]:
 
 def _nodes(network: Network, value: Value) -> list[Any]:
     nonlinear = set(network.nonlinear)
-    return [
-        n for n in network.before(value) if n in nonlinear and RULES[n.op].free > 0
-    ]
+    return [n for n in network.before(value) if n in nonlinear and RULES[n.op].free > 0]
 
 
 def init_slopes(
@@ -156,9 +154,7 @@ def bounds_at(
         unit = jnp.eye(size, dtype=value.dtype).reshape(size, *value.shape)
         nodes = _nodes(network, value)
         own = [_spread(s, size) for s in slopes[name]]
-        relax = relaxation(
-            network, table, found, dict(zip(nodes, own, strict=True))
-        )
+        relax = relaxation(network, table, found, dict(zip(nodes, own, strict=True)))
         rows = {value: jnp.concatenate([unit, -unit])}
         left, offset = backward(network, table, rows, relax, network.before(value))
         least = concretize(network, left, offset, region)
@@ -176,9 +172,7 @@ def bounds_at(
     offset = offset + jnp.asarray(spec.d, offset.dtype)
     lower = concretize(network, left, offset, region)
     if network.input in left:
-        lower = lower - lax.stop_gradient(
-            rounding(left[network.input], offset, region)
-        )
+        lower = lower - lax.stop_gradient(rounding(left[network.input], offset, region))
     return lower, tuple(found[value] for value in network.hidden)
 
 

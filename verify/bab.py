@@ -32,7 +32,7 @@ class Tree:
     parent: list[int]
     neuron: list[int]
     sign: list[int]
-    leaves: list[tuple[int, int, Any]]
+    leaves: list[tuple[int, int, Any]]  # node, clause, multipliers or None
 
     def path(self, node: int) -> list[tuple[int, int]]:
         """Returns the neurons and signs from the root to a node."""
@@ -111,6 +111,7 @@ def search(
         tuple(type(b)(*map(jnp.asarray, b)) for b in reduced.hidden),
         tuple(jnp.asarray(b) for b in reduced.bias),
     )
+    settings = round_config(config)
     domains = rounds = 0
     while len(pool):
         if time.monotonic() > deadline:
@@ -118,15 +119,22 @@ def search(
         if pool.full:
             why = f"{len(pool)} open sub-domains, over max_domains"
             return Branched("unknown", pool.lowest, domains, rounds, why, tree=tree)
-        parents = pool.take(max(config.batch // 2, 1))
+        size = _size(programs, len(pool), config, deadline - time.monotonic())
+        if size == 0:
+            why = "no time is left to compile a program"
+            return Branched("timeout", pool.lowest, domains, rounds, why, tree=tree)
+        parents = pool.take(size)
         alive = len(parents.lower)
-        padded = _pad(parents, _size(alive, config.batch))
+        padded = _pad(parents, size)
+        began, ready = time.monotonic(), programs.is_ready(size, settings)
         found, margins = programs.round(
             *fixed,
             _domains(padded, rows, sizes),
             jnp.asarray(padded.lower),
-            round_config(config),
+            settings,
         )
+        if not ready:
+            programs.slowest[0] = max(programs.slowest[0], time.monotonic() - began)
         rounds += 1
         domains += 2 * alive
         point = _suspect(found.point, margins, alive, is_unsafe)
@@ -150,9 +158,20 @@ def search(
     return Branched("unsat", 0.0, domains, rounds, tree=tree)
 
 
-def _size(alive: int, batch: int) -> int:
-    limit = max(batch // 2, 1)
-    return next((size for size in SIZES if alive <= size <= limit), limit)
+def _size(programs: Programs, alive: int, config: Config, left: float) -> int:
+    """The number of parents of the next round, 0 if no program is in time.
+
+    With little time left a program that is compiled already is taken, so that the
+    verdict is not late by a compilation.
+    """
+    limit = max(config.batch // 2, 1)
+    sizes = [size for size in SIZES if size < limit] + [limit]
+    best = next((size for size in sizes if size >= alive), limit)
+    settings = round_config(config)
+    if programs.is_ready(best, settings) or left > 1.5 * programs.slowest[0]:
+        return best
+    ready = [size for size in sizes if programs.is_ready(size, settings)]
+    return max(ready, default=0)
 
 
 def _pad(batch: Batch, size: int) -> Batch:

@@ -99,14 +99,14 @@ def lower_of(
     A positive coefficient takes the lower line, a negative one the upper line.
 
     Args:
-      lines: arrays of the node's shape, or with rows in front, [S, *shape].
+      lines: arrays [1, *shape] of the node's shape, or of each row, [S, *shape].
       rows: coefficients on the node's output, [S, *shape].
       reached: for each operand, whether the input reaches it.
-      values: the operands that are known (ignored where reached).
+      values: the operands that are known, [*shape] (ignored where reached).
     """
     above, below = jnp.maximum(rows, 0), jnp.minimum(rows, 0)
     axes = tuple(range(1, rows.ndim))
-    total = above * lines.lower_intercept + below * lines.upper_intercept
+    total = _times(above, lines.lower_intercept) + _times(below, lines.upper_intercept)
     parts = []
     slopes = zip(lines.lower_slopes, lines.upper_slopes, strict=True)
     for (low, high), is_reached, value in zip(slopes, reached, values, strict=True):
@@ -114,5 +114,11 @@ def lower_of(
         if is_reached:
             parts.append(part)
         else:
-            total = total + part * value
+            total = total + part * value[None]
     return parts, total.sum(axes)
+
+
+def _times(rows: Array, intercept: Array) -> Array:
+    """Products; nothing times an intercept that is infinite, no bound at all, is 0."""
+    infinite = jnp.isinf(intercept) & (rows == 0)
+    return jnp.where(infinite, 0.0, rows * intercept)

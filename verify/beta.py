@@ -226,7 +226,9 @@ def _better(best: Array, kept: Any, found: Pass, free: Any) -> tuple[Array, Any]
     """The best bound of each row, and its multipliers; a NaN is never better."""
     lower = found.lower - found.margin
     improved = lower > best
-    kept = jax.tree.map(lambda new, old: jnp.where(improved[:, None], new, old), free, kept)
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(improved[:, None], new, old), free, kept
+    )
     return jnp.where(improved, lower, best), kept
 
 

@@ -29,7 +29,7 @@ def bound(
     alpha_config: va.AlphaConfig = va.AlphaConfig(),  # noqa: B008 - frozen
     built: Network | None = None,
 ) -> Bounds:
-    """Returns lower and upper bounds of C y + d for all x in a region, y = fn(params, x).
+    """Returns bounds of C y + d, y = fn(params, x), for all x in a region.
 
     Sound up to the rounding of the type that it computes in. Works under `jit`, `vmap`
     over regions, and `grad` with respect to `params` (certified training) for every
@@ -73,7 +73,9 @@ def bound(
     inside = outward(region, dtype)
     C, d = jnp.asarray(spec.C, dtype), jnp.asarray(spec.d, dtype)
     both: Any = Spec(jnp.concatenate([C, -C]), jnp.concatenate([d, -d]))  # pyright: ignore
-    least = _least(net, net.prepare(params), inside, both, method, crown_config, alpha_config)
+    least = _least(
+        net, net.prepare(params), inside, both, method, crown_config, alpha_config
+    )
     rows = C.shape[0]
     return Bounds(least[:rows], -least[rows:])
 

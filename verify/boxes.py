@@ -322,7 +322,9 @@ class DoubleBounds:
             found = []
             for at in range(0, len(low), CHUNK):
                 parts = [
-                    np.resize(a[at : at + CHUNK].astype(np.float64), (CHUNK, *self.shape))
+                    np.resize(
+                        a[at : at + CHUNK].astype(np.float64), (CHUNK, *self.shape)
+                    )
                     for a in (low, high)
                 ]
                 bounded = self._bound(weights, *map(jnp.asarray, parts), C, d)

@@ -40,9 +40,7 @@ def babsr(
     for line, a, b in zip(lines, coefficients, bias, strict=True):
         intercept = jnp.minimum(a, 0) * line.intercept
         scaled = b[None] * a
-        score = jnp.abs(
-            red(scaled * (line.slope - 1), scaled * line.slope) + intercept
-        )
+        score = jnp.abs(red(scaled * (line.slope - 1), scaled * line.slope) + intercept)
         scores.append(jnp.where(line.free, score, NEVER))
         intercepts.append(jnp.where(line.free, -intercept, NEVER))
     return jnp.concatenate(scores, -1), jnp.concatenate(intercepts, -1)

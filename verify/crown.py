@@ -1,7 +1,9 @@
 """CROWN: bounds of the hidden values and of a specification (arXiv 1811.00866)."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from verify.backward import Relax, backward, lower_of
 from verify.network import Network, Weights
 from verify.properties import Spec
 from verify.regions import Region
-from verify.relaxations import RULES
+from verify.relaxations import RULES, Relaxation
 from verify.types import Bounds, Lines
 
 Hidden = tuple[Bounds, ...]
@@ -65,15 +67,43 @@ def relaxation(
         alpha = None if slopes is None else slopes.get(node)
 
         def make(alpha: Array | None) -> Lines:
-            return rule.lines(*bounds, alpha=alpha, **node.params)
+            return _lines(rule, bounds, alpha, node.params)
 
         per_row = alpha is not None and alpha.ndim == rows.ndim + 1
-        lines = jax.vmap(make)(alpha) if per_row else make(alpha)
+        if per_row:
+            lines = jax.vmap(make)(alpha)
+        else:
+            lines = jax.tree.map(lambda a: a[None], make(alpha))
         reached = [v in network.active for v in node.inputs]
-        values = [table.get(v, jnp.zeros(())) for v in node.inputs]
+        zero = jnp.zeros((), rows.dtype)
+        values = [table.get(v, zero) for v in node.inputs]
         return lower_of(lines, rows, reached, values)
 
     return relax
+
+
+def _lines(
+    rule: Relaxation, bounds: Sequence[Bounds], alpha: Array | None, params: Any
+) -> Lines:
+    """A rule's lines; where an operand is unbounded, what its interval says."""
+    finite = [jnp.isfinite(b.lower) & jnp.isfinite(b.upper) for b in bounds]
+    tame = [
+        Bounds(*(jnp.where(known, end, 1.0) for end in b))
+        for known, b in zip(finite, bounds, strict=True)
+    ]
+    lines = rule.lines(*tame, alpha=alpha, **params)
+    whole = rule.interval(*bounds, **params)
+    known = functools.reduce(jnp.logical_and, finite)
+    slopes = [
+        tuple(jnp.where(known, s, 0.0) for s in each)
+        for each in (lines.lower_slopes, lines.upper_slopes)
+    ]
+    return Lines(
+        slopes[0],
+        jnp.where(known, lines.lower_intercept, whole.lower),
+        slopes[1],
+        jnp.where(known, lines.upper_intercept, whole.upper),
+    )
 
 
 def concretize(
@@ -141,10 +171,11 @@ def hidden_bounds(
     return tuple(found[value] for value in network.hidden)
 
 
-_MIXING = frozenset(
-    "dot_general conv_general_dilated reduce_sum reduce_window_sum cumsum add sub "
-    "add_any".split()
-)
+_ADDS = frozenset({"add", "sub", "add_any"})
+_MIXING = _ADDS | {
+    *("dot_general", "conv_general_dilated", "cumsum"),
+    *("reduce_sum", "reduce_window_sum"),
+}
 
 
 def _is_exact(network: Network, before: Sequence[Node], region: Region) -> bool:
@@ -156,10 +187,7 @@ def _is_exact(network: Network, before: Sequence[Node], region: Region) -> bool:
         node
         for node in before
         if node.op in _MIXING
-        and (
-            node.op not in ("add", "sub", "add_any")
-            or all(v in network.active for v in node.inputs)
-        )
+        and (node.op not in _ADDS or all(v in network.active for v in node.inputs))
     ]
     nonlinear = set(network.nonlinear).intersection(before)
     return region.radius is None and not nonlinear and len(mixing) <= 1

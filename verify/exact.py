@@ -182,44 +182,49 @@ def milp(
     Raises:
       InputError: an l2 ball, or a row that is not solved in time.
     """
-    from scipy import optimize, sparse
-
     _refuse_l2(region)
     if hidden is None:
         hidden = hidden_bounds(network, weights, region)
     reduced = Reducer(network)(weights, [_widen(each) for each in hidden])
-    minima = []
     C, consts = np.asarray(spec.C, np.float64), np.asarray(spec.d, np.float64)
-    for row, d in zip(C, consts, strict=True):
-        dense = _dense(reduced.params, row, d, reduced.hidden, None)
-        cost, A, b, bounds = _program(dense, region, integer=True)
-        A, b, bounds, n = _with_region(A, b, bounds, region)
-        binary = np.zeros(n)
-        n_h = sum(len(bias) for bias in dense.biases)
-        n_x = np.ravel(region.lower).size
-        binary[n_x + n_h : n_x + 2 * n_h] = 1
-        found = optimize.milp(
-            np.pad(cost, (0, n - cost.size)),
-            integrality=binary,
-            bounds=optimize.Bounds(bounds[:, 0], bounds[:, 1]),
-            constraints=optimize.LinearConstraint(sparse.csr_matrix(A), -np.inf, b),
-            options={"time_limit": timeout_s, "mip_rel_gap": 1e-9},
-        )
-        if found.status != 0:
-            raise InputError(
-                f"milp: {describe(found.message, f'an optimum in {timeout_s} s')}"
-            )
-        minima.append(float(found.fun + dense.constant))
+    minima = [
+        _least(_dense(reduced.params, row, d, reduced.hidden, None), region, timeout_s)
+        for row, d in zip(C, consts, strict=True)
+    ]
     return np.asarray(minima)
+
+
+def _least(dense: Dense, region: Region, timeout_s: float) -> float:
+    """The minimum of one row by a mixed-integer program."""
+    from scipy import optimize, sparse
+
+    cost, A, b, bounds = _program(dense, region, integer=True)
+    A, b, bounds, n = _with_region(A, b, bounds, region)
+    n_x, n_h = np.ravel(region.lower).size, sum(len(bias) for bias in dense.biases)
+    binary = np.zeros(n)
+    binary[n_x + n_h : n_x + 2 * n_h] = 1
+    within: Any = optimize.Bounds
+    rows: Any = optimize.LinearConstraint
+    found = optimize.milp(
+        np.pad(cost, (0, n - cost.size)),
+        integrality=binary,
+        bounds=within(bounds[:, 0], bounds[:, 1]),
+        constraints=rows(sparse.csr_matrix(A), -np.inf, b),
+        options={"time_limit": timeout_s, "mip_rel_gap": 1e-9},
+    )
+    if found.status != 0:
+        raise InputError(
+            f"milp: {describe(found.message, f'an optimum in {timeout_s} s')}"
+        )
+    return float(found.fun + dense.constant)
 
 
 def _widen(bounds: Bounds) -> Bounds:
     low = np.asarray(bounds.lower, np.float64)
     high = np.asarray(bounds.upper, np.float64)
-    return Bounds(
-        low - _SLACK * (1 + np.abs(low)),
-        high + _SLACK * (1 + np.abs(high)),
-    )
+    low = low - _SLACK * (1 + np.abs(low))
+    high = high + _SLACK * (1 + np.abs(high))
+    return Bounds(low, high)  # pyright: ignore[reportArgumentType]
 
 
 def _dense(params, row, d, hidden, splits) -> Dense:

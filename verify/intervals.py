@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from core.types import Array
 from graph import Node, Value
 from verify import affine
-from verify.network import Network, Weights
+from verify.network import Network
 from verify.relaxations import RULES
 from verify.types import Bounds
 
@@ -54,22 +54,45 @@ def intersect(a: Bounds, b: Bounds) -> Bounds:
     """Returns what both say. Bounds that contradict each other meet in one point.
 
     Rounding can make two sound bounds of one number cross by a few units in the last
-    place; the crossing is closed at the lower bound of `a`.
+    place; the crossing is closed. One that is NaN says nothing.
     """
-    lower = jnp.maximum(a.lower, b.lower)
-    upper = jnp.minimum(a.upper, b.upper)
+    lower = jnp.fmax(a.lower, b.lower)
+    upper = jnp.fmin(a.upper, b.upper)
     return Bounds(jnp.minimum(lower, upper), jnp.maximum(lower, upper))
 
 
 def _affine(network, table, node, bounds) -> list[Bounds]:
-    centres = [0.5 * (b.upper + b.lower) for b in bounds]
-    radii = [0.5 * (b.upper - b.lower) for b in bounds]
+    """Bounds of the outputs: infinite where an operand's are, NaN where a weight is."""
+    finite = [jnp.isfinite(b.lower) & jnp.isfinite(b.upper) for b in bounds]
+    centres = [
+        jnp.where(known, 0.5 * b.upper + 0.5 * b.lower, _nothing(b))
+        for known, b in zip(finite, bounds, strict=True)
+    ]
+    radii = [
+        jnp.where(known, 0.5 * b.upper - 0.5 * b.lower, jnp.inf)
+        for known, b in zip(finite, bounds, strict=True)
+    ]
     found = affine.linear(node, network.active, table)(*centres)
     added = affine.constant(node, network.active, table)
     if added is not None:
         found = tuple(centre + added for centre in found)
     spread = affine.linear(node, network.active, table, absolute=True)(*radii)
-    return [Bounds(c - r, c + r) for c, r in zip(found, spread, strict=True)]
+    return [_around(c, r) for c, r in zip(found, spread, strict=True)]
+
+
+def _nothing(bounds: Bounds) -> Array:
+    """0, or NaN where a bound is."""
+    is_nan = jnp.isnan(bounds.lower) | jnp.isnan(bounds.upper)
+    return jnp.where(is_nan, jnp.nan, jnp.zeros_like(bounds.lower))
+
+
+def _around(centre: Array, radius: Array) -> Bounds:
+    known = jnp.isfinite(centre) & jnp.isfinite(radius)
+    widest = jnp.where(jnp.isnan(centre), jnp.nan, jnp.inf)
+    return Bounds(
+        jnp.where(known, centre - radius, -widest),
+        jnp.where(known, centre + radius, widest),
+    )
 
 
 def _nonlinear(network, table, node, found) -> Bounds:

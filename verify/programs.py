@@ -59,11 +59,17 @@ class Programs:
       shape: see there.
       network: the dense form as a network.
       traces: how often each function was compiled, by name.
+      slowest: seconds of the slowest first call, compilation included.
     """
 
     shape: Shape
     network: Network
     traces: dict[str, int]
+    slowest: list[float] = dataclasses.field(default_factory=lambda: [0.0])
+
+    def is_ready(self, parents: int, config: RoundConfig) -> bool:
+        """Whether a round of that many parents is compiled."""
+        return _round_name(parents, config) in self.traces
 
     @functools.partial(jax.jit, static_argnums=(0, 6))
     def root(
@@ -116,7 +122,7 @@ class Programs:
         config: RoundConfig,
     ) -> tuple[Round, Array]:
         """Runs `split_round`; also the margin of the rows at each child's point."""
-        name = f"round{parent_lower.shape[0]}x{2**config.levels}"
+        name = _round_name(parent_lower.shape[0], config)
         self.traces[name] = self.traces.get(name, 0) + 1
         weights = self.network.prepare(params)
         found = split_round(
@@ -126,6 +132,10 @@ class Programs:
         y = jax.vmap(functools.partial(reduce.apply, params))(flat)
         margins = jnp.einsum("bmn,bn->bm", found.domains.C, y) + found.domains.d
         return found, margins.max(-1).reshape(found.lower.shape)
+
+
+def _round_name(parents: int, config: RoundConfig) -> str:
+    return f"round{parents}x{2**config.levels}"
 
 
 @functools.lru_cache(maxsize=64)

@@ -66,7 +66,9 @@ def apply(params: PyTree, x: Array) -> Array:
     for layer in params["layers"]:
         z = jnp.concatenate(parts) @ layer["matrix"] + layer["bias"]
         parts.append(jax.nn.relu(z))
-    return jnp.concatenate(parts) @ params["output"]["matrix"] + params["output"]["bias"]
+    return (
+        jnp.concatenate(parts) @ params["output"]["matrix"] + params["output"]["bias"]
+    )
 
 
 class Reducer:
@@ -113,7 +115,10 @@ class Reducer:
             jnp.asarray((low >= 0).reshape(v.shape), v.dtype)
             for low, v in zip(lower, self.layers, strict=True)
         )
-        sizes = sizes or tuple(ladder(len(each)) for each in index)
+        sizes = sizes or tuple(
+            padded_size(len(each), len(low))
+            for each, low in zip(index, lower, strict=True)
+        )
         biases = self._biases(weights)
         layers, boxes, local = [], [], []
         for k, value in enumerate(self.layers):
@@ -194,9 +199,25 @@ class Reducer:
                 known[out] = jnp.zeros(out.shape, out.dtype)
             else:
                 known.update(
-                    zip(node.outputs, node(*(known[v] for v in node.inputs)), strict=True)
+                    zip(
+                        node.outputs,
+                        node(*(known[v] for v in node.inputs)),
+                        strict=True,
+                    )
                 )
         return [known[value] for value in self.layers]
+
+
+SMALL = 256
+"""Layers of no more neurons keep their size, so that all regions share one shape."""
+
+
+def padded_size(unstable: int, size: int) -> int:
+    """Returns what a layer of so many unstable neurons, of `size` in all, is padded to.
+
+    Fewer shapes are fewer compilations, which cost more than small products.
+    """
+    return size if size <= SMALL else min(ladder(unstable), size)
 
 
 def ladder(n: int) -> int:

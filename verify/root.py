@@ -34,6 +34,7 @@ class Rooted:
     Attributes:
       lower: the best bound of each clause, [clauses]: positive ones are refuted.
       phase: what gave it last: "interval", "crown" or "alpha".
+      row: which row of each clause is the best, [clauses].
       reduced: the network within the tightened bounds, None where nothing is open.
       programs: of its shape.
       region: its flat input.
@@ -43,6 +44,7 @@ class Rooted:
 
     lower: np.ndarray
     phase: str
+    row: np.ndarray
     reduced: Reduced | None = None
     programs: Programs | None = None
     region: Region | None = None
@@ -150,21 +152,17 @@ class Rooter:
         assert state is not None
         proof = (reduced, state.slopes)
         if (best > 0).all() or config.method == "alpha":
-            return Rooted(best, "alpha", slopes=proof)
-        return self._branchable(
-            weights, hidden, reduced, state, best, specs, flat
-        )
+            row = _table(state.lower, specs).argmax(-1)
+            return Rooted(best, "alpha", row, slopes=proof)
+        return self._branchable(weights, hidden, reduced, state, best, specs, flat)
 
-    def _branchable(
-        self, weights, hidden, reduced, state, best, specs, flat
-    ) -> Rooted:
+    def _branchable(self, weights, hidden, reduced, state, best, specs, flat) -> Rooted:
         """The network within the tightened bounds, and where a search starts."""
-        count, m = len(specs), specs[0].C.shape[0]
+        m = specs[0].C.shape[0]
         tight = self._spread(hidden, reduced, state.hidden)
         smaller, program = self.reduced(weights, tight)
         open_clauses = np.flatnonzero(best <= 0)
-        found = np.asarray(state.lower)[: count * m].reshape(count, m)
-        row = found.argmax(-1)
+        row = _table(state.lower, specs).argmax(-1)
         width = sum(smaller.sizes)
         alpha = np.zeros((len(open_clauses), width), np.float32)
         at = 0
@@ -189,6 +187,7 @@ class Rooter:
         return Rooted(
             best,
             "alpha",
+            row,
             smaller,
             program,
             flat,
@@ -218,7 +217,7 @@ class Rooter:
 
 
 def stacked(specs: Sequence[Spec]) -> tuple[Spec, int]:
-    """Returns all rows of all clauses, padded to one of `ROWS`, and how many are real."""
+    """Returns the rows of all clauses, padded to one of `ROWS`, and the real number."""
     C = np.concatenate([np.asarray(s.C) for s in specs])
     d = np.concatenate([np.asarray(s.d) for s in specs])
     real = len(d)
@@ -230,9 +229,14 @@ def stacked(specs: Sequence[Spec]) -> tuple[Spec, int]:
 
 def by_clause(lower: Any, specs: Sequence[Spec]) -> np.ndarray:
     """Returns the best row of each clause, [clauses], from bounds of `stacked` rows."""
+    return _table(lower, specs).max(-1)
+
+
+def _table(lower: Any, specs: Sequence[Spec]) -> np.ndarray:
+    """Bounds of stacked rows as [clauses, rows]; what is not a number is -infinity."""
     count, m = len(specs), specs[0].C.shape[0]
     flat = np.asarray(lower)[: count * m].reshape(count, m)
-    return np.nan_to_num(flat, nan=-np.inf).max(-1)
+    return np.nan_to_num(flat, nan=-np.inf)
 
 
 def _gains(before: np.ndarray, after: np.ndarray) -> bool:

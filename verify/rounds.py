@@ -33,7 +33,7 @@ class RoundConfig:
       levels: neurons split at once; a parent has 2 ** levels children.
     """
 
-    bound: BetaConfig = BetaConfig()
+    bound: BetaConfig = BetaConfig()  # noqa: RUF009 - frozen
     heuristic: str = "kfsb"
     candidates: int = 3
     reduce_op: str = "max"

@@ -15,6 +15,7 @@ from core.types import PyTree
 from verify import bab, boxes, exact, falsify, reduce
 from verify.network import Network, network
 from verify.problem import Config, Problem, Verdict
+from verify.proofs import Proof
 from verify.properties import Clause, Property, Spec
 from verify.regions import Region, outward
 from verify.root import Rooted, Rooter
@@ -79,6 +80,7 @@ class _Search:
     domains: int = 0
     lower: float = np.inf
     phase: str = ""
+    proof: Proof | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -148,12 +150,22 @@ class Verifier:
     ) -> Verdict:
         """Decides a property; see `verify`."""
         search = _Search(params, prop, config, time.monotonic(), progress)
+        if config.certificate:
+            search.proof = Proof(self.network, prop)
         weights = self.prepare(params)
         for region, clauses in grouped(prop):
             verdict = self._region(search, weights, region, clauses)
             if verdict is not None:
                 return verdict
-        return search.verdict("unsat")
+        verdict = search.verdict("unsat")
+        if search.proof is None:
+            return verdict
+        try:
+            problem = Problem(self.fn, params, prop)
+            certificate = search.proof.certificate(problem)
+        except GraphError as error:
+            return dataclasses.replace(verdict, why=str(error))
+        return dataclasses.replace(verdict, certificate=certificate)
 
     def _attack(
         self, search: _Search, form: Any, clauses: Sequence[Clause]
@@ -199,7 +211,7 @@ class Verifier:
             witness = self._attack(search, None, clauses)
             if witness is not None:
                 return search.verdict("sat", witness=witness)
-            return self._boxes(search, weights, inside, specs)
+            return self._boxes(search, weights, inside, specs, clauses)
         if not self.is_piecewise_linear:
             raise GraphError(
                 "branching='relu': the network has operators that are not piecewise "
@@ -211,6 +223,8 @@ class Verifier:
         search.say(f"{search.phase}: lower bound {lower.min():.4g}")
         if (lower > 0).all():
             search.lower = min(search.lower, float(lower.min()))
+            if search.proof is not None:
+                search.proof.by_crown(clauses)
             return None
         if hidden is None:  # the caller wants no more than intervals
             hidden = rooter.hidden(weights, inside)
@@ -226,11 +240,16 @@ class Verifier:
         search.phase = rooted.phase
         least = float(rooted.lower.min())
         search.lower = min(search.lower, least)
+        if search.proof is not None and rooted.slopes is not None:
+            held = {
+                int(k): int(rooted.row[k]) for k in np.flatnonzero(rooted.lower > 0)
+            }
+            search.proof.by_alpha(clauses, held, *rooted.slopes)
         if least > 0:
             return None
         if config.method == "alpha":
             return self._open(search, rooted.lower, "alpha")
-        return self._branch(search, rooted, specs, region)
+        return self._branch(search, rooted, specs, region, clauses)
 
     def _open(self, search: _Search, lower: np.ndarray, phase: str) -> Verdict:
         """The verdict where a method without branching leaves clauses open."""
@@ -242,7 +261,12 @@ class Verifier:
         return search.verdict("unknown", why)
 
     def _boxes(
-        self, search: _Search, weights: Any, region: Region, specs: Sequence[Spec]
+        self,
+        search: _Search,
+        weights: Any,
+        region: Region,
+        specs: Sequence[Spec],
+        clauses: Sequence[Clause],
     ) -> Verdict | None:
         search.phase = "branch"
 
@@ -268,6 +292,8 @@ class Verifier:
         if found.status == "point":
             return search.verdict("sat", witness=self._check(search, found.point))
         if found.status == "unsat":
+            if search.proof is not None:
+                search.proof.by_boxes(clauses, found.leaves)
             return None
         why = found.why or (
             f"{found.domains} boxes bounded, the least bound is {found.lower:.4g}"
@@ -275,12 +301,19 @@ class Verifier:
         return search.verdict(found.status, why)
 
     def _branch(
-        self, search: _Search, rooted: Rooted, specs: Sequence[Spec], region: Region
+        self,
+        search: _Search,
+        rooted: Rooted,
+        specs: Sequence[Spec],
+        region: Region,
+        clauses: Sequence[Clause],
     ) -> Verdict | None:
         search.phase = "branch"
         reduced, programs = rooted.reduced, rooted.programs
-        assert reduced is not None and programs is not None
-        assert rooted.region is not None and rooted.start is not None
+        assert reduced is not None
+        assert programs is not None
+        assert rooted.region is not None
+        assert rooted.start is not None
         search.info["unstable"] = [len(each) for each in reduced.index]
         search.say(
             f"{len(rooted.start.lower)} clauses open, unstable neurons "
@@ -320,7 +353,9 @@ class Verifier:
         search.domains += found.domains
         search.info |= {"rounds": found.rounds, "programs": dict(programs.traces)}
         if found.status == "unsat":
-            search.lower = max(search.lower, 0.0)
+            search.lower = 0.0
+            if search.proof is not None:
+                search.proof.by_splits(clauses, reduced, region, specs, found.tree)
             return None
         search.lower = min(search.lower, found.lower)
         if found.status == "point":

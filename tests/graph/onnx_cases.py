@@ -296,6 +296,7 @@ SHAPES = [
     c("Squeeze", x(1, 3, 1), ints(2)),
     c("Squeeze", x(1, 3, 1), ints(0, -1)),
     c("Squeeze", x(1, 3, 1), axes=[-1], opset=11),
+    c("Squeeze", x(1, 3, 1), ints()),
     c("Unsqueeze", x(1, 3), ints(1)),
     c("Unsqueeze", x(1, 3), ints(0, -1)),
     c("Unsqueeze", x(1, 3), axes=[2], opset=11),

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from verify import exact, regions
-from verify.certificate import BoxLeaf, Certificate, Leaf, RootLayer, digest
+from verify.certificate import BoxLeaf, Certificate, Leaf, collect, digest
 from verify.certificate import regions as distinct_regions
 from verify.certificate.checking import _root_tightening, domain
 from verify.certificate.passes import forward
@@ -111,18 +111,7 @@ def margin_problem(fn, params, region, gap, row=(1.0, -1.0)):
 
 def crown_roots(problem):
     """Backward bounds of every neuron, with adaptive slopes."""
-    plan = read(problem)
-    none = np.zeros(0, np.int64)
-    layers = tuple(
-        RootLayer(
-            k,
-            np.arange(n),
-            (none,) * k,
-            (np.zeros((1, 0)),) * k,
-            (np.zeros((1, 0)),) * k,
-        )
-        for k, n in enumerate(plan.sizes)
-    )
+    layers = collect.crown_roots(read(problem).sizes)
     return (layers,) * len(distinct_regions(problem.property)[0])
 
 

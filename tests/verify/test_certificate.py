@@ -81,6 +81,9 @@ def test_a_proof_by_boxes(boxes):
     problem, certificate = boxes
     found = check(problem, certificate)
     assert found.ok, found.why
+    each = [dataclasses.replace(leaf, weights=None) for leaf in certificate.leaves]
+    tried = dataclasses.replace(certificate, leaves=tuple(each))
+    assert check(problem, tried).least_margin == found.least_margin
     whole = dataclasses.replace(certificate, leaves=(BoxLeaf(0, (), np.ones(1)),))
     assert check(problem, whole).least_margin < found.least_margin
 
@@ -127,7 +130,7 @@ def test_multipliers_outside_of_their_sets_are_refused(proven):
         slopes = ((np.array(ids), np.full(len(ids), 0.5)), *leaf.slopes[1:])
         rejects(problem, leaf_changed(certificate, slopes=slopes), "slopes")
     rejects(problem, leaf_changed(certificate, slopes=leaf.slopes[1:]), "malformed")
-    for bad in ([-1.0], [0.0], [np.nan], [1.0, 1.0], []):
+    for bad in ([-1.0], [0.0], [np.nan], [1.0, 1.0], [], [[1.0]]):
         rejects(problem, leaf_changed(certificate, weights=np.array(bad)), "weights")
     rejects(problem, leaf_changed(certificate, clause=1), "no clause")
     for path in (((0, 99, 1),), ((7, 0, 1),), ((0, 0, 0),), ((0, 0, 2),)):

@@ -191,6 +191,15 @@ def test_a_quotient_by_a_constant_is_exact():
         (lambda p, x: x.astype(jnp.int32).astype(jnp.float32), "convert_element_type"),
         (lambda p, x: jnp.where(x > 0, x, p), "gt|select_n"),
         (
+            lambda p, x: x * p.astype(jnp.int32).astype(jnp.float32),
+            "convert_element_type",
+        ),
+        (
+            lambda p, x: x * p.astype(jnp.bool_).astype(jnp.float32),
+            "convert_element_type",
+        ),
+        (lambda p, x: x[:, lax.div((p > 0).astype(jnp.int32), 2)], "div"),
+        (
             lambda p, x: lax.dynamic_slice(x, (jnp.int32(p[0, 0]), 0), (2, 3)),
             "convert|slice",
         ),
@@ -200,6 +209,14 @@ def test_what_is_not_computed_is_refused_by_name(fn, word):
     point = np.zeros((4, 6))
     with pytest.raises(GraphError, match=word):
         read(problem_of(fn, point, point))
+
+
+def test_the_root_of_an_exact_zero_is_zero():
+    point = np.ones((4, 6))
+    params = np.zeros((4, 6), np.float32)
+    plan = read(problem_of(lambda p, x: x + jnp.sqrt(p), point, point, params))
+    low, high = forward(plan, *(point.reshape(1, -1),) * 2)
+    np.testing.assert_allclose([low, high], 1, atol=1e-14)
 
 
 def test_layers_are_those_of_the_verifier():

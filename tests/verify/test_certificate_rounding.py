@@ -183,11 +183,9 @@ def passes_of(problem, certificate):
     plan = read(problem)
     pieces = validate(problem, certificate, plan)
     region = problem.property.clauses[0].region
-    ids = np.arange(len(certificate.leaves))
-    found = checking._leaf_bounds(
-        problem, plan, pieces, ids, region, certificate.roots[0]
-    )
-    return float(found[0])
+    tasks = checking._tasks(problem, pieces, np.arange(len(certificate.leaves)))
+    roots = certificate.roots[0]
+    return float(checking._leaf_bounds(problem, plan, pieces, tasks, region, roots)[0])
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.oracle
 
 
 @pytest.fixture(autouse=True)
-def _loose():
+def _promotion():
+    """The bounds that the programs are compared with promote ranks."""
     with jax.numpy_rank_promotion("allow"):
         yield
 
@@ -53,7 +54,7 @@ def setup(seed, region, sizes=SIZES):
     return params, built, weights, Reducer(built)(weights, hidden)
 
 
-BOX = regions.box(-0.6 * np.ones(3), [0.6, 0.6, 0.5])
+BOX = regions.box(-0.6 * np.ones(3), np.array([0.6, 0.6, 0.5]))
 ROW = np.array([1.0, -1.0])
 
 
@@ -181,10 +182,12 @@ def test_a_leaf_with_an_open_neuron_is_refused():
 
 
 def test_a_linear_network_is_a_linear_program():
-    params, built, weights, reduced = setup(0, regions.box([0.1] * 3, [0.1] * 3))
+    params, built, weights, reduced = setup(
+        0, regions.box(np.full(3, 0.1), np.full(3, 0.1))
+    )
     assert reduced.unstable == 0
     splits = [np.zeros(n, int) for n in reduced.sizes]
-    box = regions.box([0.1] * 3, [0.1] * 3)
+    box = regions.box(np.full(3, 0.1), np.full(3, 0.1))
     _, value, _ = exact.leaf_lp(reduced.params, box, ROW, 0.0, reduced.hidden, splits)
     y = np.asarray(net(params, np.full(3, 0.1, np.float32)), np.float64)
     np.testing.assert_allclose(value, ROW @ y, atol=1e-5)

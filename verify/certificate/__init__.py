@@ -9,6 +9,7 @@
 | `Leaf`, `BoxLeaf` | a sub-domain of ReLU signs, or of the input box |
 | `digest`, `regions` | what a certificate is of, and the order of its roots |
 | `save`, `load` | .npz files |
+| `collect` | root layers and leaves from the arrays of a search |
 
     certificate = verify.verify(problem, Config(certificate=True)).certificate
     save(certificate, "proof.npz")
@@ -24,10 +25,16 @@ not know how they were found. Leaves must form complete binary trees.
 Networks: ReLUs and what `verify.expansions` writes with them (max, abs, pooling, ..),
 between affine operators. Any other nonlinear operator is refused by name.
 
+What is proven is a statement about the function in real arithmetic. Parameters, the
+region and the specification are exact; so are the constants that JAX folded while it
+traced the function, in their own precision. Conversions between float types are
+identities.
+
 References: Wang et al., arXiv 2103.06624 (beta-CROWN); Higham, Accuracy and Stability
 of Numerical Algorithms, chapter 3 (rounding errors).
 """
 
+from verify.certificate import collect
 from verify.certificate.checking import Check, check
 from verify.certificate.files import load, save
 from verify.certificate.format import (
@@ -46,6 +53,7 @@ __all__ = [
     "Leaf",
     "RootLayer",
     "check",
+    "collect",
     "digest",
     "load",
     "regions",

@@ -107,11 +107,3 @@ def dot(a: Ball, b: Ball) -> Ball:
     if b.rad.any():
         rad = rad + inner(size_a + a.rad, b.rad)
     return Ball(inner(a.mid, b.mid), grow(rad, 2 * n + 8))
-
-
-def total(parts: list[np.ndarray]) -> np.ndarray:
-    """Returns the sum of arrays, rounded as it comes."""
-    found = parts[0]
-    for part in parts[1:]:
-        found = found + part
-    return found

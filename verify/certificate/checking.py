@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -77,11 +78,14 @@ def _check_bounds(problem, certificate, plan, pieces: Pieces, least: list) -> No
     of_leaf = np.asarray(which, np.int64)[pieces.clause]
     for at, region in enumerate(distinct):
         ids = np.flatnonzero(of_leaf == at)
+        tasks = _tasks(problem, pieces, ids)
         if certificate.kind == "relu":
             roots = certificate.roots[at] if certificate.roots else ()
-            bounds = _leaf_bounds(problem, plan, pieces, ids, region, roots)
+            each = _leaf_bounds(problem, plan, pieces, tasks, region, roots)
         else:
-            bounds = _box_bounds(problem, plan, pieces, ids, region)
+            each = _box_bounds(problem, plan, pieces, tasks, region)
+        bounds = np.full(len(ids), -np.inf)
+        np.maximum.at(bounds, np.searchsorted(ids, tasks.leaf), each)
         least += [float(bounds.min(initial=np.inf))]
         wrong = np.flatnonzero(~(bounds > 0))  # NaN is wrong too
         if wrong.size:
@@ -104,14 +108,38 @@ def domain(region: Region) -> Domain:
     return Domain(low, high, center, float(region.radius), region.norm)
 
 
-def _rows(problem: Problem, pieces: Pieces, ids: np.ndarray) -> tuple[Ball, Ball]:
-    """The weighted rows of leaves, [L, n_out], and their constants [L]."""
-    clauses = problem.property.clauses
-    rows = Ball(*np.zeros((2, len(ids), problem.property.output_size)))
-    const = Ball(*np.zeros((2, len(ids))))
-    for clause in np.unique(pieces.clause[ids]):
-        own = np.flatnonzero(pieces.clause[ids] == clause)
-        weights = balls.exact(np.stack([pieces.weights[i] for i in ids[own]]))
+class Tasks(NamedTuple):
+    """Rows to be bounded: one for each leaf, or each row of its clause.
+
+    Attributes:
+      leaf: positions of the leaves, [T], in ascending order.
+      weights: of the rows of its clause, for each task.
+    """
+
+    leaf: np.ndarray
+    weights: list[np.ndarray]
+
+
+def _tasks(problem: Problem, pieces: Pieces, ids: np.ndarray) -> Tasks:
+    leaf, weights = [], []
+    for i in ids:
+        own = pieces.weights[i]
+        count = len(problem.property.clauses[pieces.clause[i]].spec.d)
+        for each in np.eye(count) if own is None else (own,):
+            leaf.append(i)
+            weights.append(each)
+    return Tasks(np.asarray(leaf, np.int64), weights)
+
+
+def _rows(problem: Problem, pieces: Pieces, tasks: Tasks) -> tuple[Ball, Ball]:
+    """The weighted rows of tasks, [T, n_out], and their constants [T]."""
+    clauses, count = problem.property.clauses, len(tasks.leaf)
+    rows = Ball(*np.zeros((2, count, problem.property.output_size)))
+    const = Ball(*np.zeros((2, count)))
+    of_task = pieces.clause[tasks.leaf]
+    for clause in np.unique(of_task):
+        own = np.flatnonzero(of_task == clause)
+        weights = balls.exact(np.stack([tasks.weights[i] for i in own]))
         C, d = (balls.exact(a) for a in clauses[clause].spec)
         rows.mid[own], rows.rad[own] = balls.matmul(weights, C)
         const.mid[own], const.rad[own] = balls.matmul(weights, d)
@@ -146,10 +174,17 @@ def _finite(lower: np.ndarray, upper: np.ndarray, layer: int) -> None:
 # Certificates of ReLU splits.
 
 
-def _leaf_bounds(problem, plan: Plan, pieces, ids, region, roots) -> np.ndarray:
-    box = domain(region)
+def _leaf_bounds(
+    problem: Problem,
+    plan: Plan,
+    pieces: Pieces,
+    tasks: Tasks,
+    region: Region,
+    roots: Sequence[RootLayer],
+) -> np.ndarray:
+    box, ids = domain(region), tasks.leaf
     state = passes.forward(plan, box, _root_tightening(plan, box, roots))
-    rows, const = _rows(problem, pieces, ids)
+    rows, const = _rows(problem, pieces, tasks)
     bounds = np.zeros(len(ids))
     for chunk in passes.chunks(plan, len(ids)):
         own = [
@@ -239,15 +274,17 @@ def _with_slopes(
 # Certificates of input splits.
 
 
-def _box_bounds(problem, plan: Plan, pieces, ids, region) -> np.ndarray:
-    whole = domain(region)
+def _box_bounds(
+    problem: Problem, plan: Plan, pieces: Pieces, tasks: Tasks, region: Region
+) -> np.ndarray:
+    whole, ids = domain(region), tasks.leaf
     lower, upper = _boxes(whole, [pieces.paths[i] for i in ids])
     both, box_of = np.unique(
         np.concatenate([lower, upper], 1), axis=0, return_inverse=True
     )
     box_of = box_of.ravel()
     n = lower.shape[1]
-    rows, const = _rows(problem, pieces, ids)
+    rows, const = _rows(problem, pieces, tasks)
     bounds = np.full(len(ids), np.inf)
     for start in range(0, len(both), BOXES):
         part = both[start : start + BOXES]

@@ -93,8 +93,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _pack(certificate: Certificate) -> dict[str, np.ndarray]:
-    leaves = certificate.leaves
+def _pack(certificate: Certificate) -> dict[str, Any]:
+    leaves: Any = certificate.leaves
     arrays: dict[str, Any] = {
         "version": np.asarray(certificate.version),
         "kind": np.asarray(certificate.kind),
@@ -110,7 +110,8 @@ def _pack(certificate: Certificate) -> dict[str, np.ndarray]:
         ("side", 2, np.int8),
     ):
         arrays[name] = np.asarray([cut[column] for cut in path], dtype)
-    _pack_rows(arrays, "weights", [leaf.weights for leaf in leaves])
+    weights = [() if leaf.weights is None else leaf.weights for leaf in leaves]
+    _pack_rows(arrays, "weights", weights)
     if certificate.kind == "relu":
         _pack_rows(arrays, "beta", [leaf.beta for leaf in leaves])
         layers = max((len(leaf.slopes) for leaf in leaves), default=0)
@@ -160,7 +161,7 @@ def _unpack(arrays: Mapping[str, np.ndarray]) -> Certificate:
         for parts in zip(*columns, strict=True)
     ]
     clauses = arrays["clause"].tolist()
-    weights = _rows(arrays, "weights")
+    weights = [row if row.size else None for row in _rows(arrays, "weights")]
     if kind == "input":
         leaves: Any = tuple(
             BoxLeaf(*each) for each in zip(clauses, paths, weights, strict=True)

@@ -50,14 +50,14 @@ class Leaf:
       slopes: for each layer (ids, values): lower slopes in [0, 1] by flat neuron; all
         others take the adaptive slope.
       beta: multipliers of the path's signs, >= 0.
-      weights: of the clause's rows, >= 0 and not all zero.
+      weights: of the clause's rows, >= 0 and not all zero; None to try each row alone.
     """
 
     clause: int
     path: tuple[tuple[int, int, int], ...]
     slopes: tuple[tuple[np.ndarray, np.ndarray], ...]
     beta: np.ndarray
-    weights: np.ndarray
+    weights: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,12 +68,12 @@ class BoxLeaf:
       clause: of the property, by position.
       path: (flat dimension, threshold, side) of each cut, in order; the side 1 is
         x >= threshold, -1 is x <= threshold.
-      weights: of the clause's rows, >= 0 and not all zero.
+      weights: of the clause's rows, >= 0 and not all zero; None to try each row alone.
     """
 
     clause: int
     path: tuple[tuple[int, float, int], ...]
-    weights: np.ndarray
+    weights: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

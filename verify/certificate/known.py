@@ -114,7 +114,7 @@ def _function(node: Node) -> Callable[..., Ball] | None:
 
 def _monotone(function: Function, a: Ball, ulps: float) -> Ball:
     """A rising function of a ball; every end is widened by its error."""
-    low, high = balls.ends(a)
+    low, high = (np.where(a.rad == 0, a.mid, end) for end in balls.ends(a))
     with np.errstate(all="ignore"):
         low, high = function(low), function(high)
     low, high = low - ulps * np.abs(low), high + ulps * np.abs(high)

@@ -52,7 +52,7 @@ def parts(node: Node, known: Known, active: Collection[Value]) -> Parts:
     """
     op, inputs = node.op, node.inputs
     if op in indices.PICKING:
-        _check_conversion(node, active)
+        _check_conversion(node, known)
         return [(inputs[0], _picking(indices.picked(node), inputs[0]))]
     if op == "neg":
         return [(inputs[0], Chain([Negate()]))]
@@ -84,11 +84,16 @@ def parts(node: Node, known: Known, active: Collection[Value]) -> Parts:
     return [_product(node, known, active)]
 
 
-def _check_conversion(node: Node, active: Collection[Value]) -> None:
-    floating = jnp.issubdtype(node.outputs[0].dtype, jnp.floating)
-    moves = node.op == "convert_element_type" and node.inputs[0] in active
-    if moves and not floating:
+def _check_conversion(node: Node, known: Known) -> None:
+    """Conversions are identities here; those that round or wrap are refused."""
+    value, dtype = node.inputs[0], node.outputs[0].dtype
+    if node.op != "convert_element_type" or jnp.issubdtype(dtype, jnp.floating):
+        return
+    if value not in known:
         raise unsupported(node, "a conversion that rounds")
+    whole = _integers(node, known, value)
+    if dtype == np.bool_ and not np.isin(whole, (0, 1)).all():
+        raise unsupported(node, "a conversion to bool of other than 0 and 1")
 
 
 def _picking(index: np.ndarray, value: Value) -> Chain:
@@ -138,6 +143,8 @@ def _product(
     """A product, or a quotient, of an operand that moves and a known one."""
     reached = [v in active for v in node.inputs]
     moving = 1 if reached[1] else 0
+    if node.op == "div" and not jnp.issubdtype(node.outputs[0].dtype, jnp.floating):
+        raise unsupported(node, "a division of integers")
     if all(reached) or (node.op in ("div", "conv_general_dilated") and moving):
         raise unsupported(node, "an operator that is not affine in the input")
     value, other = node.inputs[moving], node.inputs[1 - moving]

@@ -38,14 +38,14 @@ class Pieces(NamedTuple):
       paths: the cuts of each leaf.
       beta: of each leaf, [len(path)]; empty for boxes.
       slopes: of each leaf and layer, (ids, values); empty for boxes.
-      weights: of each leaf, [rows of its clause].
+      weights: of each leaf, [rows of its clause], or None to try each row alone.
     """
 
     clause: np.ndarray
     paths: list[list[Cut]]
     beta: list[np.ndarray]
     slopes: list[list[tuple[np.ndarray, np.ndarray]]]
-    weights: list[np.ndarray]
+    weights: list[np.ndarray | None]
 
 
 def validate(problem: Problem, certificate: Certificate, plan: Plan) -> Pieces:
@@ -112,11 +112,9 @@ def _pieces(problem: Problem, certificate: Certificate, plan: Plan) -> Pieces:
         clause = operator.index(leaf.clause)
         if not 0 <= clause < len(clauses):
             raise Rejected(f"{where}: no clause {clause}")
-        weights = _numbers(leaf.weights, f"{where}: weights", 0.0)
-        if weights.shape != np.shape(clauses[clause].spec.d) or not weights.any():
-            raise Rejected(f"{where}: weights that do not fit the clause, or all zero")
         pieces.clause[i] = clause
-        pieces.weights.append(weights)
+        count = len(clauses[clause].spec.d)
+        pieces.weights.append(_weights(leaf.weights, count, where))
         if isinstance(leaf, BoxLeaf):
             pieces.paths.append(_box_path(leaf, plan, problem, where))
             continue
@@ -127,6 +125,15 @@ def _pieces(problem: Problem, certificate: Certificate, plan: Plan) -> Pieces:
         pieces.beta.append(beta)
         pieces.slopes.append(_leaf_slopes(leaf, plan, where))
     return pieces
+
+
+def _weights(weights: Any, count: int, where: str) -> np.ndarray | None:
+    if weights is None:
+        return None
+    weights = _numbers(weights, f"{where}: weights", 0.0)
+    if weights.shape != (count,) or not weights.any():
+        raise Rejected(f"{where}: weights that do not fit the clause, or all zero")
+    return weights
 
 
 def _relu_path(leaf: Leaf, plan: Plan, where: str) -> list[Cut]:

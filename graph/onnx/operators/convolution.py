@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from graph.onnx._refuse import MAX_INDICES, check_size
 from graph.onnx.operators.dense import PRECISION
 from graph.onnx.registry import Apply, Call, Site, operator
 
@@ -56,6 +57,7 @@ class Window:
         lengths = [len(f) for f in fields]
         if rank < 1 or lengths != [rank, rank, rank, 2 * rank]:
             raise call.bad(f"a window over {rank} axes", "one number for each axis")
+        check_size(call.node.label, shape, MAX_INDICES)
         if self.shape and self.shape != shape:
             raise call.bad(
                 f"kernel_shape {list(self.shape)[:8]}", f"the kernel's {list(shape)}"
@@ -89,6 +91,19 @@ def paddings(window: Placed, sizes: Sequence[int]) -> list[tuple[int, int]]:
         small, large = total // 2, total - total // 2
         found.append((small, large) if window.auto == "SAME_UPPER" else (large, small))
     return found
+
+
+def fitting(call: Call, window: Placed, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Returns `paddings` with which the window fits into the data at least once.
+
+    Raises:
+      DataFormatError: it does not.
+    """
+    pads = paddings(window, sizes)
+    for n, k, d, ends in zip(sizes, window.shape, window.dilations, pads, strict=True):
+        if n + sum(ends) < (k - 1) * d + 1:
+            raise call.bad(f"{n} elements", f"as many as the window has, {k}")
+    return pads
 
 
 def numbers(rank: int) -> jax.lax.ConvDimensionNumbers:
@@ -152,7 +167,7 @@ def conv(site: Site) -> Apply:
             x,
             kernel,
             moved.strides,
-            paddings(moved, x.shape[2:]),
+            fitting(call, moved, x.shape[2:]),
             rhs_dilation=moved.dilations,
             dimension_numbers=numbers(x.ndim - 2),
             feature_group_count=groups,

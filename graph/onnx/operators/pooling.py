@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from graph.onnx._refuse import MAX_INDICES
-from graph.onnx.operators.convolution import Placed, paddings, read_window
+from graph.onnx.operators.convolution import Placed, fitting, read_window
 from graph.onnx.registry import Apply, Call, Site, operator
 
 
@@ -19,13 +19,13 @@ def _spatial(call: Call, x: Any) -> Any:
 
 
 def _placed(
-    window: Placed, sizes: Any, ceil: bool
+    call: Call, window: Placed, sizes: Any, ceil: bool
 ) -> tuple[list[tuple[int, int]], list[int]]:
     """The padding at both ends, and how much more at the end rounding up needs.
 
     A window that would start in the padding at the end is left out.
     """
-    pads = paddings(window, sizes)
+    pads = fitting(call, window, sizes)
     more = []
     for n, k, s, d, (low, high) in zip(
         sizes, window.shape, window.strides, window.dilations, pads, strict=True
@@ -66,7 +66,7 @@ def max_pool(site: Site) -> Apply:
     def apply(call: Call, x: Any) -> Any:
         x = _spatial(call, x)
         moved = window.over(call, x.ndim - 2, shape)
-        pads, more = _placed(moved, x.shape[2:], ceil)
+        pads, more = _placed(call, moved, x.shape[2:], ceil)
         ends = [(low, high + m) for (low, high), m in zip(pads, more, strict=True)]
         return _reduce(x, moved, ends, -np.inf, jax.lax.max)
 
@@ -86,7 +86,7 @@ def average_pool(site: Site) -> Apply:
     def apply(call: Call, x: Any) -> Any:
         x = _spatial(call, x)
         moved = window.over(call, x.ndim - 2, shape)
-        pads, more = _placed(moved, x.shape[2:], ceil)
+        pads, more = _placed(call, moved, x.shape[2:], ceil)
         ends = [(low, high + m) for (low, high), m in zip(pads, more, strict=True)]
         total = _reduce(x, moved, ends, 0.0, jax.lax.add)
         if not any(low or high or m for (low, high), m in zip(pads, more, strict=True)):

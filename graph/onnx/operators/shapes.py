@@ -101,7 +101,7 @@ def squeeze(site: Site) -> Apply:
 
     def apply(call: Call, x: Any, given: Any) -> Any:
         axes = stated if given is None else call.static_ints(given, "axes")
-        if axes is None:
+        if not axes:
             call.mix()  # one example has one more such axis than a batch
             axes = tuple(i for i, n in enumerate(x.shape) if n == 1)
         axes = call.axes(axes, x.ndim)

@@ -1,0 +1,164 @@
+"""Collects the certificate of a search as its phases end."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from core.errors import GraphError
+from verify import exact
+from verify.certificate import BoxLeaf, Certificate, Leaf, RootLayer, collect, format
+from verify.network import Network
+from verify.problem import Problem
+from verify.properties import Clause, Property, Spec
+from verify.reduce import Reduced
+from verify.regions import Region
+from verify.types import Bounds
+
+
+@dataclasses.dataclass
+class Proof:
+    """The parts of a certificate found so far.
+
+    Args:
+      network: of the problem.
+      prop: its property.
+    """
+
+    network: Network
+    prop: Property
+    leaves: list[Any] = dataclasses.field(default_factory=list)
+    roots: dict[int, tuple[RootLayer, ...]] = dataclasses.field(default_factory=dict)
+    missing: str = ""
+
+    def __post_init__(self):
+        self.position = {id(c): k for k, c in enumerate(self.prop.clauses)}
+        self.region = format.regions(self.prop)[1]
+
+    def by_crown(self, clauses: Sequence[Clause]) -> None:
+        """All clauses of a region hold by intervals or CROWN."""
+        self._roots(clauses, ())
+        for clause in clauses:
+            k = self.position[id(clause)]
+            none = np.zeros(0, np.int32), np.zeros(0, np.float32)
+            slopes = (none,) * len(self.network.nonlinear)
+            self.leaves.append(Leaf(k, (), slopes, np.zeros(0), None))
+
+    def by_alpha(
+        self,
+        clauses: Sequence[Clause],
+        chosen: Mapping[int, int],
+        reduced: Reduced,
+        slopes: Mapping[str, Any],
+    ) -> None:
+        """The `chosen` of the clauses of a region hold by alpha-CROWN.
+
+        Args:
+          clauses: of the region, all of them.
+          chosen: positions of those that hold, and which row of each does.
+          reduced: what was optimised.
+          slopes: its free parameters; the rows of "output" are those of all clauses,
+            padded to one number.
+        """
+        self._roots(clauses, collect.alpha_roots(reduced, slopes))
+        most = max(len(c.spec.d) for c in clauses)
+        rows = [np.asarray(part)[:, 0] for part in slopes["output"]]
+        for k, row in chosen.items():
+            weights = np.zeros(len(clauses[k].spec.d))
+            weights[row] = 1
+            alpha = np.concatenate([part[k * most + row] for part in rows])
+            beta = np.zeros_like(alpha)
+            own = self.position[id(clauses[k])]
+            self.leaves.append(collect.leaf(reduced, own, (), (), alpha, beta, weights))
+
+    def by_splits(
+        self,
+        clauses: Sequence[Clause],
+        reduced: Reduced,
+        region: Region,
+        specs: Sequence[Spec],
+        tree: Any,
+    ) -> None:
+        """The rest of the clauses hold by splits; `by_alpha` was called before."""
+        flat = Region(np.ravel(region.lower), np.ravel(region.upper))
+        hidden = [Bounds(*map(np.asarray, b)) for b in reduced.hidden]
+        for node, k, dual in tree.leaves:
+            path = tree.path(node)
+            neurons, signs = [n for n, _ in path], [s for _, s in path]
+            if dual is None:
+                dual = _from_program(reduced, flat, specs[k], hidden, neurons, signs)
+            if dual is None:
+                self.missing = "a leaf that a linear program closed has no multipliers"
+                return
+            alpha, beta, weights = dual
+            own = clauses[k]
+            weights = np.asarray(weights)[: len(own.spec.d)]
+            position = self.position[id(own)]
+            self.leaves.append(
+                collect.leaf(reduced, position, neurons, signs, alpha, beta, weights)
+            )
+
+    def by_boxes(self, clauses: Sequence[Clause], paths: Sequence[Any]) -> None:
+        """All clauses of a region hold on each box."""
+        for clause in clauses:
+            k = self.position[id(clause)]
+            for path in paths:
+                steps = tuple((a, t, 1 if side else -1) for a, t, side in path)
+                self.leaves.append(BoxLeaf(k, steps, None))
+
+    def certificate(self, problem: Problem) -> Certificate:
+        """Returns the certificate.
+
+        Raises:
+          GraphError: a part of the proof is missing, or it mixes both kinds.
+        """
+        kinds = {type(leaf) for leaf in self.leaves}
+        if len(kinds) > 1:
+            self.missing = "some regions were split by neurons, others by inputs"
+        if self.missing:
+            raise GraphError(f"no certificate: {self.missing}")
+        kind = "input" if BoxLeaf in kinds else "relu"
+        count = len(format.regions(self.prop)[0])
+        roots = tuple(self.roots.get(k, ()) for k in range(count))
+        return Certificate(
+            kind,
+            format.digest(problem),
+            tuple(self.leaves),
+            roots if kind == "relu" else (),
+        )
+
+    def _roots(self, clauses: Sequence[Clause], further: tuple[RootLayer, ...]) -> None:
+        sizes = [int(np.prod(n.inputs[0].shape)) for n in self.network.nonlinear]
+        ordered = collect.crown_roots(sizes) + further
+        # A layer's bounds rest on those of the layers before it.
+        ordered = sorted(ordered, key=lambda root: root.layer)
+        self.roots[self.region[self.position[id(clauses[0])]]] = tuple(ordered)
+
+
+def _from_program(
+    reduced: Reduced,
+    region: Region,
+    spec: Spec,
+    hidden: Sequence[Bounds],
+    neurons: Sequence[int],
+    signs: Sequence[int],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Multipliers of a leaf that linear programs closed, of the first row that has."""
+    flat = np.zeros(sum(reduced.sizes), np.int8)
+    flat[np.asarray(neurons, int)] = signs
+    splits = np.split(flat, np.cumsum(reduced.sizes)[:-1])
+    for row in range(len(spec.d)):
+        status, value, _ = exact.leaf_lp(
+            reduced.params, region, spec.C[row], float(spec.d[row]), hidden, splits
+        )
+        if status != "infeasible" and not (status == "optimal" and value > 0):
+            continue
+        betas = exact.leaf_betas(
+            reduced.params, region, spec.C[row], float(spec.d[row]), hidden, splits
+        )
+        if betas is not None:
+            weights = np.zeros(len(spec.d))
+            weights[row] = 1
+            return np.zeros(len(flat)), np.concatenate(betas), weights
+    return None
