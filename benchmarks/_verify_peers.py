@@ -42,9 +42,7 @@ QUOTED: dict[tuple[str, str], float] = {
 """Sub-domains, images or boxes per CPU-second, unscaled."""
 
 
-def marabou(
-    onnx: Path, problem: Problem, timeout_s: int
-) -> Callable[[], str]:
+def marabou(onnx: Path, problem: Problem, timeout_s: int) -> Callable[[], str]:
     """Returns a call that decides a property of boxes with Marabou on one thread.
 
     Args:

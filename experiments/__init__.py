@@ -11,6 +11,7 @@
 | `models`       | flax networks and pretrained weights |
 | `training`     | one jitted epoch, on one device or all |
 | `pruning`      | what the pruning experiments share |
+| `compilation`  | compiled programs kept for the next run |
 | `verification` | `launch.py verify`, and what the verification experiments share |
 
 An experiment is a module with an `EXPERIMENT`; see CONTRIBUTING.md to add one.

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -130,7 +131,7 @@ def search(
         found, margins = programs.round(
             *fixed,
             _domains(padded, rows, sizes),
-            jnp.asarray(padded.lower),
+            spread(padded.lower, size),
             settings,
         )
         if not ready:
@@ -181,19 +182,34 @@ def _pad(batch: Batch, size: int) -> Batch:
 
 
 def _domains(batch: Batch, rows: Any, sizes: Sequence[int]) -> Domains:
+    """The batch on the devices, the sub-domains spread over all of them."""
     ends = np.cumsum(sizes)[:-1]
 
-    def split(flat: np.ndarray) -> tuple[Array, ...]:
-        return tuple(map(jnp.asarray, np.split(flat, ends, axis=1)))
+    def split(flat: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(np.split(flat, ends, axis=1))
 
-    return Domains(
-        jnp.asarray(rows[0][batch.clause]),
-        jnp.asarray(rows[1][batch.clause]),
-        jnp.asarray(batch.weights),
+    domains = Domains(
+        rows[0][batch.clause],
+        rows[1][batch.clause],
+        batch.weights,
         split(batch.splits),
         split(batch.alpha),
         split(batch.beta),
     )
+    return spread(domains, len(batch.lower))
+
+
+def spread(tree: Any, count: int) -> Any:
+    """Puts arrays with a leading axis of `count` on all devices of this process.
+
+    Each gets an equal part where `count` allows it; else all stays on one.
+    """
+    devices = jax.local_devices()
+    if len(devices) == 1 or count % len(devices):
+        return jax.tree.map(jnp.asarray, tree)
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("domains",))
+    parts = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("domains"))
+    return jax.device_put(tree, parts)
 
 
 def _suspect(

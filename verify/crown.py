@@ -92,7 +92,7 @@ def _lines(
         for known, b in zip(finite, bounds, strict=True)
     ]
     lines = rule.lines(*tame, alpha=alpha, **params)
-    whole = rule.interval(*bounds, **params)
+    whole = intervals.of_rule(rule, bounds, params)
     known = functools.reduce(jnp.logical_and, finite)
     slopes = [
         tuple(jnp.where(known, s, 0.0) for s in each)
@@ -295,10 +295,13 @@ def interval_bound(
     left, offset = backward(network, table, rows, relax, last)
     total = offset + jnp.asarray(spec.d, offset.dtype)
     for value, part in left.items():
-        bounds = found[value]
-        box = Region(bounds.lower, bounds.upper)
+        low, high = found[value]
+        known = jnp.isfinite(low) & jnp.isfinite(high)
+        box = Region(jnp.where(known, low, 0.0), jnp.where(known, high, 0.0))
         exact = region if value is network.input else box
         total = total + exact.minimum(part)
+        unbounded = ((part != 0) & ~known[None]).any(tuple(range(1, part.ndim)))
+        total = jnp.where(unbounded, -jnp.inf, total)
         if margin:
             zero = jnp.zeros_like(total)
             total = total - rounding(part, zero, exact)

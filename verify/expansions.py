@@ -5,7 +5,7 @@
 | max, min, abs, clamp, leaky_relu, elu, hard_tanh | relu |
 | reduce_max, reduce_min, reduce_window_max, reduce_window_min | a tournament of max |
 | div, reduce_prod, x * x | a reciprocal, products, a square |
-| softmax, log_softmax, logsumexp | exp and softplus of differences |
+| softmax, log_softmax, logsumexp | logistic and softplus of differences |
 | erfc, exp2, sinh, cosh | erf, exp |
 | is_finite, x == x, x != x | constants |
 
@@ -170,12 +170,27 @@ def _along_axis(fn: Callable[[Array, int], Array]) -> Expansion:
 
 
 def _softmax(x: Array, axis: int) -> Array:
-    """1 / sum_j exp(x_j - x_i), of which the term j = i is 1 exactly."""
-    last = jnp.moveaxis(x, axis, -1)
-    apart = last[..., :, None] - last[..., None, :]
-    others = jnp.broadcast_to(1.0 - jnp.eye(last.shape[-1], dtype=x.dtype), apart.shape)
-    sums = jnp.sum(jnp.exp(apart * others), axis=-2)
-    return jnp.moveaxis(reciprocal(sums), -1, axis)
+    """logistic(x_i - logsumexp of the others), finite for any entries.
+
+    CROWN bounds it closer than 1 / sum_j exp(x_j - x_i), which overflows.
+    """
+    first = jnp.moveaxis(x, axis, 0)
+    if len(first) == 1:
+        return jnp.ones_like(x)
+    rest = pooling.tournament(_logaddexp, _others(first))
+    return jnp.moveaxis(jax.nn.sigmoid(first - rest), 0, axis)
+
+
+def _others(x: Array) -> Array:
+    """For each of n entries [n, ..] the n - 1 others, [n - 1, n, ..].
+
+    They are what a square matrix has off its diagonal: of its entries in one line,
+    the first of every n + 1 is on the diagonal.
+    """
+    n, *rest = x.shape
+    line = jnp.broadcast_to(x[None], (n, n, *rest)).reshape(n * n, *rest)
+    apart = line[1:].reshape(n - 1, n + 1, *rest)[:, :-1]
+    return jnp.moveaxis(apart.reshape(n, n - 1, *rest), 1, 0)
 
 
 def _logsumexp(x: Array, axis: int) -> Array:

@@ -1,6 +1,8 @@
 """Interval bounds of every value, forward through the network."""
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -8,7 +10,7 @@ from core.types import Array
 from graph import Node, Value
 from verify import affine
 from verify.network import Network
-from verify.relaxations import RULES
+from verify.relaxations import RULES, Relaxation
 from verify.types import Bounds
 
 Intervals = dict[Value, Bounds]
@@ -96,6 +98,15 @@ def _around(centre: Array, radius: Array) -> Bounds:
 
 
 def _nonlinear(network, table, node, found) -> Bounds:
-    rule = RULES[node.op]
     bounds = operand_bounds(network, table, node, found)
-    return rule.interval(*bounds, **node.params)
+    return of_rule(RULES[node.op], bounds, node.params)
+
+
+def of_rule(
+    rule: Relaxation, bounds: Sequence[Bounds], params: Mapping[str, Any]
+) -> Bounds:
+    """Returns a rule's interval, NaN where that of an operand is."""
+    lower, upper = rule.interval(*bounds, **params)
+    ends = [jnp.isnan(end) for each in bounds for end in each]
+    is_nan = functools.reduce(jnp.logical_or, ends)
+    return Bounds(jnp.where(is_nan, jnp.nan, lower), jnp.where(is_nan, jnp.nan, upper))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.errors import DataFormatError, DataUnavailableError, InputError, describe
+from experiments.compilation import keep_programs
 
 if TYPE_CHECKING:
     from verify.problem import Problem
@@ -38,6 +39,7 @@ class Networks:
     """
 
     def __init__(self):
+        keep_programs()
         self._path: Path | None = None
         self._network: Network | None = None
         self._functions: dict[str, Callable[[Any, Any], Any]] = {}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from graph.onnx import OPERATORS, load
-from tests.graph.onnx_cases import CASES, Case
+from tests.graph.onnx_cases import CASES
 from tests.graph.onnx_chains import CHAINS
+from tests.graph.onnx_layers import Case
 from tests.graph.onnx_models import reference, save
 
 pytestmark = pytest.mark.oracle
