@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.verification import images, networks
-from verify import Bounds, Config, Problem, Region, Verifier, crown
+from verify import Bounds, Config, Problem, Region, Verifier, crown, vnnlib
 from verify.alpha import AlphaConfig
 from verify.beta import BetaConfig, Domains, bound_batch
 from verify.boxes import bound_boxes
@@ -29,8 +29,8 @@ from verify.search import grouped, padded, verifier_of, verify
 STEPS = 20
 """Iterations of alpha- and beta-CROWN, as in the quoted figures."""
 
-Timed = tuple[Callable[[], Any], float]
-"""A call, and its multiplications and additions."""
+Timed = tuple[Callable[[], Any], float | None]
+"""A call, and its multiplications and additions; None where they are not counted."""
 
 
 class Root(NamedTuple):
@@ -55,7 +55,17 @@ class Root(NamedTuple):
     about: str
 
 
-_NETWORKS = networks.Networks()
+@functools.cache
+def loaded(onnx: Path) -> networks.Network:
+    """Returns the network of a file, the same one each time."""
+    return networks.load_network(onnx)
+
+
+def of_competition(onnx: Path, prop: Path) -> Problem:
+    """Returns a property of a network, both in files."""
+    net = loaded(onnx)
+    found = vnnlib.load(prop, net.input_shape, net.output_size)
+    return Problem(net.fn, net.params, found, f"{net.name} {found.name}")
 
 
 def competition(path: str) -> Path:
@@ -76,7 +86,7 @@ def acasxu_files(network: str, prop: int) -> tuple[Path, Path]:
 def acasxu(network: str, prop: int) -> tuple[Path, Problem]:
     """Returns a property of ACAS Xu and the network's file."""
     onnx, vnnlib = acasxu_files(network, prop)
-    return onnx, _NETWORKS.problem(onnx, vnnlib)
+    return onnx, of_competition(onnx, vnnlib)
 
 
 def decide(problem: Problem, timeout_s: float) -> str:
@@ -89,10 +99,10 @@ def problems(name: str) -> Iterator[Problem]:
     if name == "cifar_base_kw":
         onnx = competition(f"oval21/{name}.onnx")
         for prop in sorted(onnx.parent.glob(f"{name}*.vnnlib.gz")):
-            yield _NETWORKS.problem(onnx, prop)
+            yield of_competition(onnx, prop)
         return
     entry = images.published(name)
-    net = _NETWORKS.get(entry.onnx)
+    net = loaded(entry.onnx)
     data = images.inputs(entry.inputs)
     how = images.Setting(entry.eps, "linf", entry.mean, entry.std)
     classify = images.classifier(net, how)
@@ -121,7 +131,9 @@ def open_root(name: str) -> Root:
 
 def _root(rooted: Rooted, specs: Sequence[Any]) -> Root:
     reduced, programs = rooted.reduced, rooted.programs
-    assert reduced is not None and programs is not None and rooted.region is not None
+    assert reduced is not None
+    assert programs is not None
+    assert rooted.region is not None
     spec = specs[int(np.argmin(rooted.lower))]
     held = "+".join(str(len(each)) for each in reduced.index)
     about = f"{held} unstable, padded to {'+'.join(map(str, reduced.sizes))}"

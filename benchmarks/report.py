@@ -2,7 +2,9 @@
 
 python -m benchmarks.training_step --json=runs/training_step.json
 python -m benchmarks.projection --json=runs/projection.json
-python -m benchmarks.report runs/training_step.json runs/projection.json
+python -m benchmarks.verify_bounds --json=runs/verify_bounds.json
+python -m benchmarks.report \
+    runs/training_step.json runs/projection.json runs/verify_bounds.json
 """
 
 import argparse
@@ -15,8 +17,9 @@ HEAD = """\
 # Benchmarks
 
 Written by `python -m benchmarks.report` from the files that benchmarks write. Every
-table comes from one run in which all its rows were timed in turns; figures are medians,
-compilation stands apart, and `recompiled` counts compilations after the first call.
+table comes from one run in which rows that are compared were timed in turns; figures
+are medians, compilation stands apart, and `recompiled` counts compilations after the
+first call.
 """
 
 
@@ -28,10 +31,13 @@ def section(path: Path) -> str:
     """
     found = json.loads(path.read_text())
     machine = ", ".join(f"{key} {value}" for key, value in found["machine"].items())
-    columns = list(dict.fromkeys(key for row in found["rows"] for key in row))
+    columns = found.get("columns") or list(
+        dict.fromkeys(key for row in found["rows"] for key in row)
+    )
     table = _timing.table(found["rows"], columns)
     title = f"## {path.stem}\n\n`python -m benchmarks.{path.stem}` on {machine}."
-    return f"{title}\n\n```\n{table}\n```\n"
+    note = f"\n{found['note']}\n" if "note" in found else ""
+    return f"{title}\n{note}\n```\n{table}\n```\n"
 
 
 def main() -> None:

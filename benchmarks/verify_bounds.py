@@ -4,8 +4,8 @@
 
 Takes about six minutes on 2 CPU cores and reads the networks below `LATHE_DATA`; rows
 whose data or peer are not there say so. Every group is timed in turns with a 2048 x
-2048 float32 matrix product, and the share of the limit is the multiplications and
-additions of the backward passes, counted from shapes, per CPU-second over the product's.
+2048 float32 matrix product. The share of the limit is the multiplications and additions
+of the backward passes, counted from shapes, per CPU-second over the product's.
 `quoted` are figures of auto_LiRPA and alpha-beta-CROWN measured by others on another
 machine, scaled by the matrix product of both machines: they were not measured here.
 """
@@ -13,9 +13,11 @@ machine, scaled by the matrix product of both machines: they were not measured h
 import argparse
 import dataclasses
 import functools
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,8 +165,11 @@ def boxes(turns: int) -> Iterator[dict[str, Any]]:
 
 
 def first_answers(turns: int) -> Iterator[dict[str, Any]]:
-    """Yields rows from the start of a process to the verdict of the front door."""
-    root = Path(__file__).resolve().parents[1]
+    """Yields rows from the start of a process to the verdict of the front door.
+
+    The door keeps compiled programs in a folder; each problem gets an empty one, so
+    that its first row compiles everything and its second nothing.
+    """
     oval = "oval21/cifar_base_kw"
     for label, network, prop in (
         ("acasxu 2_9 prop_3", *_verify_work.acasxu_files("2_9", 3)),
@@ -176,26 +181,34 @@ def first_answers(turns: int) -> Iterator[dict[str, Any]]:
             ),
         ),
     ):
-        command = [sys.executable, "launch.py", "verify", f"--onnx={network}"]
-        command += [f"--vnnlib={prop}", "--timeout=120"]
-        timing = _timing.Timing(label)
-        answer = ""
-        for _ in range(min(turns, 3)):
-            before = _children_cpu()
-            start = time.perf_counter()
-            done = subprocess.run(
-                command, cwd=root, capture_output=True, text=True, check=False
-            )
-            timing.wall_s.append(time.perf_counter() - start)
-            timing.cpu_s.append(_children_cpu() - before)
-            words = (done.stdout or done.stderr).split()
-            answer = words[0] if words else f"exit code {done.returncode}"
-        yield {
-            "row": f"{label}: start of the process to its verdict",
-            "ms": timing.ms,
-            "CPU ms": timing.cpu_ms,
-            "found": answer,
-        }
+        command = ["launch.py", "verify", f"--onnx={network}", f"--vnnlib={prop}"]
+        with tempfile.TemporaryDirectory() as programs:
+            for row, count in (("the first time", 1), ("again", min(turns, 3))):
+                timing = _timing.Timing(row)
+                answers = [_answer(command, programs, timing) for _ in range(count)]
+                yield {
+                    "row": f"{label}: process start to verdict, {row}",
+                    "ms": timing.ms,
+                    "CPU ms": timing.cpu_ms,
+                    "found": answers[-1],
+                }
+
+
+def _answer(command: list[str], programs: str, timing: _timing.Timing) -> str:
+    """Runs a command of this repository; returns the first word that it prints."""
+    before, start = _children_cpu(), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=Path(__file__).resolve().parents[1],
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": programs},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    timing.wall_s.append(time.perf_counter() - start)
+    timing.cpu_s.append(_children_cpu() - before)
+    words = done.stdout.split()
+    return words[0] if words else f"exit code {done.returncode}"
 
 
 def _children_cpu() -> float:

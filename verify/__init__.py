@@ -2,15 +2,15 @@
 
 | name | what |
 |------|------|
-| `bound(fn, params, region, spec, method)` | sound bounds: interval, CROWN-IBP, CROWN, alpha-CROWN |
+| `bound(fn, params, region, spec, method)` | bounds: interval to beta-CROWN |
 | `verify(problem, config)` | branch and bound with beta-CROWN: a verdict |
 | `Problem`, `Config`, `Verdict` | what is asked, how to search, what came out |
 | `box`, `ball`, `Region` | input regions |
 | `robustness`, `linear`, `Property`, `Clause`, `Spec` | properties from Python |
 | `vnnlib.load(path)` | properties in the competition's format |
 | `network(fn, params, x)` | a function cut at its nonlinear operators |
-| `falsify.falsify`, `falsify.check` | attacks, and the float64 judge of what they find |
-| `certificate.check(problem, certificate)` | a proof recomputed in float64 without JAX |
+| `falsify.falsify`, `falsify.check` | attacks, and the judge of what they find |
+| `certificate.check(problem, certificate)` | a proof recomputed in float64 |
 | `exact.milp`, `exact.lp_bound` | ground truth for small networks, by HiGHS |
 | `RULES`, `EXPANSIONS` | relaxations, and operators that others are written with |
 

@@ -1,13 +1,20 @@
-"""alpha-CROWN: relaxations optimised by gradient ascent (arXiv 2011.13824).
+"""alpha- and beta-CROWN: bounds optimised by gradient ascent.
 
 Every relaxation has free parameters, and any of their values gives a sound bound: the
 bound is maximised over them. Each row has parameters of its own: those of the
 specification, and, where the hidden bounds are optimised too, those of the lower and
 of the upper bound of every hidden neuron. The hidden bounds then follow their own
-parameters in each iteration, and the gradient of the specification's bound reaches all.
+parameters in each iteration, and the gradient of the specification's bound reaches all
+(alpha-CROWN, arXiv 2011.13824).
+
+With signs demanded of ReLU neurons every row has a multiplier beta >= 0 for each of
+them too, those of the hidden bounds among them (beta-CROWN, arXiv 2103.06624). This is
+the general form, for any network; `verify.beta` bounds many sub-domains of a reduced
+one.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +23,7 @@ import optax
 from jax import lax
 
 from core.types import Array
-from graph import Value
+from graph import Node, Value
 from verify import intervals
 from verify.backward import backward
 from verify.crown import (
@@ -49,6 +56,7 @@ class AlphaConfig:
       hidden: whether the hidden bounds are optimised too.
       share: whether all rows of a hidden value share one set of parameters: less
         memory, looser bounds.
+      learning_rate_beta: first rate of the multipliers of splits.
     """
 
     steps: int = 20
@@ -56,6 +64,7 @@ class AlphaConfig:
     decay: float = 0.98
     hidden: bool = True
     share: bool = False
+    learning_rate_beta: float = 0.05
 
 
 class AlphaState(NamedTuple):
@@ -132,6 +141,33 @@ def _size(value: Value) -> int:
     return size
 
 
+Splits = Mapping[Node, Array]
+"""Signs demanded of the operands of ReLU nodes, int8 [*shape]: 1, -1, or 0 for none."""
+
+
+def clipped(found: intervals.Intervals, splits: Splits) -> None:
+    """Tightens the intervals of split neurons: z >= 0 or z <= 0."""
+    for node, sign in splits.items():
+        lower, upper = found[node.inputs[0]]
+        lower = jnp.where(sign > 0, jnp.maximum(lower, 0), lower)
+        upper = jnp.where(sign < 0, jnp.minimum(upper, 0), upper)
+        found[node.inputs[0]] = Bounds(lower, upper)
+
+
+def init_betas(network: Network, slopes: Slopes, splits: Splits) -> Slopes:
+    """Returns zero multipliers, [rows, *shape] of each split node before a start."""
+    found = {}
+    for name, value in starts(network, True).items():
+        if name in slopes:
+            rows = [s.shape[0] for s in slopes[name]]
+            found[name] = tuple(
+                jnp.zeros((rows[0], *sign.shape), value.dtype)
+                for node, sign in splits.items()
+                if node in _nodes(network, value)
+            )
+    return found
+
+
 def bounds_at(
     network: Network,
     weights: Weights,
@@ -139,6 +175,10 @@ def bounds_at(
     spec: Spec,
     hidden: Hidden,
     slopes: Slopes,
+    splits: Splits | None = None,
+    betas: Slopes | None = None,
+    *,
+    margin: bool = False,
 ) -> tuple[Array, Hidden]:
     """Returns the bounds of the rows [S] and of the hidden values at given slopes.
 
@@ -147,6 +187,18 @@ def bounds_at(
     """
     table = network.table(weights)
     found = intervals_from(network, region, hidden)
+    splits, betas = splits or {}, betas or {}
+    clipped(found, splits)
+
+    def cuts(name: str, value: Value, size: int | None) -> dict[Node, Array]:
+        chosen = [n for n in splits if n in _nodes(network, value)]
+        given = zip(chosen, betas.get(name, ()), strict=False)
+        return {
+            node: (beta if size is None else _spread(beta, size))
+            * splits[node][None].astype(beta.dtype)
+            for node, beta in given
+        }
+
     for name, value in starts(network, True).items():
         if name == "output" or name not in slopes:
             continue
@@ -154,7 +206,8 @@ def bounds_at(
         unit = jnp.eye(size, dtype=value.dtype).reshape(size, *value.shape)
         nodes = _nodes(network, value)
         own = [_spread(s, size) for s in slopes[name]]
-        relax = relaxation(network, table, found, dict(zip(nodes, own, strict=True)))
+        free = dict(zip(nodes, own, strict=True))
+        relax = relaxation(network, table, found, free, cuts(name, value, size))
         rows = {value: jnp.concatenate([unit, -unit])}
         left, offset = backward(network, table, rows, relax, network.before(value))
         least = concretize(network, left, offset, region)
@@ -162,16 +215,18 @@ def bounds_at(
         high = -least[size:].reshape(value.shape)
         met = intervals.intersect(found[value], Bounds(low, high))
         found[value] = Bounds(_through(met.lower, low), _through(met.upper, high))
+        clipped(found, {n: s for n, s in splits.items() if n.inputs[0] is value})
     relax = relaxation(
         network,
         table,
         found,
         dict(zip(_nodes(network, network.output), slopes["output"], strict=True)),
+        cuts("output", network.output, None),
     )
     left, offset = backward(network, table, rows_of_spec(network, spec), relax)
     offset = offset + jnp.asarray(spec.d, offset.dtype)
     lower = concretize(network, left, offset, region)
-    if network.input in left:
+    if margin and network.input in left:
         lower = lower - lax.stop_gradient(rounding(left[network.input], offset, region))
     return lower, tuple(found[value] for value in network.hidden)
 
@@ -198,6 +253,8 @@ def optimize(
     slopes: Slopes | None = None,
     learning_rate: Array | float | None = None,
     enough: float = jnp.inf,
+    splits: Splits | None = None,
+    margin: bool = False,
 ) -> AlphaState:
     """Maximises the lower bounds of a specification over all free parameters.
 
@@ -211,6 +268,8 @@ def optimize(
       slopes: to start from; those of CROWN if left out.
       learning_rate: in place of the config's, for a call that goes on from another.
       enough: a row whose bound is above gets no more of the optimisation.
+      splits: signs demanded of neurons; their multipliers are optimised too.
+      margin: whether the bounds of the rows are lowered by `crown.rounding`.
 
     Returns:
       The best of all iterates, row by row and neuron by neuron; the first iterate is
@@ -221,34 +280,45 @@ def optimize(
         slopes = init_slopes(network, weights, region, hidden, rows, config)
     rate = config.learning_rate if learning_rate is None else learning_rate
     optimizer = optax.scale_by_adam()
+    splits = splits or {}
+    betas = init_betas(network, slopes, splits)
 
-    def loss(slopes: Slopes) -> tuple[Array, tuple[Array, Hidden]]:
-        lower, found = bounds_at(network, weights, region, spec, hidden, slopes)
+    def bounds(free: Any) -> tuple[Array, Hidden]:
+        return bounds_at(
+            network, weights, region, spec, hidden, free[0], splits, free[1],
+            margin=margin,
+        )  # fmt: skip
+
+    def loss(free: Any) -> tuple[Array, tuple[Array, Hidden]]:
+        lower, found = bounds(free)
         return -jnp.minimum(lower, enough).sum(), (lower, found)
 
     def step(carry: Any, t: Array) -> tuple[Any, None]:
-        slopes, state, best = carry
-        (_, (lower, found)), grads = jax.value_and_grad(loss, has_aux=True)(slopes)
-        best = _better(network, best, slopes, lower, found)
+        free, state, best = carry
+        (_, (lower, found)), grads = jax.value_and_grad(loss, has_aux=True)(free)
+        best = _better(network, best, free[0], lower, found)
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update(grads, state)
-            size = rate * config.decay**t
-            slopes = jax.tree.map(
-                lambda a, da: jnp.clip(a - size * da, 0, 1).astype(a.dtype),
-                slopes,
-                updates,
-            )
-        return (slopes, state, best), None
+            (da, db), state = optimizer.update(grads, state)
+            shrink = config.decay**t
+            a, b = rate * shrink, config.learning_rate_beta * shrink
+        slopes = jax.tree.map(
+            lambda x, dx: jnp.clip(x - (a * dx).astype(x.dtype), 0, 1), free[0], da
+        )
+        betas = jax.tree.map(
+            lambda x, dx: jnp.maximum(x - (b * dx).astype(x.dtype), 0), free[1], db
+        )
+        return ((slopes, betas), state, best), None
 
     dtype = network.input.dtype
     best = AlphaState(slopes, hidden, jnp.full(rows, -jnp.inf, dtype))
+    free = (slopes, betas)
     with jax.numpy_dtype_promotion("standard"):
-        state = optimizer.init(slopes)
-    (slopes, _, best), _ = lax.scan(
-        step, (slopes, state, best), jnp.arange(config.steps, dtype=dtype)
+        state = optimizer.init(free)
+    (free, _, best), _ = lax.scan(
+        step, (free, state, best), jnp.arange(config.steps, dtype=dtype)
     )
-    lower, found = bounds_at(network, weights, region, spec, hidden, slopes)
-    return _better(network, best, slopes, lower, found)
+    lower, found = bounds(free)
+    return _better(network, best, free[0], lower, found)
 
 
 def _better(
@@ -266,7 +336,7 @@ def _better(
             if slopes[name] and slopes[name][0].shape[0] == both.shape[0]:
                 kept[name] = _where(both, slopes[name], kept[name])
             else:
-                kept[name] = slopes[name]
+                kept[name] = slopes[name]  # shared: the last, not the best of each
         bounds.append(
             Bounds(
                 jnp.where(up, new.lower, old.lower),

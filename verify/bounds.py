@@ -14,8 +14,8 @@ from verify.properties import Spec
 from verify.regions import Region, outward
 from verify.types import Bounds
 
-Method = Literal["interval", "crown-ibp", "crown", "alpha-crown"]
-METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
+Method = Literal["interval", "crown-ibp", "crown", "alpha-crown", "beta-crown"]
+METHODS = ("interval", "crown-ibp", "crown", "alpha-crown", "beta-crown")
 
 
 def bound(
@@ -28,6 +28,7 @@ def bound(
     crown_config: crown.CrownConfig = crown.CrownConfig(),  # noqa: B008 - frozen
     alpha_config: va.AlphaConfig = va.AlphaConfig(),  # noqa: B008 - frozen
     built: Network | None = None,
+    splits: va.Splits | None = None,
 ) -> Bounds:
     """Returns bounds of C y + d, y = fn(params, x), for all x in a region.
 
@@ -43,11 +44,14 @@ def bound(
         out.
       method: "interval" arithmetic; "crown-ibp", a backward pass over intervals
         (arXiv 1906.06316); "crown", backward passes for the hidden bounds too
-        (arXiv 1811.00866); or "alpha-crown", with optimised relaxations
-        (arXiv 2011.13824).
+        (arXiv 1811.00866); "alpha-crown", with optimised relaxations (arXiv
+        2011.13824); or "beta-crown", over the part of the region where neurons have
+        the signs of `splits` (arXiv 2103.06624).
       crown_config: of hidden bounds.
       alpha_config: of the optimisation.
       built: `verify.network(fn, params, x)`, to trace only once.
+      splits: for "beta-crown", from ReLU nodes of `built.nonlinear` to the signs
+        demanded of their operands, int8 of the operand's shape.
 
     Returns:
       `Bounds` of shape [S].
@@ -73,9 +77,11 @@ def bound(
     inside = outward(region, dtype)
     C, d = jnp.asarray(spec.C, dtype), jnp.asarray(spec.d, dtype)
     both: Any = Spec(jnp.concatenate([C, -C]), jnp.concatenate([d, -d]))  # pyright: ignore
-    least = _least(
-        net, net.prepare(params), inside, both, method, crown_config, alpha_config
-    )
+    if splits and (method != "beta-crown" or built is None):
+        given = f"splits with method={method!r}, built={built}"
+        raise InputError(describe(given, "method='beta-crown' and their network"))
+    configs = (crown_config, alpha_config)
+    least = _least(net, net.prepare(params), inside, both, method, configs, splits)
     rows = C.shape[0]
     return Bounds(least[:rows], -least[rows:])
 
@@ -86,16 +92,18 @@ def _least(
     region: Region,
     spec: Any,
     method: str,
-    crown_config: crown.CrownConfig,
-    alpha_config: va.AlphaConfig,
+    configs: tuple[crown.CrownConfig, va.AlphaConfig],
+    splits: va.Splits | None,
 ) -> Array:
     """Lower bounds of the rows."""
     if method == "interval":
         return crown.interval_bound(net, weights, region, spec)
     passes = method != "crown-ibp"
     hidden = crown.hidden_bounds(
-        net, weights, region, crown_config, backward_passes=passes
+        net, weights, region, configs[0], backward_passes=passes
     )
-    if method == "alpha-crown":
-        return va.optimize(net, weights, region, spec, hidden, alpha_config).lower
+    if method in ("alpha-crown", "beta-crown"):
+        return va.optimize(
+            net, weights, region, spec, hidden, configs[1], splits=splits
+        ).lower
     return crown.spec_bound(net, weights, region, spec, hidden)

@@ -50,6 +50,7 @@ def relaxation(
     table: Mapping[Value, Array],
     found: intervals.Intervals,
     slopes: Mapping[Node, Array] | None = None,
+    cuts: Mapping[Node, Array] | None = None,
 ) -> Relax:
     """Returns the relaxation of every nonlinear node within intervals.
 
@@ -59,6 +60,9 @@ def relaxation(
       found: bounds of the operands of the nodes that will be passed.
       slopes: the free parameters of nodes, [free, *shape], or [S, free, *shape] for
         one set a row; a node without takes its rule's default.
+      cuts: beta times the sign of each split neuron of a node, [S, *shape]: what the
+        half-spaces take from the coefficients on its operand (arXiv 2103.06624,
+        equation 8).
     """
 
     def relax(node: Node, rows: Array) -> tuple[Sequence[Array], Array]:
@@ -77,7 +81,10 @@ def relaxation(
         reached = [v in network.active for v in node.inputs]
         zero = jnp.zeros((), rows.dtype)
         values = [table.get(v, zero) for v in node.inputs]
-        return lower_of(lines, rows, reached, values)
+        parts, offset = lower_of(lines, rows, reached, values)
+        if cuts is not None and node in cuts:
+            parts = [parts[0] - cuts[node]]
+        return parts, offset
 
     return relax
 

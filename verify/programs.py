@@ -95,6 +95,7 @@ class Programs:
             slopes,
             learning_rate=rate,
             enough=0.01,
+            margin=True,
         )
 
     @functools.partial(jax.jit, static_argnums=(0, 4, 5))

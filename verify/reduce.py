@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import GraphError, describe
+from core.errors import GraphError, NonFiniteError, describe
 from core.types import Array, PyTree
 from graph import Node, Value
 from verify.backward import backward
@@ -103,10 +103,17 @@ class Reducer:
           weights: of the network.
           hidden: bounds of `network.hidden`.
           sizes: neurons to pad each layer to; the next sizes of `ladder` if left out.
+
+        Raises:
+          NonFiniteError: hidden bounds that are NaN, as those of NaN weights are.
         """
         bounds = dict(zip(self.network.hidden, hidden, strict=True))
         lower = [np.asarray(bounds[v].lower).ravel() for v in self.layers]
         upper = [np.asarray(bounds[v].upper).ravel() for v in self.layers]
+        if any(np.isnan(end).any() for end in lower + upper):
+            given = "hidden bounds that are NaN"
+            remedy = "Look for NaN among the weights."
+            raise NonFiniteError(f"reduce: {describe(given, 'numbers', remedy)}")
         index = tuple(
             np.flatnonzero((low < 0) & (high > 0))
             for low, high in zip(lower, upper, strict=True)
