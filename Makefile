@@ -44,7 +44,8 @@ bench: $(VENV)/.bench
 	mkdir -p runs
 	$(BIN)/python -m benchmarks.training_step --json=runs/training_step.json
 	$(BIN)/python -m benchmarks.projection --json=runs/projection.json
-	$(BIN)/python -m benchmarks.report runs/training_step.json runs/projection.json
+	$(BIN)/python -m benchmarks.verify_bounds --json=runs/verify_bounds.json
+	$(BIN)/python -m benchmarks.report runs/training_step.json runs/projection.json runs/verify_bounds.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .jax_cache

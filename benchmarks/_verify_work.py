@@ -20,7 +20,7 @@ from verify.alpha import AlphaConfig
 from verify.beta import BetaConfig, Domains, bound_batch
 from verify.boxes import bound_boxes
 from verify.network import Network
-from verify.programs import Programs, round_config
+from verify.programs import Programs, Shape, round_config
 from verify.reduce import Reduced
 from verify.regions import outward
 from verify.root import Rooted, stacked
@@ -29,8 +29,8 @@ from verify.search import grouped, padded, verifier_of, verify
 STEPS = 20
 """Iterations of alpha- and beta-CROWN, as in the quoted figures."""
 
-Timed = tuple[Callable[[], Any], float | None]
-"""A call, and its multiplications and additions; None where they are not counted."""
+Timed = tuple[Callable[[], Any], float]
+"""A call, and its multiplications and additions."""
 
 
 class Root(NamedTuple):
@@ -207,10 +207,23 @@ def round_of(root: Root, count: int) -> Timed:
     return lambda: root.programs.round(*given, settings), each * count
 
 
-def methods(name: str, count: int) -> Iterator[tuple[str, Timed, float]]:
-    """Yields bounds of the first images of a network: method, call, least margin.
+After = tuple[float | None, str]
+"""Multiplications and additions of a call, and what it came to."""
+
+
+def methods(
+    name: str, count: int
+) -> Iterator[tuple[str, Callable[[], Any], Callable[[], After]]]:
+    """Yields ways to bound the first images of a network.
 
     Each call bounds all margins of all images, one image after another.
+
+    Args:
+      name: of the network.
+      count: images.
+
+    Yields:
+      The method, a call of it, and what to ask after it was timed.
     """
     chosen = [p for p, _ in zip(problems(name), range(count), strict=False)]
     verifier = verifier_of(chosen[0])
@@ -234,30 +247,40 @@ def methods(name: str, count: int) -> Iterator[tuple[str, Timed, float]]:
             weights, region, spec, hidden(weights, region)
         )
 
-    def alpha(config: AlphaConfig) -> Callable[[Any, Any], Any]:
-        return lambda region, spec: _alpha(verifier, weights, region, spec, config)
+    def alpha(optimise: bool) -> tuple[Callable[[Any, Any], Any], Callable[[], float]]:
+        config = AlphaConfig(STEPS, hidden=optimise)
 
-    for method, one, operations in (
-        ("interval", functools.partial(rooter.interval, weights), None),
-        ("CROWN-IBP", with_hidden(forward), spec_work),
-        ("CROWN", with_hidden(rooter.hidden), hidden_work + spec_work),
-        (
-            "alpha-CROWN, hidden bounds fixed",
-            alpha(AlphaConfig(STEPS, hidden=False)),
-            None,
-        ),
-        ("alpha-CROWN, hidden bounds optimised", alpha(AlphaConfig(STEPS)), None),
-    ):
+        def operations() -> float:
+            work = 0.0
+            for region, _ in given:
+                _, program = rooter.reduced(weights, rooter.hidden(weights, region))
+                work += alpha_operations(program.shape, rows, optimise) / count
+            return hidden_work + work
+
+        return functools.partial(_alpha, verifier, weights, config), operations
+
+    for method, (one, operations) in {
+        "interval": (functools.partial(rooter.interval, weights), None),
+        "CROWN-IBP": (with_hidden(forward), lambda: spec_work),
+        "CROWN": (with_hidden(rooter.hidden), lambda: hidden_work + spec_work),
+        "alpha-CROWN, hidden bounds fixed": alpha(False),
+        "alpha-CROWN, hidden bounds optimised": alpha(True),
+    }.items():
 
         def run(one: Any = one) -> list[Any]:
             return [one(region, spec) for region, spec in given]
 
-        least = float(np.mean([np.min(lower) for lower in run()]))
-        total = None if operations is None else operations * count
-        yield method, (run, total), least
+        def after(run: Any = run, operations: Any = operations) -> After:
+            least = float(np.mean([np.min(lower) for lower in run()]))
+            total = None if operations is None else operations() * count
+            return total, f"least margin {least:.2f}"
+
+        yield method, run, after
 
 
-def _alpha(verifier: Verifier, weights: Any, region: Region, spec: Any, config: Any):
+def _alpha(
+    verifier: Verifier, weights: Any, config: AlphaConfig, region: Region, spec: Any
+) -> jax.Array:
     """Hidden bounds, the reduced form, alpha-CROWN on it: [rows]."""
     rooter = verifier.rooter
     reduced, program = rooter.reduced(weights, rooter.hidden(weights, region))
@@ -301,6 +324,24 @@ def hidden_operations(net: Network) -> float:
         if nonlinear.intersection(net.before(value)):
             total += 2.0 * 2 * math.prod(value.shape) * row_macs(net, value)
     return total
+
+
+def alpha_operations(shape: Shape, rows: int, optimise: bool) -> float:
+    """Returns the operations of alpha-CROWN on a reduced network.
+
+    Args:
+      shape: of the network.
+      rows: of the specification.
+      optimise: whether the hidden bounds are optimised, two rows a neuron.
+    """
+    total = rows * shape.macs()
+    before, below = shape.inputs, 0
+    for layer, n in enumerate(shape.neurons):
+        below += before * n
+        before += n
+        if layer and optimise:
+            total += 2 * n * below
+    return 2.0 * passes(STEPS) * total
 
 
 def row_macs(net: Network, value: Any) -> int:

@@ -68,6 +68,7 @@ class Work:
       operations: multiplications and additions of a call; None where not counted.
       quoted: of the other verifier, units per CPU-second of its machine.
       found: what the call came to, for the last column.
+      after: returns `operations` and `found`, asked once everything is timed.
     """
 
     row: str
@@ -76,6 +77,7 @@ class Work:
     operations: float | None = None
     quoted: float | None = None
     found: str = ""
+    after: Callable[[], tuple[float | None, str]] | None = None
 
 
 def timed(group: str, works: list[Work], turns: int) -> list[dict[str, Any]]:
@@ -114,6 +116,8 @@ def _row(work: Work, timing: _timing.Timing, limit: float) -> dict[str, Any]:
         "first call s": timing.compile_s,
         "recompiled": timing.compilations,
     }
+    if work.after is not None:
+        work.operations, work.found = work.after()
     if work.operations is not None:
         row["share of limit"] = work.operations / (timing.cpu_ms / 1e3) / limit
     if work.quoted is not None:
@@ -145,11 +149,10 @@ def bounds(turns: int, images: int = 3) -> Iterator[dict[str, Any]]:
     """Yields rows of the bounds of whole images."""
     name = "mnist_cnn_a_adv"
     works = []
-    for method, (run, operations), least in _verify_work.methods(name, images):
+    for method, run, after in _verify_work.methods(name, images):
         quoted = _verify_peers.QUOTED.get((name, method))
         row = f"{name}: images by {method}"
-        found = f"least margin {least:.2f}"
-        works.append(Work(row, run, images, operations, quoted, found))
+        works.append(Work(row, run, images, quoted=quoted, after=after))
     yield from timed(name, works, turns)
 
 
@@ -264,8 +267,9 @@ def measure(names: list[str], turns: int) -> list[dict[str, Any]]:
     for name in names:
         try:
             rows += GROUPS[name](turns)
-        except DataUnavailableError as error:
-            rows.append({"row": f"{name}: skipped", "found": str(error)})
+        except DataUnavailableError:
+            why = "no data: LATHE_DATA names its folder"
+            rows.append({"row": f"{name}: skipped", "found": why})
     return rows
 
 

@@ -121,7 +121,8 @@ def init_slopes(
         bounds = intervals.operand_bounds(network, table, node, found)
         rule = RULES[node.op]
         if rule.free:
-            initial[node] = rule.initial(*bounds, **node.params)
+            start = rule.initial(*bounds, **node.params)
+            initial[node] = jnp.where(jnp.isnan(start), 0.5, start)  # unbounded
     slopes = {}
     for name, value in starts(network, config.hidden).items():
         n = rows if name == "output" else 2 * _size(value)
@@ -203,7 +204,9 @@ def bounds_at(
         if name == "output" or name not in slopes:
             continue
         size = _size(value)
-        unit = jnp.eye(size, dtype=value.dtype).reshape(size, *value.shape)
+        index = lax.optimization_barrier(jnp.arange(size))  # as crown does
+        unit = jax.nn.one_hot(index, size, dtype=value.dtype)
+        unit = unit.reshape(size, *value.shape)
         nodes = _nodes(network, value)
         own = [_spread(s, size) for s in slopes[name]]
         free = dict(zip(nodes, own, strict=True))
@@ -239,8 +242,9 @@ def _spread(slopes: Array, size: int) -> Array:
 
 
 def _through(value: Array, like: Array) -> Array:
-    """`value`, with the gradient of `like`."""
-    return like + lax.stop_gradient(value - like)
+    """Exactly `value`, with the gradient of `like` where that is finite."""
+    like = jnp.where(jnp.isfinite(like), like, 0.0)
+    return lax.stop_gradient(value) + (like - lax.stop_gradient(like))
 
 
 def optimize(

@@ -13,13 +13,17 @@ from core.types import Array
 from verify.beta import Domains
 from verify.pool import Batch, Pool
 from verify.problem import Config
-from verify.programs import Programs, round_config
+from verify.programs import Programs, RoundConfig, round_config
 from verify.properties import Spec
 from verify.reduce import Reduced
 from verify.regions import Region
 
 SIZES = (4, 32, 128, 512, 2048)
 """Parents in a round: the least of these that holds the open ones, up to the limit."""
+
+
+STUCK = (16, 64, 256, 1024)
+"""Rounds after which a search that is still open is attacked again."""
 
 
 @dataclasses.dataclass
@@ -82,6 +86,7 @@ def search(
     *,
     is_unsafe: Callable[[np.ndarray], bool],
     solve_leaf: LeafSolver,
+    attack: Callable[[int], np.ndarray | None] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Branched:
     """Splits neurons until every clause is refuted.
@@ -96,6 +101,8 @@ def search(
       deadline: of `time.monotonic`.
       is_unsafe: the judge of suspected counterexamples, given flat inputs.
       solve_leaf: what to do where no neuron is left to split.
+      attack: looks for a counterexample anew, with a number to draw from; called in
+        the rounds of `STUCK`.
       progress: called with a line of text after every round.
     """
     sizes = reduced.sizes
@@ -112,7 +119,6 @@ def search(
         tuple(type(b)(*map(jnp.asarray, b)) for b in reduced.hidden),
         tuple(jnp.asarray(b) for b in reduced.bias),
     )
-    settings = round_config(config)
     domains = rounds = 0
     while len(pool):
         if time.monotonic() > deadline:
@@ -120,7 +126,10 @@ def search(
         if pool.full:
             why = f"{len(pool)} open sub-domains, over max_domains"
             return Branched("unknown", pool.lowest, domains, rounds, why, tree=tree)
-        size = _size(programs, len(pool), config, deadline - time.monotonic())
+        levels = _levels(len(pool), config)
+        settings = round_config(config, levels)
+        left = deadline - time.monotonic()
+        size = _size(programs, len(pool), config, settings, left)
         if size == 0:
             why = "no time is left to compile a program"
             return Branched("timeout", pool.lowest, domains, rounds, why, tree=tree)
@@ -137,10 +146,14 @@ def search(
         if not ready:
             programs.slowest[0] = max(programs.slowest[0], time.monotonic() - began)
         rounds += 1
-        domains += 2 * alive
+        domains += 2**levels * alive
         point = _suspect(found.point, margins, alive, is_unsafe)
         if point is not None:
             return Branched("point", pool.lowest, domains, rounds, "", point, tree)
+        if rounds in STUCK and attack is not None:
+            point = attack(rounds)
+            if point is not None:
+                return Branched("point", pool.lowest, domains, rounds, "", point, tree)
         neuron = np.asarray(found.neuron)[:alive, 0]
         for k in np.flatnonzero(neuron < 0):
             clause = int(parents.clause[k])
@@ -152,23 +165,32 @@ def search(
                 low = float(parents.lower[k])
                 return Branched("unknown", low, domains, rounds, why, tree=tree)
             tree.leaves.append((int(parents.node[k]), clause, None))
-        _collect(pool, tree, parents, found, neuron, alive, config)
+        _collect(pool, tree, parents, found, alive, config)
         if progress is not None:
             low = min(pool.lowest, 0.0) if len(pool) else 0.0
             progress(f"{domains} sub-domains, {len(pool)} open, lower bound {low:.4g}")
     return Branched("unsat", 0.0, domains, rounds, tree=tree)
 
 
-def _size(programs: Programs, alive: int, config: Config, left: float) -> int:
+def _levels(alive: int, config: Config) -> int:
+    """How many neurons to split at once: more while the open ones leave room."""
+    levels = 1
+    while levels < config.levels and alive * 2 ** (levels + 1) <= config.batch:
+        levels += 1
+    return levels
+
+
+def _size(
+    programs: Programs, alive: int, config: Config, settings: RoundConfig, left: float
+) -> int:
     """The number of parents of the next round, 0 if no program is in time.
 
     With little time left a program that is compiled already is taken, so that the
     verdict is not late by a compilation.
     """
-    limit = max(config.batch // 2, 1)
+    limit = max(config.batch // 2**settings.levels, 1)
     sizes = [size for size in SIZES if size < limit] + [limit]
     best = next((size for size in sizes if size >= alive), limit)
-    settings = round_config(config)
     if programs.is_ready(best, settings) or left > 1.5 * programs.slowest[0]:
         return best
     ready = [size for size in sizes if programs.is_ready(size, settings)]
@@ -228,31 +250,23 @@ def _suspect(
 
 
 def _collect(
-    pool: Pool,
-    tree: Tree,
-    parents: Batch,
-    found: Any,
-    neuron: np.ndarray,
-    alive: int,
-    config: Config,
+    pool: Pool, tree: Tree, parents: Batch, found: Any, alive: int, config: Config
 ) -> None:
     """Adds the children that are open to the pool, all of them to the tree."""
     lower = np.asarray(found.lower)[:alive]
+    neuron = np.asarray(found.neuron)[:alive]  # [P, levels]
+    sign = np.asarray(found.sign)  # [children, levels]
     count = lower.shape[1]
+    flat = lower.reshape(-1)
+    # Where a parent had fewer neurons to split, its children come in equal pairs.
+    there = (neuron >= 0)[:, None] | (sign > 0)[None]
+    live = (there.all(-1) & (neuron[:, :1] >= 0)).reshape(-1)
+    ids = _grow(tree, parents.node, neuron, sign, live)
     kept = {
         name: np.concatenate([np.asarray(a) for a in getattr(found.domains, name)], 1)
         for name in ("splits", "alpha", "beta")
     }
     weights = np.asarray(found.domains.weights)
-    live = np.repeat(neuron >= 0, count)
-    first = len(tree.parent)
-    ids = np.full(alive * count, -1, np.int64)
-    ids[live] = first + np.arange(int(live.sum()))
-    signs = np.tile(np.asarray(found.sign)[:, 0], alive)
-    tree.parent += np.repeat(parents.node, count)[live].tolist()
-    tree.neuron += np.repeat(neuron, count)[live].tolist()
-    tree.sign += signs[live].tolist()
-    flat = lower.reshape(-1)
     clause = np.repeat(parents.clause, count)
     proven = live & (flat > 0)
     if config.certificate:
@@ -271,3 +285,27 @@ def _collect(
             ids[still],
         )
     )
+
+
+def _grow(
+    tree: Tree,
+    parent: np.ndarray,
+    neuron: np.ndarray,
+    sign: np.ndarray,
+    live: np.ndarray,
+) -> np.ndarray:
+    """Adds the way to every live child to the tree; returns its last node.
+
+    Children of one parent have their own copies of what is between.
+    """
+    count, levels = sign.shape
+    at = np.repeat(parent[: len(neuron)], count)
+    for level in range(levels):
+        split = np.repeat(neuron[:, level], count)
+        new = live & (split >= 0)
+        first = len(tree.parent)
+        tree.parent += at[new].tolist()
+        tree.neuron += split[new].tolist()
+        tree.sign += np.tile(sign[:, level], len(neuron))[new].tolist()
+        at[new] = first + np.arange(int(new.sum()))
+    return at

@@ -102,7 +102,7 @@ def lower_of(
       lines: arrays [1, *shape] of the node's shape, or of each row, [S, *shape].
       rows: coefficients on the node's output, [S, *shape].
       reached: for each operand, whether the input reaches it.
-      values: the operands that are known, [*shape] (ignored where reached).
+      values: the operands that are known (ignored where reached).
     """
     above, below = jnp.maximum(rows, 0), jnp.minimum(rows, 0)
     axes = tuple(range(1, rows.ndim))
@@ -114,7 +114,7 @@ def lower_of(
         if is_reached:
             parts.append(part)
         else:
-            total = total + part * value[None]
+            total = total + part * jnp.broadcast_to(value, part.shape[1:])[None]
     return parts, total.sum(axes)
 
 

@@ -211,6 +211,8 @@ def _rows_bounds(
         _, index = lax.top_k(width, config.capacity)
     else:
         index = jnp.arange(size)
+    # Unknown to the compiler, which would fold what rows pass before any weight.
+    index = lax.optimization_barrier(index)
     n = index.shape[0]
     chunk = min(config.chunk, n)
     padded = jnp.pad(index, (0, -n % chunk), mode="edge").reshape(-1, chunk)

@@ -49,6 +49,8 @@ class Config:
       candidates: k of "kfsb".
       reduce_op: how the two children of a split are judged together, "min" or "max".
       batch: the most sub-domains bounded at once.
+      levels: the most neurons split at once while few sub-domains are open, 1 to 3: it
+        fills the batch of an accelerator; a CPU gains nothing.
       root_steps: iterations of alpha-CROWN at the root.
       steps: iterations of alpha and beta in a branch-and-bound round.
       learning_rate_root: Adam's rate at the root.
@@ -70,6 +72,7 @@ class Config:
     candidates: int = 3
     reduce_op: str = "max"
     batch: int = 256
+    levels: int = 1
     root_steps: int = 50
     steps: int = 20
     learning_rate_root: float = 0.1
@@ -85,6 +88,7 @@ class Config:
 
     def __post_init__(self):
         check_range("timeout_s", self.timeout_s, 0, low_open=True)
+        check_range("levels", self.levels, 1, 3)
         for name in ("batch", "steps", "candidates", "max_domains"):
             check_range(name, getattr(self, name), 1)
         for name in ("root_steps", "restarts", "attack_steps"):

@@ -168,7 +168,7 @@ class Verifier:
         return dataclasses.replace(verdict, certificate=certificate)
 
     def _attack(
-        self, search: _Search, form: Any, clauses: Sequence[Clause]
+        self, search: _Search, form: Any, clauses: Sequence[Clause], draw: int = 0
     ) -> falsify.Witness | None:
         """Projected gradient descent, on the reduced form where there is one.
 
@@ -177,6 +177,7 @@ class Verifier:
           form: parameters of a reduced network, which is much faster than the
             original where that has convolutions; or None.
           clauses: to attack.
+          draw: another one, other random starts.
         """
         config = search.config
         if not config.restarts:
@@ -186,7 +187,7 @@ class Verifier:
         prop = dataclasses.replace(search.property, clauses=tuple(clauses))
         if form is not None:
             fn, params, prop = reduce.apply, form, flattened(prop)
-        key = jax.random.key(config.seed)
+        key = jax.random.fold_in(jax.random.key(config.seed), draw)
         for candidate in falsify.falsify(fn, params, prop, key, attack)[:4]:
             if candidate.margin <= 1e-3:
                 shape = self.network.input.shape
@@ -338,6 +339,10 @@ class Verifier:
                 is_unsafe,
             )
 
+        def attack(draw: int) -> np.ndarray | None:
+            witness = self._attack(search, reduced.params, clauses, draw)
+            return None if witness is None else witness.x.reshape(-1)
+
         found = bab.search(
             programs,
             reduced,
@@ -348,6 +353,7 @@ class Verifier:
             search.deadline,
             is_unsafe=is_unsafe,
             solve_leaf=solve_leaf,
+            attack=attack,
             progress=search.progress,
         )
         search.domains += found.domains

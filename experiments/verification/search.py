@@ -44,6 +44,14 @@ class SearchFlags:
     batch: int = option(
         256, "most sub-domains bounded at once", unit="sub-domains", low=1
     )
+    levels: int = option(
+        1,
+        "most neurons split at once while few sub-domains are open; fills the batch of "
+        "an accelerator",
+        unit="neurons",
+        low=1,
+        high=3,
+    )
     root_steps: int = option(
         50, "alpha-CROWN before any split", unit="iterations", low=0
     )
