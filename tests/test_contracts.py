@@ -1,10 +1,13 @@
-"""The contract of every optax transform of every room."""
+"""The contract of every room, and of every optax transform of every room."""
 
+import collections.abc
 import dataclasses
 import doctest
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,8 @@ import pytest
 import admm
 import core
 import gap
+import graph
+import verify
 from core.errors import InputError
 from tests.relaxed import relaxed
 
@@ -72,7 +77,54 @@ def test_registered_transforms_are_public():
         assert {f.__name__ for f in room.TRANSFORMS.values()} <= set(room.__all__)
 
 
-@pytest.mark.parametrize("room", [core, gap, admm], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("room", [graph, gap, admm, verify], ids=lambda m: m.__name__)
+def test_public_names_exist_in_order(room):
+    assert list(room.__all__) == sorted(set(room.__all__), key=_as_ruff_sorts)
+    assert all(hasattr(room, name) for name in room.__all__)
+
+
+def _as_ruff_sorts(name):
+    return not name.isupper(), not name[0].isupper(), name
+
+
+@pytest.mark.parametrize(
+    ("registry", "kind"),
+    [
+        (verify.RULES, verify.relaxations.Relaxation),
+        (verify.EXPANSIONS, collections.abc.Callable),
+        (graph.COMPOSITES, collections.abc.Callable),
+    ],
+    ids=["relaxations", "expansions", "composites"],
+)
+def test_a_registry_holds_one_kind_by_name(registry, kind):
+    assert registry
+    assert all(isinstance(item, kind) for item in registry.values())
+    assert all(isinstance(name, str) for name in registry)
+
+
+def test_an_expansion_has_no_relaxation_that_it_hides():
+    both = set(verify.RULES) & set(verify.EXPANSIONS)
+    assert both <= {"abs", "mul"}  # an exact relu; a square where both operands are one
+
+
+def test_library_rooms_load_nothing_heavy():
+    heavy = "flax tensorflow_datasets orbax matplotlib tqdm torch PIL scipy onnx "
+    heavy += "onnxruntime vnnlib experiments"
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, core, graph, gap, admm, verify\n"
+            f"print(*set(sys.modules).intersection({heavy.split()!r}))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == []
+
+
+@pytest.mark.parametrize("room", [core, gap, admm, verify], ids=lambda m: m.__name__)
 def test_docstring_examples_run(room):
     modules = [room] + [
         importlib.import_module(f"{room.__name__}.{m.name}")

@@ -10,6 +10,7 @@ import numpy as np
 from core import trees
 from experiments import manual
 from experiments.registry import EXPERIMENTS
+from verify import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -44,6 +45,37 @@ def test_the_readme_example_prunes_a_model(key):
     assert names["masks"]["head"]["kernel"] is None
 
 
+def blocks(document):
+    return re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+
+
+def test_the_readme_example_verifies_a_model(key):
+    example = next(b for b in blocks(README) if "import verify" in b)
+    kernel = jax.random.normal(key, (4, 3))
+    x = np.full(4, 0.5)
+
+    def fn(params, x):
+        return jax.nn.relu(x @ params["kernel"]) @ jnp.eye(3, 10, dtype=x.dtype)
+
+    label = int(jnp.argmax(fn({"kernel": kernel}, jnp.asarray(x, jnp.float32))))
+    names = {"fn": fn, "params": {"kernel": kernel}, "x": x, "label": label}
+    exec(example, names)  # the user's own code
+    assert names["verdict"].status in ("sat", "unsat")
+
+
+def test_the_examples_of_the_verification_page_run():
+    names = {}
+    before = dict(RULES)
+    try:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            for block in blocks((ROOT / "docs" / "verify.md").read_text()):
+                exec(block, names)  # asserts are in the blocks
+    finally:
+        RULES.clear()
+        RULES.update(before)
+    assert names["proof"].leaves
+
+
 def test_no_local_link_of_the_documents_is_broken():
     for document in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
@@ -52,7 +84,8 @@ def test_no_local_link_of_the_documents_is_broken():
 
 
 def test_no_file_is_longer_than_the_house_allows():
-    rooms = ("core", "gap", "admm", "experiments", "benchmarks", "tests")
+    library = ("core", "graph", "gap", "admm", "verify")
+    rooms = (*library, "experiments", "benchmarks", "tests")
     files = [ROOT / "launch.py", *(p for r in rooms for p in (ROOT / r).rglob("*.py"))]
     assert len(files) > 50
     for path in files:

@@ -15,7 +15,7 @@ one.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -302,9 +302,10 @@ def optimize(
         (_, (lower, found)), grads = jax.value_and_grad(loss, has_aux=True)(free)
         best = _better(network, best, free[0], lower, found)
         with jax.numpy_dtype_promotion("standard"):
-            (da, db), state = optimizer.update(grads, state)
+            updates, state = optimizer.update(grads, state)
             shrink = config.decay**t
             a, b = rate * shrink, config.learning_rate_beta * shrink
+        da, db = cast(Any, updates)
         slopes = jax.tree.map(
             lambda x, dx: jnp.clip(x - (a * dx).astype(x.dtype), 0, 1), free[0], da
         )

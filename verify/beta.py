@@ -25,8 +25,9 @@ from verify.backward import backward
 from verify.crown import Hidden, rounding
 from verify.network import Network, Weights
 from verify.regions import Region
+from verify.types import Numbers
 
-Layers = tuple[Array, ...]
+Layers = tuple[Numbers, ...]
 """One array [B, n_k] for each ReLU layer of a reduced network."""
 
 
@@ -43,9 +44,9 @@ class Domains(NamedTuple):
       beta: multipliers, [B, n_k] by layer, >= 0; only those of split neurons matter.
     """
 
-    C: Array
-    d: Array
-    weights: Array
+    C: Numbers
+    d: Numbers
+    weights: Numbers
     splits: Layers
     alpha: Layers
     beta: Layers

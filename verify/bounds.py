@@ -70,13 +70,13 @@ def bound(
     for n in net.output.shape:
         size *= n
     if spec is None:
-        spec = Spec(jnp.eye(size), jnp.zeros(size))  # pyright: ignore
+        spec = Spec(jnp.eye(size), jnp.zeros(size))
     if spec.C.shape[-1] != size:
         raise ShapeError(describe(f"C of {spec.C.shape}", f"[S, {size}] for this fn"))
     dtype = net.input.dtype
     inside = outward(region, dtype)
     C, d = jnp.asarray(spec.C, dtype), jnp.asarray(spec.d, dtype)
-    both: Any = Spec(jnp.concatenate([C, -C]), jnp.concatenate([d, -d]))  # pyright: ignore
+    both: Any = Spec(jnp.concatenate([C, -C]), jnp.concatenate([d, -d]))
     if splits and (method != "beta-crown" or built is None):
         given = f"splits with method={method!r}, built={built}"
         raise InputError(describe(given, "method='beta-crown' and their network"))

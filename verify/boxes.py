@@ -19,6 +19,7 @@ from verify.network import network as build
 from verify.problem import Config
 from verify.properties import Spec
 from verify.regions import Region
+from verify.types import Numbers
 
 SIZES = (64, 1024, 8192)
 """Boxes in a round: the least of these that holds the open ones."""
@@ -37,11 +38,11 @@ class Bounded(NamedTuple):
       margin: the largest row of the worst clause at that point, [B].
     """
 
-    lower: Array
-    slack: Array
-    score: Array
-    point: Array
-    margin: Array
+    lower: Numbers
+    slack: Numbers
+    score: Numbers
+    point: Numbers
+    margin: Numbers
 
 
 @dataclasses.dataclass
@@ -87,7 +88,7 @@ def bound_boxes(
     """
     table = network.table(weights)
     count, m = d.shape
-    spec = Spec(C.reshape(count * m, -1), d.reshape(-1))  # pyright: ignore
+    spec = Spec(C.reshape(count * m, -1), d.reshape(-1))
 
     def one(low: Array, high: Array) -> Bounded:
         region = Region(low, high)
@@ -258,7 +259,7 @@ class BoxSearch:
             return jnp.asarray(padded.reshape(size, *shape))
 
         found = self._bound(weights, fixed(low), fixed(high), C, d)
-        return Bounded(*(np.asarray(a)[:count] for a in found))  # pyright: ignore
+        return Bounded(*(np.asarray(a)[:count] for a in found))
 
 
 def _worst(least: np.ndarray, limit: int) -> np.ndarray:

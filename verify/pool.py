@@ -27,14 +27,10 @@ class Batch(NamedTuple):
     node: np.ndarray
 
 
-_STORED = Batch(
-    np.dtype(np.float32),
-    np.dtype(np.int32),
-    np.dtype(np.int8),
-    np.dtype(np.float16),  # any alpha in [0, 1] and beta >= 0 is sound
-    np.dtype(np.float16),
-    np.dtype(np.float32),
-    np.dtype(np.int64),
+# In the order of a batch. Any alpha in [0, 1] and beta >= 0 is sound: half is enough.
+_STORED = (
+    *(np.float32, np.int32, np.int8),
+    *(np.float16, np.float16, np.float32, np.int64),
 )
 
 
@@ -50,7 +46,7 @@ class Pool:
     def __init__(self, n: int, m: int, capacity: int):
         self.capacity = capacity
         self.size = 0
-        widths = Batch(0, 0, n, n, n, m, 0)
+        widths = (0, 0, n, n, n, m, 0)
         self._arrays = [
             np.zeros((256, width) if width else 256, dtype)
             for width, dtype in zip(widths, _STORED, strict=True)

@@ -87,7 +87,9 @@ class Proof:
             path = tree.path(node)
             neurons, signs = [n for n, _ in path], [s for _, s in path]
             if dual is None:
-                dual = _from_program(reduced, flat, specs[k], hidden, neurons, signs)
+                dual = _from_program(
+                    reduced, flat, specs[int(k)], hidden, neurons, signs
+                )
             if dual is None:
                 self.missing = "a leaf that a linear program closed has no multipliers"
                 return

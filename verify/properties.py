@@ -14,6 +14,7 @@ from core.errors import InputError, NonFiniteError, ShapeError, describe
 from core.types import ArrayLike
 from verify import regions
 from verify.regions import Norm, Region
+from verify.types import Numbers
 
 
 class Spec(NamedTuple):
@@ -24,8 +25,8 @@ class Spec(NamedTuple):
       d: constants [S].
     """
 
-    C: np.ndarray
-    d: np.ndarray
+    C: Numbers
+    d: Numbers
 
 
 class Clause(NamedTuple):

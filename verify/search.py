@@ -12,14 +12,14 @@ import numpy as np
 
 from core.errors import GraphError
 from core.types import PyTree
-from verify import bab, boxes, exact, falsify, reduce
+from verify import bab, boxes, falsify, reduce
+from verify.clauses import decide_leaf, flattened, grouped, padded
 from verify.network import Network, network
 from verify.problem import Config, Problem, Verdict
 from verify.proofs import Proof
 from verify.properties import Clause, Property, Spec
 from verify.regions import Region, outward
 from verify.root import Rooted, Rooter
-from verify.types import Bounds
 
 Progress = Callable[[str], None]
 
@@ -32,10 +32,10 @@ def verify(
 ) -> Verdict:
     """Decides whether a property holds, within a time limit.
 
-    Projected gradient descent looks for a counterexample first. Then each region is
-    bounded by intervals, CROWN and alpha-CROWN, and what stays open is split: ReLU
-    neurons with beta-CROWN (arXiv 2103.06624), or the input box where it has few
-    dimensions.
+    Each region is bounded by intervals and CROWN; projected gradient descent then
+    looks for a counterexample, on the reduced form of the network; alpha-CROWN comes
+    next, and what stays open is split: ReLU neurons with beta-CROWN (arXiv 2103.06624),
+    or the input box where it has few dimensions.
 
     Args:
       problem: network and property.
@@ -73,7 +73,7 @@ class _Search:
     """One search under way."""
 
     params: PyTree
-    property: Property
+    asked: Property
     config: Config
     began: float
     progress: Progress | None
@@ -184,7 +184,7 @@ class Verifier:
             return None
         attack = falsify.Attack(restarts=config.restarts, steps=config.attack_steps)
         fn, params = self.fn, search.params
-        prop = dataclasses.replace(search.property, clauses=tuple(clauses))
+        prop = dataclasses.replace(search.asked, clauses=tuple(clauses))
         if form is not None:
             fn, params, prop = reduce.apply, form, flattened(prop)
         key = jax.random.fold_in(jax.random.key(config.seed), draw)
@@ -330,7 +330,7 @@ class Verifier:
         def solve_leaf(
             clause: int, splits: np.ndarray, weights: np.ndarray
         ) -> tuple[str, np.ndarray | None]:
-            return _leaf(
+            return decide_leaf(
                 reduced,
                 region,
                 specs[clause],
@@ -374,76 +374,9 @@ class Verifier:
         return search.verdict(found.status, why)
 
     def _check(self, search: _Search, x: Any) -> falsify.Witness | None:
-        for region, _ in grouped(search.property):
+        for region, _ in grouped(search.asked):
             point = region.inside(np.asarray(x, np.float64))
-            found = falsify.check(self.fn, search.params, search.property, point)
+            found = falsify.check(self.fn, search.params, search.asked, point)
             if found is not None:
                 return found
         return None
-
-
-def grouped(prop: Property) -> list[tuple[Region, list[Clause]]]:
-    """Returns the clauses of a property by their region."""
-    found: dict[int, tuple[Region, list[Clause]]] = {}
-    for clause in prop.clauses:
-        found.setdefault(id(clause.region), (clause.region, []))[1].append(clause)
-    return list(found.values())
-
-
-def flattened(prop: Property) -> Property:
-    """Returns the property of the network whose input is flat."""
-
-    def flat(region: Region) -> Region:
-        center = None if region.center is None else np.ravel(region.center)
-        return dataclasses.replace(
-            region,
-            lower=np.ravel(region.lower),
-            upper=np.ravel(region.upper),
-            center=center,
-        )
-
-    regions = {id(region): flat(region) for region, _ in grouped(prop)}
-    clauses = tuple(c._replace(region=regions[id(c.region)]) for c in prop.clauses)
-    size = int(np.prod(prop.input_shape))
-    return dataclasses.replace(prop, clauses=clauses, input_shape=(size,))
-
-
-def padded(clauses: Sequence[Clause], dtype: Any) -> list[Spec]:
-    """Returns the rows of each clause, all of one number.
-
-    A row that is -1 everywhere refutes nothing and gets no weight.
-    """
-    most = max(len(c.spec.d) for c in clauses)
-    found = []
-    for clause in clauses:
-        extra = most - len(clause.spec.d)
-        C = np.pad(np.asarray(clause.spec.C, dtype), ((0, extra), (0, 0)))
-        d = np.pad(np.asarray(clause.spec.d, dtype), (0, extra), constant_values=-1)
-        found.append(Spec(C, d))
-    return found
-
-
-def _leaf(
-    reduced: Any,
-    region: Region,
-    spec: Spec,
-    splits: Sequence[np.ndarray],
-    weights: np.ndarray,
-    is_unsafe: Callable[[np.ndarray], bool],
-) -> tuple[str, np.ndarray | None]:
-    """Decides a leaf by linear programs: its combined row, then each row alone."""
-    flat = Region(np.ravel(region.lower), np.ravel(region.upper))
-    hidden = [Bounds(*map(np.asarray, b)) for b in reduced.hidden]
-    tried = [weights, *np.eye(len(weights), dtype=weights.dtype)]
-    for each in tried[: 1 if len(weights) == 1 else None]:
-        row, d = each @ spec.C, float(each @ spec.d)
-        status, value, x = exact.leaf_lp(
-            reduced.params, flat, row, d, hidden, list(splits)
-        )
-        if status == "infeasible":
-            return "empty", None
-        if status == "optimal" and value > 1e-7:
-            return "safe", None
-        if x is not None and is_unsafe(x):
-            return "point", x
-    return "open", None

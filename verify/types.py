@@ -1,8 +1,11 @@
 """Types that every part of the verifier shares."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from core.types import Array
+
+Numbers: TypeAlias = Any
+"""A `jax.Array`, or on the host's side of a search a `numpy.ndarray`."""
 
 
 class Bounds(NamedTuple):
@@ -11,8 +14,8 @@ class Bounds(NamedTuple):
     Both are float arrays of one shape. A bound that is NaN proves nothing.
     """
 
-    lower: Array
-    upper: Array
+    lower: Numbers
+    upper: Numbers
 
 
 class Lines(NamedTuple):

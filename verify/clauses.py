@@ -1,0 +1,79 @@
+"""Clauses as a search takes them: by region, flat, and of one number of rows."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from verify import exact
+from verify.properties import Clause, Property, Spec
+from verify.regions import Region
+from verify.types import Bounds
+
+
+def grouped(prop: Property) -> list[tuple[Region, list[Clause]]]:
+    """Returns the clauses of a property by their region."""
+    found: dict[int, tuple[Region, list[Clause]]] = {}
+    for clause in prop.clauses:
+        found.setdefault(id(clause.region), (clause.region, []))[1].append(clause)
+    return list(found.values())
+
+
+def flattened(prop: Property) -> Property:
+    """Returns the property of the network whose input is flat."""
+
+    def flat(region: Region) -> Region:
+        center = None if region.center is None else np.ravel(region.center)
+        return dataclasses.replace(
+            region,
+            lower=np.ravel(region.lower),
+            upper=np.ravel(region.upper),
+            center=center,
+        )
+
+    regions = {id(region): flat(region) for region, _ in grouped(prop)}
+    clauses = tuple(c._replace(region=regions[id(c.region)]) for c in prop.clauses)
+    size = int(np.prod(prop.input_shape))
+    return dataclasses.replace(prop, clauses=clauses, input_shape=(size,))
+
+
+def padded(clauses: Sequence[Clause], dtype: Any) -> list[Spec]:
+    """Returns the rows of each clause, all of one number.
+
+    A row that is -1 everywhere refutes nothing and gets no weight.
+    """
+    most = max(len(c.spec.d) for c in clauses)
+    found = []
+    for clause in clauses:
+        extra = most - len(clause.spec.d)
+        C = np.pad(np.asarray(clause.spec.C, dtype), ((0, extra), (0, 0)))
+        d = np.pad(np.asarray(clause.spec.d, dtype), (0, extra), constant_values=-1)
+        found.append(Spec(C, d))
+    return found
+
+
+def decide_leaf(
+    reduced: Any,
+    region: Region,
+    spec: Spec,
+    splits: Sequence[np.ndarray],
+    weights: np.ndarray,
+    is_unsafe: Callable[[np.ndarray], bool],
+) -> tuple[str, np.ndarray | None]:
+    """Decides a leaf by linear programs: its combined row, then each row alone."""
+    flat = Region(np.ravel(region.lower), np.ravel(region.upper))
+    hidden = [Bounds(*map(np.asarray, b)) for b in reduced.hidden]
+    tried = [weights, *np.eye(len(weights), dtype=weights.dtype)]
+    for each in tried[: 1 if len(weights) == 1 else None]:
+        row, d = each @ spec.C, float(each @ spec.d)
+        status, value, x = exact.leaf_lp(
+            reduced.params, flat, row, d, hidden, list(splits)
+        )
+        if status == "infeasible":
+            return "empty", None
+        if status == "optimal" and value > 1e-7:
+            return "safe", None
+        if x is not None and is_unsafe(x):
+            return "point", x
+    return "open", None
