@@ -111,7 +111,8 @@ def bound_boxes(
         size = jnp.abs(given) + jnp.abs(smeared.get(network.input, given))
         size = size.reshape(count, m, -1)
         open_rows = (best <= 0)[:, None]
-        gain = size * half + jnp.where(open_rows, by_clause, -jnp.inf)[..., None]
+        least = jnp.where(open_rows, by_clause, -jnp.inf)
+        gain = size * half[None, None] + least[..., None]
         # Where nothing tells dimensions apart, the longest one.
         gain = gain.max((0, 1)) + 1e-3 * half * jnp.abs(best.min())
         score = jnp.where(half > 0, gain, -jnp.inf)

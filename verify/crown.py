@@ -28,14 +28,15 @@ class CrownConfig:
     """How CROWN bounds hidden values.
 
     Attributes:
-      intersect: whether hidden bounds are intersected with intervals: never looser.
+      intersect: whether hidden bounds are intersected with intervals: never looser,
+        and faster, since chunks of ReLUs that intervals decide are skipped.
       chunk: rows that go back at once; bounds the memory.
       capacity: the most neurons of a hidden value that get backward bounds, those of
         the widest unstable intervals; the others keep their intervals. 0 means all.
     """
 
     intersect: bool = True
-    chunk: int = 256
+    chunk: int = 64
     capacity: int = 0
 
 
@@ -93,6 +94,8 @@ def _lines(
     rule: Relaxation, bounds: Sequence[Bounds], alpha: Array | None, params: Any
 ) -> Lines:
     """A rule's lines; where an operand is unbounded, what its interval says."""
+    if rule.name == "relu":  # in the inner loop; it has no poles, and NaN fails closed
+        return rule.lines(*bounds, alpha=alpha, **params)
     finite = [jnp.isfinite(b.lower) & jnp.isfinite(b.upper) for b in bounds]
     tame = [
         Bounds(*(jnp.where(known, end, 1.0) for end in b))
@@ -205,12 +208,16 @@ def _rows_bounds(
 ) -> Bounds:
     """Bounds of the neurons of one hidden value, chunk by chunk."""
     size = own.lower.size
+    low, high = own.lower.reshape(-1), own.upper.reshape(-1)
+    # Only a ReLU whose sign is open needs more than its interval.
+    several = size > config.chunk
+    lazy = several and config.intersect and _feeds_relus(network, value)
+    is_open = (low < 0) & (high > 0) if lazy else jnp.ones(size, bool)
     if config.capacity and config.capacity < size:
-        low, high = own.lower.reshape(-1), own.upper.reshape(-1)
         width = jnp.where((low < 0) & (high > 0), high - low, -1.0)
         _, index = lax.top_k(width, config.capacity)
     else:
-        index = jnp.arange(size)
+        index = jnp.argsort(~is_open) if lazy else jnp.arange(size)
     # Unknown to the compiler, which would fold what rows pass before any weight.
     index = lax.optimization_barrier(index)
     n = index.shape[0]
@@ -225,16 +232,26 @@ def _rows_bounds(
         least = concretize(network, left, offset, region)
         return least[:chunk], -least[chunk:]
 
+    def bound_open(part: Array) -> tuple[Array, Array]:
+        keep = lambda part: (low[part], high[part])  # noqa: E731
+        return lax.cond(is_open[part].any(), bound, keep, part)
+
     if padded.shape[0] == 1:
-        low, high = bound(padded[0])
+        least, most = bound(padded[0])
     else:
-        low, high = lax.map(bound, padded)
-    low, high = low.reshape(-1)[:n], high.reshape(-1)[:n]
-    if n == size:
-        return Bounds(low.reshape(value.shape), high.reshape(value.shape))
-    lower = own.lower.reshape(-1).at[index].max(low).reshape(value.shape)
-    upper = own.upper.reshape(-1).at[index].min(high).reshape(value.shape)
+        least, most = lax.map(bound_open if lazy else bound, padded)
+    least, most = least.reshape(-1)[:n], most.reshape(-1)[:n]
+    if n == size and not lazy:
+        return Bounds(least.reshape(value.shape), most.reshape(value.shape))
+    lower = low.at[index].max(least).reshape(value.shape)
+    upper = high.at[index].min(most).reshape(value.shape)
     return Bounds(lower, upper)
+
+
+def _feeds_relus(network: Network, value: Value) -> bool:
+    """Whether nothing but ReLUs takes a hidden value as a nonlinear operand."""
+    users = [node for node in network.nonlinear if value in node.inputs]
+    return all(node.op == "relu" for node in users)
 
 
 def intervals_from(
