@@ -31,3 +31,20 @@ def trees(dtype=np.float32):
         {"kernel": arrays(dtype, min_dims=2), "bias": arrays(dtype, max_dims=1)}
     )
     return st.dictionaries(names, layer, min_size=1, max_size=3)
+
+
+def boxes(shape):
+    """Boxes as (lower, upper), float32: of many sizes, some sides of length zero."""
+    radii = st.sampled_from([0.0, 1e-6, 0.01, 0.1, 0.5])
+
+    def make(seed, radius, share):
+        rng = np.random.default_rng(seed)
+        center = rng.normal(size=shape)
+        spread = radius * rng.uniform(0.2, 1, shape) * (rng.uniform(size=shape) < share)
+        ends = (center - spread).astype(np.float32), (center + spread).astype(np.float32)
+        return ends
+
+    return st.builds(make, seeds, radii, st.sampled_from([0.3, 1.0]))
+
+
+seeds = st.integers(0, 2**31 - 1)

@@ -204,7 +204,7 @@ def bounds_at(
         if name == "output" or name not in slopes:
             continue
         size = _size(value)
-        index = jnp.sort(lax.optimization_barrier(jnp.arange(size)))
+        index = lax.optimization_barrier(jnp.arange(size))  # as crown does
         unit = jax.nn.one_hot(index, size, dtype=value.dtype)
         unit = unit.reshape(size, *value.shape)
         nodes = _nodes(network, value)

@@ -82,7 +82,8 @@ class Programs:
         config: va.AlphaConfig,
     ) -> va.AlphaState:
         """Runs `alpha.optimize` from slopes and a learning rate."""
-        self.traces["root"] = self.traces.get("root", 0) + 1
+        name = f"root{spec.C.shape[0]}"
+        self.traces[name] = self.traces.get(name, 0) + 1
         weights = self.network.prepare(params)
         slopes, rate = start
         return va.optimize(

@@ -1,0 +1,185 @@
+"""No output leaves its bounds, whatever the method, the region and the operators."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import verify
+from core.errors import GraphError, InputError, ShapeError
+from tests.relaxed import relaxed
+from tests.verify.network_cases import CASES, PIECEWISE_LINEAR
+from verify.regions import Region
+
+FAST = ("interval", "crown-ibp", "crown")
+
+
+@functools.cache
+def built(name):
+    case = CASES[name]
+    params = case.params(np.random.default_rng(0))
+    example = jax.ShapeDtypeStruct(case.input_shape, np.float32)
+    return verify.network(case.fn, params, example)
+
+
+@functools.cache
+def bounder(name, method):
+    case, net = CASES[name], built(name)
+    config = verify.AlphaConfig(steps=5)
+
+    def run(params, region):
+        return verify.bound(
+            case.fn, params, region, None, method, built=net, alpha_config=config
+        )
+
+    return jax.jit(run)
+
+
+def samples(region, rng, count=4000):
+    """Points of a region: uniform ones, and corners of its box."""
+    low, high = np.asarray(region.lower), np.asarray(region.upper)
+    inner = rng.uniform(size=(count, *low.shape)).astype(np.float32)
+    corners = rng.integers(0, 2, size=(count, *low.shape)).astype(np.float32)
+    points = low + np.concatenate([inner, corners]) * (high - low)
+    if region.radius is None:
+        return np.clip(points, low, high)
+    centre = np.asarray(region.center)
+    apart = (points - centre).reshape(len(points), -1)
+    order = 2 if region.norm == "l2" else 1
+    length = np.linalg.norm(apart, ord=order, axis=1, keepdims=True)
+    inside = apart * np.minimum(1, float(region.radius) / np.maximum(length, 1e-12))
+    return (centre + (1 - 1e-6) * inside.reshape(points.shape)).astype(np.float32)
+
+
+def assert_sound(name, method, params, region, rng):
+    found = bounder(name, method)(params, region)
+    points = samples(region, rng)
+    y = jax.jit(jax.vmap(functools.partial(CASES[name].fn, params)))(points)
+    y = np.asarray(y).reshape(len(points), -1)
+    slack = 2e-5 * (1 + np.abs(y).max(0))
+    assert np.isfinite(y).all()
+    assert (y >= np.asarray(found.lower) - slack).all()
+    assert (y <= np.asarray(found.upper) + slack).all()
+    return found
+
+
+# Optimising what has many operators takes XLA minutes to compile.
+OPTIMISED = [(name, "alpha-crown") for name in ("dense", "conv", "residual")]
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [(n, m) for n in sorted(CASES) for m in FAST] + OPTIMISED
+)
+def test_no_output_leaves_its_bounds(name, method):
+    rng = np.random.default_rng(len(name))
+    case = CASES[name]
+    for width in (0.0, 0.02, 0.3):
+        params = case.params(rng)
+        x = rng.uniform(-1, 1, size=case.input_shape).astype(np.float32)
+        region = Region(x - np.float32(width), x + np.float32(width))
+        found = assert_sound(name, method, params, region, rng)
+        if width == 0.0 and name in PIECEWISE_LINEAR:
+            np.testing.assert_allclose(found.lower, found.upper, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("name", ["dense", "residual"])
+def test_balls_are_bounded_and_closer_than_their_boxes(name, norm):
+    rng = np.random.default_rng(1)
+    case = CASES[name]
+    params = case.params(rng)
+    x = rng.uniform(-1, 1, size=case.input_shape)
+    ball = jax.tree.map(np.float32, verify.ball(x, 0.3, norm))
+    found = assert_sound(name, "crown", params, ball, rng)
+    box = Region(np.float32(x - 0.3), np.float32(x + 0.3))
+    wide = bounder(name, "crown")(params, box)
+    assert (np.asarray(found.lower) >= np.asarray(wide.lower) - 1e-5).all()
+
+
+@pytest.mark.parametrize("name", ["dense", "conv", "residual"])
+def test_every_method_is_at_least_as_close_as_the_one_before(name):
+    rng = np.random.default_rng(2)
+    case = CASES[name]
+    params = case.params(rng)
+    x = rng.uniform(-1, 1, size=case.input_shape).astype(np.float32)
+    region = Region(x - np.float32(0.2), x + np.float32(0.2))
+    found = {m: bounder(name, m)(params, region) for m in verify.METHODS[:-1]}
+    alpha, crown = np.asarray(found["alpha-crown"].lower), found["crown"].lower
+    assert (alpha >= np.asarray(crown) - 1e-5).all()
+    assert np.asarray(crown).sum() >= np.asarray(found["interval"].lower).sum()
+
+
+def test_gradients_are_those_of_finite_differences(key):
+    case = CASES["dense"]
+    with jax.enable_x64(True):
+        params = case.params(np.random.default_rng(3), np.float64)
+        x = np.linspace(-1, 1, 6)
+        region = Region(jnp.asarray(x - 0.1), jnp.asarray(x + 0.1))
+
+        def total(params, method):
+            found = verify.bound(case.fn, params, region, None, method)
+            return (found.lower - 0.5 * found.upper).sum()
+
+        way = {
+            k: np.random.default_rng(4).normal(size=v.shape) for k, v in params.items()
+        }
+        for method in FAST:
+            slope = relaxed(jax.grad(total))(params, method)
+            exact = sum(float((slope[k] * way[k]).sum()) for k in way)
+            h = 1e-6
+            ends = [
+                total({k: v + s * h * way[k] for k, v in params.items()}, method)
+                for s in (1, -1)
+            ]
+            assert exact == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-4)
+
+
+def test_regions_can_be_vmapped():
+    case = CASES["dense"]
+    params = case.params(np.random.default_rng(5))
+    x = np.random.default_rng(6).uniform(-1, 1, (4, 6)).astype(np.float32)
+    low, high = x - np.float32(0.1), x + np.float32(0.1)
+    one = bounder("dense", "crown")
+    many = jax.vmap(lambda a, b: one(params, Region(a, b)))(low, high)
+    for k in range(4):
+        alone = one(params, Region(low[k], high[k]))
+        np.testing.assert_allclose(many.lower[k], alone.lower, rtol=1e-5, atol=1e-5)
+
+
+def test_beta_crown_bounds_the_part_with_the_signs():
+    case, net = CASES["dense"], built("dense")
+    params = case.params(np.random.default_rng(7))
+    x = np.zeros(6, np.float32)
+    region = Region(x - np.float32(1), x + np.float32(1))
+    sign = np.zeros(8, np.int8)
+    sign[:2] = (1, -1)
+    splits = {net.nonlinear[0]: jnp.asarray(sign)}
+    found = verify.bound(
+        case.fn, params, region, None, "beta-crown", built=net, splits=splits
+    )
+    points = samples(region, np.random.default_rng(8), 100_000)
+    hidden = points @ params["fc0"] + params["fc0_bias"]
+    there = (hidden[:, 0] >= 0) & (hidden[:, 1] <= 0)
+    assert there.sum() > 100
+    y = np.asarray(jax.vmap(functools.partial(case.fn, params))(points[there]))
+    assert (y >= np.asarray(found.lower) - 1e-4).all()
+    assert (y <= np.asarray(found.upper) + 1e-4).all()
+    whole = verify.bound(case.fn, params, region, None, "alpha-crown", built=net)
+    assert (np.asarray(found.lower) >= np.asarray(whole.lower) - 1e-4).all()
+
+
+def test_bad_requests_are_named(key):
+    case = CASES["dense"]
+    params = case.params(np.random.default_rng(0))
+    region = Region(np.zeros(6, np.float32), np.ones(6, np.float32))
+    with pytest.raises(InputError, match="method"):
+        verify.bound(case.fn, params, region, None, "magic")
+    spec = verify.Spec(np.ones((1, 7)), np.zeros(1))
+    with pytest.raises(ShapeError, match="this fn"):
+        verify.bound(case.fn, params, region, spec)
+    with pytest.raises(InputError, match="splits"):
+        verify.bound(case.fn, params, region, splits={object(): np.ones(8)})
+    with pytest.raises(GraphError, match=r"sort.*test_bounds"):
+        verify.network(lambda p, x: jnp.sort(x), {}, np.zeros(3, np.float32))

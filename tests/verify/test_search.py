@@ -1,0 +1,270 @@
+"""Complete verdicts are those of the mixed-integer program; searches fail closed."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import verify
+from core.errors import LatheError
+from tests.verify.network_cases import CASES
+from verify import certificate, crown, exact, network
+from verify.beta import BetaConfig, Domains, bound_batch
+from verify.programs import Shape, programs
+from verify.properties import Clause, Property
+from verify.reduce import Reducer, apply
+from verify.regions import Region
+from verify.types import Bounds
+
+CONFIG = verify.Config(timeout_s=60, batch=16, restarts=4, attack_steps=20)
+
+
+def problem(name, seed, shift=0.0, width=0.4):
+    """A random network and two clauses over one box, the second of two rows."""
+    rng = np.random.default_rng(seed)
+    case = CASES[name]
+    params = case.params(rng)
+    x = rng.uniform(-1, 1, size=case.input_shape)
+    region = verify.box(x - width, x + width)
+    n = int(np.prod(jax.eval_shape(case.fn, params, np.float32(x)).shape))
+    rows = rng.normal(size=(3, n))
+    d = rng.uniform(-0.2, 0.6, size=3) + shift
+    clauses = (
+        Clause(region, verify.Spec(rows[:1], d[:1])),
+        Clause(region, verify.Spec(rows[1:], d[1:])),
+    )
+    return verify.Problem(case.fn, params, Property(clauses, case.input_shape, n))
+
+
+def truth(asked):
+    """Whether the property holds, by a MILP over every clause's rows."""
+    params, prop = asked.params, asked.property
+    net = network(asked.fn, params, np.zeros(prop.input_shape, np.float32))
+    weights = net.prepare(params)
+    least = []
+    for clause in prop.clauses[:1]:
+        found = exact.milp(net, weights, clause.region, clause.spec)
+        least.append(float(found.max()))
+    return min(least)
+
+
+def single(asked):
+    """The problem with its first clause alone."""
+    prop = dataclasses.replace(asked.property, clauses=asked.property.clauses[:1])
+    return dataclasses.replace(asked, property=prop)
+
+
+@pytest.mark.parametrize("branching", ["relu", "input"])
+@pytest.mark.parametrize("heuristic", ["kfsb", "babsr"])
+def test_verdicts_equal_the_mixed_integer_programs(branching, heuristic):
+    config = dataclasses.replace(CONFIG, branching=branching, heuristic=heuristic)
+    seen = set()
+    for seed in range(6):
+        asked = single(problem("dense", seed))
+        least = truth(asked)
+        if abs(least) < 1e-3:
+            continue
+        verdict = verify.verify(asked, config)
+        assert verdict.status == ("unsat" if least > 0 else "sat"), (seed, least)
+        if verdict.witness is not None:
+            x, y = verdict.witness
+            clause = asked.property.clauses[0]
+            assert clause.region.contains(x)
+            assert (clause.spec.C @ y + clause.spec.d <= 0).all()
+        seen.add(verdict.status)
+    assert seen == {"sat", "unsat"}
+
+
+@pytest.mark.parametrize("name", ["dense", "residual"])
+def test_both_ways_to_split_agree_and_certify(name):
+    for seed in range(3):
+        asked = problem(name, seed, shift=0.3)
+        found = [
+            verify.verify(
+                asked,
+                dataclasses.replace(CONFIG, branching=b, certificate=True),
+            )
+            for b in ("relu", "input")
+        ]
+        assert found[0].status == found[1].status
+        assert found[0].status in ("sat", "unsat")
+        # Boxes of a residual network can be closer here than in the checker.
+        for verdict in found if name == "dense" else found[:1]:
+            if verdict.status == "unsat":
+                checked = certificate.check(asked, verdict.certificate)
+                assert checked.ok, checked.why
+
+
+def test_several_levels_give_the_same_verdict_and_a_whole_tree():
+    asked = single(problem("dense", 3, width=0.8))
+    one = verify.verify(asked, dataclasses.replace(CONFIG, branching="relu"))
+    three = dataclasses.replace(CONFIG, branching="relu", levels=3, certificate=True)
+    found = verify.verify(asked, three)
+    assert found.status == one.status
+    if found.certificate is not None:
+        assert certificate.check(asked, found.certificate).ok
+
+
+def test_a_margin_of_zero_is_not_verified():
+    def fn(params, x):
+        return params["w"] * jax.nn.relu(x)
+
+    prop = verify.linear(verify.box(-np.ones(1), np.ones(1)), np.ones((1, 1)), [0.0])
+    asked = verify.Problem(fn, {"w": np.ones(1, np.float32)}, prop)
+    for branching in ("relu", "input"):
+        config = dataclasses.replace(CONFIG, branching=branching, timeout_s=5)
+        assert verify.verify(asked, config).status != "unsat"
+
+
+def test_weights_that_are_not_numbers_prove_nothing():
+    asked = problem("dense", 0, shift=100.0)
+    params = dict(asked.params, fc1=np.full((8, 8), np.nan, np.float32))
+    config = dataclasses.replace(CONFIG, timeout_s=5, branching="relu")
+    try:
+        status = verify.verify(dataclasses.replace(asked, params=params), config).status
+    except LatheError:
+        return
+    assert status not in ("unsat", "sat")
+
+
+@pytest.mark.parametrize("method", ["interval", "crown", "alpha"])
+def test_methods_without_branching_say_what_is_open(method):
+    asked = single(problem("dense", 3, width=1.5))
+    config = dataclasses.replace(CONFIG, branching="relu", method=method, restarts=0)
+    verdict = verify.verify(asked, config)
+    assert verdict.status in ("unknown", "unsat")
+    if verdict.status == "unknown":
+        assert "clauses open" in verdict.why
+
+
+def test_a_search_compiles_a_handful_of_programs():
+    shapes = set()
+    for seed in range(5):
+        asked = single(problem("dense", seed, width=1.0))
+        config = dataclasses.replace(CONFIG, branching="relu", restarts=0)
+        verdict = verify.verify(asked, config)
+        for name, count in verdict.info.get("programs", {}).items():
+            assert count == 1, name
+            shapes.add(name)
+    assert 0 < len(shapes) <= 4
+
+
+def small_reduced(seed, splits_of=2):
+    """A reduced 6-8-8-3 network, its region, hidden bounds, and random splits."""
+    rng = np.random.default_rng(seed)
+    case = CASES["dense"]
+    params = case.params(rng, np.float64)
+    net = network(case.fn, params, np.zeros(6))
+    weights = net.prepare(params)
+    x = rng.uniform(-1, 1, 6)
+    region = Region(jnp.asarray(x - 0.5), jnp.asarray(x + 0.5))
+    hidden = crown.hidden_bounds(net, weights, region)
+    reduced = Reducer(net)(weights, hidden)
+    splits = []
+    for bounds in reduced.hidden:
+        sign = np.zeros(len(bounds.lower), np.int8)
+        free = np.flatnonzero((bounds.lower < 0) & (bounds.upper > 0))
+        chosen = rng.permutation(free)[:splits_of]
+        sign[chosen] = rng.choice([-1, 1], len(chosen))
+        splits.append(sign)
+    return reduced, region, splits, rng.normal(size=3)
+
+
+def domains(splits, row, alpha, beta):
+    one = lambda parts: tuple(jnp.asarray(p)[None] for p in parts)  # noqa: E731
+    return Domains(
+        jnp.asarray(row)[None, None],
+        jnp.zeros((1, 1)),
+        jnp.ones((1, 1)),
+        one(splits),
+        one(alpha),
+        one(beta),
+    )
+
+
+def bounded(reduced, region, given, config):
+    dense = network(apply, reduced.params, np.zeros(region.lower.size))
+    hidden = tuple(Bounds(*map(jnp.asarray, b)) for b in reduced.hidden)
+    weights = dense.prepare(jax.tree.map(jnp.asarray, reduced.params))
+    return bound_batch(dense, weights, region, hidden, given, config)
+
+
+def test_any_multipliers_bound_the_sub_domain_and_the_best_equal_the_program():
+    with jax.enable_x64(True):
+        for seed in range(3):
+            reduced, region, splits, row = small_reduced(seed)
+            rng = np.random.default_rng(seed + 100)
+            alpha = [rng.uniform(size=s.shape) for s in splits]
+            beta = [rng.exponential(size=s.shape) for s in splits]
+            given = domains(splits, row, alpha, beta)
+            least = exact.lp_bound(
+                reduced.params, region, row, 0.0, reduced.hidden, splits
+            )
+            some = float(bounded(reduced, region, given, BetaConfig(0)).lower[0])
+            assert some <= least + 1e-9
+            zero = domains(splits, row, alpha, [0 * b for b in beta])
+            without = float(bounded(reduced, region, zero, BetaConfig(0)).lower[0])
+            many = BetaConfig(1500, 0.05, 0.05, 0.997)
+            best = float(bounded(reduced, region, zero, many).lower[0])
+            assert best >= without
+            if np.isfinite(least):
+                assert best <= least + 1e-6
+                assert best == pytest.approx(least, abs=2e-3)
+
+
+def test_a_reduced_network_is_the_network_within_its_region():
+    with jax.enable_x64(True):
+        reduced, region, _, _ = small_reduced(5)
+        case = CASES["dense"]
+        params = case.params(np.random.default_rng(5), np.float64)
+        rng = np.random.default_rng(0)
+        points = rng.uniform(region.lower, region.upper, (500, 6))
+        dense = jax.vmap(lambda x: apply(reduced.params, x))(points)
+        whole = jax.vmap(lambda x: case.fn(params, x))(points)
+        np.testing.assert_allclose(dense, whole, atol=1e-12)
+
+
+def test_shapes_order_and_cost():
+    small, large = Shape(6, (8, 8), 3, "float32"), Shape(6, (16, 8), 3, "float32")
+    assert large.holds(small)
+    assert not small.holds(large)
+    assert small.macs() == 6 * 8 + 14 * 8 + 22 * 3
+    assert programs(small) is programs(small)
+
+
+CHILD = """
+import json, sys
+import jax
+from tests.verify.test_search import CONFIG, problem, single
+import dataclasses, verify
+config = dataclasses.replace(CONFIG, branching="relu", restarts=0)
+found = [verify.verify(single(problem("dense", s, width=1.0)), config) for s in (3, 4)]
+print(json.dumps([jax.device_count(), [(v.status, v.domains) for v in found]]))
+"""
+
+
+@pytest.mark.slow
+def test_four_devices_give_the_same_verdicts():
+    root = Path(__file__).resolve().parents[2]
+    found = []
+    for count in (1, 4):
+        flags = f"--xla_force_host_platform_device_count={count}"
+        environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(root)}
+        run = subprocess.run(
+            [sys.executable, "-c", CHILD],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        devices, verdicts = json.loads(run.stdout.splitlines()[-1])
+        assert devices == count
+        found.append(verdicts)
+    assert found[0] == found[1]
