@@ -41,7 +41,10 @@ def boxes(shape):
         rng = np.random.default_rng(seed)
         center = rng.normal(size=shape)
         spread = radius * rng.uniform(0.2, 1, shape) * (rng.uniform(size=shape) < share)
-        ends = (center - spread).astype(np.float32), (center + spread).astype(np.float32)
+        ends = (
+            (center - spread).astype(np.float32),
+            (center + spread).astype(np.float32),
+        )
         return ends
 
     return st.builds(make, seeds, radii, st.sampled_from([0.3, 1.0]))

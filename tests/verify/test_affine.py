@@ -136,7 +136,7 @@ def test_linear_transposed_and_absolute_are_those_of_the_jacobian(name):
 def test_what_is_not_affine():
     for fn in (lambda w, x, y: x * y, lambda w, x, y: jnp.outer(x, y), max_of):
         found = graph.trace(fn, (), jnp.ones(3), jnp.ones(3))
-        active = {v for v in found.inputs}
+        active = set(found.inputs)
         is_affine = []
         for node in found.nodes:
             is_affine.append(affine.is_affine(node, active))
@@ -191,7 +191,9 @@ def test_transposed_convolutions_are_the_jacobian(name):
     numbers = (layout, KERNELS[layout], layout)
 
     def fn(kernel, x):
-        return lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **settings)
+        return lax.conv_general_dilated(
+            x, kernel, dimension_numbers=numbers, **settings
+        )
 
     x = jnp.zeros(shape)
     (node,) = graph.trace(fn, kernel, x).nodes

@@ -206,7 +206,7 @@ def test_a_nan_is_never_better():
 
 
 def test_padded_neurons_change_nothing():
-    _, region, reduced, rng = reduced_net(9)
+    _, region, reduced, _rng = reduced_net(9)
     points = np.asarray(region.sample(jax.random.key(0), 100))
     params = jax.tree.map(np.asarray, reduced.params)
     y = jax.vmap(functools.partial(apply, params))(points)

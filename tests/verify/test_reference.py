@@ -48,12 +48,9 @@ def file_case(root, name, k):
     file = folder / FILES[name]
     found = np.load(root / "verify/reference_bounds" / f"{name}.npz")
     shape = graph.onnx.describe(file).inputs[0].concrete()
-    prop = file.parent / str(found["vnnlib"][k])
-    if not prop.exists():
-        prop = prop.with_name(prop.name + ".gz")
+    prop = folder / str(found["vnnlib"][k])
     box = vnnlib.load(prop, shape, 10).clauses[0].region
-    C = found["C"] if found["C"].ndim == 2 else found["C"][k]
-    return file, [np.float32(box.lower), np.float32(box.upper)], C
+    return file, [np.float32(box.lower), np.float32(box.upper)], found["C"][k]
 
 
 @pytest.mark.parametrize("name", [*PIXELS, *FILES])
