@@ -331,13 +331,16 @@ def _owned(every: Sequence[Lines], owner: np.ndarray) -> passes.Choose:
 
 
 def _box_tightening(plan: Plan, box: Domain) -> passes.Tighten:
-    """Backward bounds of all neurons that intervals leave unstable."""
+    """Backward bounds of all neurons, as the search takes them.
+
+    Those of stable ones serve the intervals of the layers after them.
+    """
 
     def tighten(layer: int, low, high, state: State) -> None:
         value = plan.layers[layer]
         if box.center is not None or not plan.is_exact(value):
             steps = plan.before(value)
-            owners, neurons = np.nonzero((low < 0) & (high > 0))
+            owners, neurons = np.nonzero(np.ones(low.shape, bool))
             for chunk in passes.chunks(plan, len(owners)):
                 owner, neuron = owners[chunk], neurons[chunk]
                 signs = np.repeat([1.0, -1.0], len(owner))

@@ -1,0 +1,130 @@
+"""Optimised relaxations: never looser than CROWN, sound for any parameters."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import verify
+from tests.verify.network_cases import Case, dense, layers
+from verify import alpha, crown, regions
+
+
+def smooth(p, x):
+    """A ReLU layer, a tanh layer, and a product of the two."""
+    h = jax.nn.relu(dense(p, "fc0", x))
+    z = jnp.tanh(dense(p, "fc1", h))
+    return dense(p, "fc2", z * h)
+
+
+CASE = Case(smooth, layers(4, 6, 6, 2), (4,))
+
+
+@functools.cache
+def tools():
+    params = CASE.params(np.random.default_rng(0))
+    net = verify.network(CASE.fn, params, np.zeros(4, np.float32))
+    spec = verify.Spec(np.float32([[1, -1], [-1, 0]]), np.zeros(2, np.float32))
+    hidden = jax.jit(functools.partial(crown.hidden_bounds, net))
+    bound = jax.jit(functools.partial(crown.spec_bound, net))
+    return net, spec, hidden, bound
+
+
+def setup(seed, width=0.3):
+    net, spec, hidden, bound = tools()
+    rng = np.random.default_rng(seed)
+    weights = net.prepare(CASE.params(rng))
+    x = rng.normal(size=4)
+    region = regions.outward32(regions.box(x - width, x + width))
+    found = hidden(weights, region)
+    return net, weights, region, spec, found, bound(weights, region, spec, found)
+
+
+@functools.cache
+def optimizer(config):
+    return jax.jit(functools.partial(alpha.optimize, tools()[0], config=config))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        alpha.AlphaConfig(20),
+        alpha.AlphaConfig(20, share=True),
+        alpha.AlphaConfig(20, hidden=False),
+    ],
+    ids=["hidden", "shared", "output"],
+)
+def test_no_bound_is_looser_than_crowns(config):
+    gained = 0.0
+    for seed in range(4):
+        _, weights, region, spec, hidden, least = setup(seed)
+        state = optimizer(config)(weights, region, spec, hidden)
+        assert (state.lower >= least - 1e-5).all()
+        gained += float((state.lower - least).sum())
+        for old, new in zip(hidden, state.hidden, strict=True):
+            assert (new.lower >= old.lower).all()
+            assert (new.upper <= old.upper).all()
+        for leaf in jax.tree.leaves(state.slopes):
+            assert ((leaf >= 0) & (leaf <= 1)).all()
+    assert gained > 0.1
+
+
+def test_own_parameters_beat_shared_ones_and_hidden_ones_help():
+    kinds = {
+        "own": alpha.AlphaConfig(20),
+        "shared": alpha.AlphaConfig(20, share=True),
+        "output": alpha.AlphaConfig(20, hidden=False),
+    }
+    total = dict.fromkeys(kinds, 0.0)
+    for seed in range(4):
+        _, weights, region, spec, hidden, _ = setup(seed)
+        for kind, config in kinds.items():
+            total[kind] += float(
+                optimizer(config)(weights, region, spec, hidden).lower.sum()
+            )
+    assert total["own"] > total["shared"] > total["output"]
+
+
+def test_any_parameters_are_sound():
+    net, spec, _, _ = tools()
+
+    @jax.jit
+    def at(weights, region, hidden, slopes):
+        return alpha.bounds_at(net, weights, region, spec, hidden, slopes)
+
+    for seed in range(6):
+        _, weights, region, _, hidden, _ = setup(seed)
+        rng = np.random.default_rng(seed)
+        start = alpha.init_slopes(
+            net, weights, region, hidden, 2, alpha.AlphaConfig()
+        )
+        draw = lambda a, rng=rng: rng.uniform(size=a.shape).astype(np.float32)  # noqa: E731
+        lower, found = at(weights, region, hidden, jax.tree.map(draw, start))
+        points = region.sample(jax.random.key(seed), 10_000)
+        params = CASE.params(np.random.default_rng(seed))
+        y = np.asarray(jax.vmap(functools.partial(CASE.fn, params))(points))
+        assert ((y @ spec.C.T).min(0) >= lower - 1e-4).all()
+        z = np.maximum(points @ params["fc0"] + params["fc0_bias"], 0) @ params["fc1"]
+        z = z + params["fc1_bias"]
+        low, high = found[1]
+        assert (z.min(0) >= low - 1e-5).all()
+        assert (z.max(0) <= high + 1e-5).all()
+
+
+def test_bounds_are_exactly_those_met_and_gradients_those_of_the_new():
+    value, like = jnp.float32([0.1, -2e8, 3.0]), jnp.float32([3e7, 1.0, -jnp.inf])
+    np.testing.assert_array_equal(alpha._through(value, like), value)
+    grad = jax.grad(lambda x: alpha._through(value, x).sum())(like)
+    np.testing.assert_array_equal(grad, [1, 1, 0])
+
+
+def test_the_margin_of_rounding_is_subtracted_when_asked_for():
+    net, weights, region, spec, hidden, _ = setup(0)
+    config = alpha.AlphaConfig(0, hidden=False)
+    run = functools.partial(alpha.optimize, net, config=config)
+    plain = run(weights, region, spec, hidden).lower
+    less = run(weights, region, spec, hidden, margin=True).lower
+    assert (less < plain).all()
+    np.testing.assert_allclose(less, plain, atol=1e-2)

@@ -1,0 +1,79 @@
+"""A function cut at its nonlinear operators."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import verify
+from core.errors import GraphError, ShapeError
+from tests.verify.network_cases import CASES, PIECEWISE_LINEAR
+from verify.network import operands
+
+
+def build(name):
+    case = CASES[name]
+    params = case.params(np.random.default_rng(0))
+    x = np.random.default_rng(1).normal(size=case.input_shape).astype(np.float32)
+    return case, params, x, verify.network(case.fn, params, x)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nodes_compute_the_function_and_relus_are_all_that_is_left(name):
+    case, params, x, net = build(name)
+    known = net.table(net.prepare(params)) | {net.input: x}
+    for node in net.nodes:
+        assert set(operands(node, net.active)) == net.active.intersection(node.inputs)
+        found = node(*(known[v] for v in node.inputs))
+        known.update(zip(node.outputs, found, strict=True))
+    wanted = case.fn(params, x)
+    np.testing.assert_allclose(known[net.output], wanted, rtol=1e-5, atol=1e-5)
+    only_relus = all(node.op == "relu" for node in net.nonlinear)
+    assert only_relus == (name in PIECEWISE_LINEAR)
+    assert {v for n in net.nonlinear for v in operands(n, net.active)} == set(net.hidden)
+
+
+def test_order_and_what_comes_before():
+    _, _, _, net = build("residual")
+    order = {v: i for i, node in enumerate(net.nodes) for v in node.outputs}
+    assert [order[v] for v in net.hidden] == sorted(order[v] for v in net.hidden)
+    assert net.before(net.output) == list(net.nodes)
+    assert net.before(net.input) == []
+    first = net.before(net.hidden[0])
+    assert not set(first).intersection(net.nonlinear)
+    counts = [sum(v in n.inputs for n in net.nodes) for v in net.hidden]
+    assert all(net.users[v] >= 1 for v in net.hidden) and max(counts) >= 1
+
+
+def test_functions_of_parameters_alone_are_computed_once():
+    def fn(params, x):
+        kernel = jnp.tanh(params["w"]) / jnp.linalg.norm(params["w"])
+        return x @ kernel + jnp.sort(params["b"])
+
+    params = {"w": np.ones((2, 3), np.float32), "b": np.float32([3, 1, 2])}
+    net = verify.network(fn, params, np.zeros(2, np.float32))
+    assert [node.op for node in net.nodes] == ["dot_general", "add"]
+    assert net.nonlinear == ()
+    weights = jax.jit(net.prepare)(params)
+    assert (3,) in [w.shape for w in weights]
+    low, high = verify.bound(fn, params, verify.box(-np.ones(2), np.ones(2)), built=net)
+    np.testing.assert_allclose((low + high) / 2, [1, 2, 3], atol=1e-5)
+
+
+def test_structs_are_enough_to_build():
+    case, params, x, net = build("dense")
+    structs = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
+    again = verify.network(case.fn, structs, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    assert [n.op for n in again.nodes] == [n.op for n in net.nodes]
+
+
+def test_what_can_not_be_bounded_is_named_with_its_line():
+    x = np.zeros(3, np.float32)
+    with pytest.raises(GraphError, match=r"'sort' at .*test_network\.py:\d+.*relaxation"):
+        verify.network(lambda p, x: jnp.sort(x), {}, x)
+    with pytest.raises(GraphError, match=r"test_network\.py"):
+        verify.network(lambda p, x: x @ jnp.linalg.inv(jnp.outer(x, x)), {}, x)
+    with pytest.raises(GraphError, match="does not reach"):
+        verify.network(lambda p, x: p, x, x)
+    with pytest.raises(ShapeError, match="one array"):
+        verify.network(lambda p, x: (x, x), {}, x)
