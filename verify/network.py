@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -158,6 +158,6 @@ def _floating(array: Any, dtype: np.dtype) -> Array:
     return array
 
 
-def operands(node: Node, active: Sequence[Any]) -> tuple[Value, ...]:
+def operands(node: Node, active: Collection[Value]) -> tuple[Value, ...]:
     """Returns the operands of a node that the input reaches."""
     return tuple(v for v in node.inputs if v in active)

@@ -97,18 +97,17 @@ def test_any_parameters_are_sound():
     for seed in range(6):
         _, weights, region, _, hidden, _ = setup(seed)
         rng = np.random.default_rng(seed)
-        start = alpha.init_slopes(
-            net, weights, region, hidden, 2, alpha.AlphaConfig()
-        )
+        start = alpha.init_slopes(net, weights, region, hidden, 2, alpha.AlphaConfig())
         draw = lambda a, rng=rng: rng.uniform(size=a.shape).astype(np.float32)  # noqa: E731
         lower, found = at(weights, region, hidden, jax.tree.map(draw, start))
-        points = region.sample(jax.random.key(seed), 10_000)
+        points = np.asarray(region.sample(jax.random.key(seed), 10_000))
         params = CASE.params(np.random.default_rng(seed))
         y = np.asarray(jax.vmap(functools.partial(CASE.fn, params))(points))
         assert ((y @ spec.C.T).min(0) >= lower - 1e-4).all()
         z = np.maximum(points @ params["fc0"] + params["fc0_bias"], 0) @ params["fc1"]
         z = z + params["fc1_bias"]
-        low, high = found[1]
+        (node,) = [n for n in net.nonlinear if n.op == "tanh"]
+        low, high = found[net.hidden.index(node.inputs[0])]
         assert (z.min(0) >= low - 1e-5).all()
         assert (z.max(0) <= high + 1e-5).all()
 
@@ -124,7 +123,8 @@ def test_the_margin_of_rounding_is_subtracted_when_asked_for():
     net, weights, region, spec, hidden, _ = setup(0)
     config = alpha.AlphaConfig(0, hidden=False)
     run = functools.partial(alpha.optimize, net, config=config)
-    plain = run(weights, region, spec, hidden).lower
-    less = run(weights, region, spec, hidden, margin=True).lower
+    plain = jax.jit(run)(weights, region, spec, hidden).lower
+    run = functools.partial(run, margin=True)
+    less = jax.jit(run)(weights, region, spec, hidden).lower
     assert (less < plain).all()
     np.testing.assert_allclose(less, plain, atol=1e-2)

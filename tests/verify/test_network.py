@@ -30,7 +30,9 @@ def test_nodes_compute_the_function_and_relus_are_all_that_is_left(name):
     np.testing.assert_allclose(known[net.output], wanted, rtol=1e-5, atol=1e-5)
     only_relus = all(node.op == "relu" for node in net.nonlinear)
     assert only_relus == (name in PIECEWISE_LINEAR)
-    assert {v for n in net.nonlinear for v in operands(n, net.active)} == set(net.hidden)
+    assert {v for n in net.nonlinear for v in operands(n, net.active)} == set(
+        net.hidden
+    )
 
 
 def test_order_and_what_comes_before():
@@ -42,7 +44,8 @@ def test_order_and_what_comes_before():
     first = net.before(net.hidden[0])
     assert not set(first).intersection(net.nonlinear)
     counts = [sum(v in n.inputs for n in net.nodes) for v in net.hidden]
-    assert all(net.users[v] >= 1 for v in net.hidden) and max(counts) >= 1
+    assert all(net.users[v] >= 1 for v in net.hidden)
+    assert max(counts) >= 1
 
 
 def test_functions_of_parameters_alone_are_computed_once():
@@ -69,7 +72,9 @@ def test_structs_are_enough_to_build():
 
 def test_what_can_not_be_bounded_is_named_with_its_line():
     x = np.zeros(3, np.float32)
-    with pytest.raises(GraphError, match=r"'sort' at .*test_network\.py:\d+.*relaxation"):
+    with pytest.raises(
+        GraphError, match=r"'sort' at .*test_network\.py:\d+.*relaxation"
+    ):
         verify.network(lambda p, x: jnp.sort(x), {}, x)
     with pytest.raises(GraphError, match=r"test_network\.py"):
         verify.network(lambda p, x: x @ jnp.linalg.inv(jnp.outer(x, x)), {}, x)

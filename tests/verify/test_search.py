@@ -21,6 +21,7 @@ from verify.programs import Shape, programs
 from verify.properties import Clause, Property
 from verify.reduce import Reducer, apply
 from verify.regions import Region
+from verify.search import _verifier as verifier_of
 from verify.types import Bounds
 
 CONFIG = verify.Config(timeout_s=60, batch=16, restarts=4, attack_steps=20)
@@ -144,6 +145,8 @@ def test_methods_without_branching_say_what_is_open(method):
 
 
 def test_a_search_compiles_a_handful_of_programs():
+    programs.cache_clear()  # other tests ask for other rounds of the same shapes
+    verifier_of.cache_clear()
     shapes = set()
     for seed in range(5):
         asked = single(problem("dense", seed, width=1.0))
