@@ -46,6 +46,9 @@ class ReportFlags:
     results_md: str = options.option(
         "", f"the page of all results; empty means {RESULTS_MD} beside launch.py"
     )
+    keep: bool = options.option(
+        False, "whether the page keeps its sections of other commands as they are"
+    )
 
 
 def sweep_command(argv: Sequence[str]) -> int:
@@ -108,16 +111,16 @@ def report_command(argv: Sequence[str], usual: Path) -> int:
     usage = f"{LAUNCH} report DIR... [flags]"
     if HELP.intersection(argv):
         about = (
-            "Rebuilds report.html in each work folder, and the page of exactly these "
-            "results. Folders without results are skipped."
+            "Rebuilds report.html in each work folder, and the page of these results "
+            "(with --keep also of others). Folders without results are skipped."
         )
         print(manual.command_help(usage, about, ReportFlags))
         return 0
     (given,), rest = parse(argv, ReportFlags)
     if not rest:
         raise InputError(f"report: {describe('no folder', 'work folders', usage)}")
-    named = options.build(ReportFlags, given=given).results_md
-    page = Path(named) if named else usual
+    flags = options.build(ReportFlags, given=given)
+    page = Path(flags.results_md) if flags.results_md else usual
     if page.is_dir():
         raise InputError(f"--results_md: {describe(f'folder {page}', 'a file')}")
     from experiments import report, results
@@ -133,7 +136,7 @@ def report_command(argv: Sequence[str], usual: Path) -> int:
         raise WorkdirError("report: got no folder of a finished run; expected one")
     for folder in finished:
         print(f"report   {report.write_html(folder)}")
-    print(f"results  {report.write_results_md(finished, page)}")
+    print(f"results  {report.write_results_md(finished, page, keep=flags.keep)}")
     for folder, found in finished.items():
         print(f"  holds  {found['experiment']}, mode {found['mode']}, from {folder}")
     return 0

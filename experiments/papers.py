@@ -52,3 +52,70 @@ VNNCOMP_2021 = Paper(
     year=2021,
     arxiv="2109.00498",
 )
+
+LOTTERY_TICKET = Paper(
+    key="ma2021sanity",
+    title=(
+        "Sanity Checks for Lottery Tickets: Does Your Winning Ticket Really Win the "
+        "Jackpot?"
+    ),
+    authors=(
+        "Xiaolong Ma",
+        "Geng Yuan",
+        "Xuan Shen",
+        "Tianlong Chen",
+        "Xuxi Chen",
+        "Xiaohan Chen",
+        "Ning Liu",
+        "Minghai Qin",
+        "Sijia Liu",
+        "Zhangyang Wang",
+        "Yanzhi Wang",
+    ),
+    year=2021,
+    arxiv="2107.00166",
+    venue="NeurIPS 2021",
+)
+
+GAP = Paper(
+    key="ma2022gap",
+    title="Effective Model Sparsification by Scheduled Grow-and-Prune Methods",
+    authors=(
+        "Xiaolong Ma",
+        "Minghai Qin",
+        "Fei Sun",
+        "Zejiang Hou",
+        "Kun Yuan",
+        "Yi Xu",
+        "Yanzhi Wang",
+        "Yen-Kuang Chen",
+        "Rong Jin",
+        "Yuan Xie",
+    ),
+    year=2022,
+    arxiv="2106.09857",
+    venue="ICLR 2022",
+)
+
+GRIM = Paper(
+    key="niu2021grim",
+    title=(
+        "GRIM: A General, Real-Time Deep Learning Inference Framework for Mobile "
+        "Devices based on Fine-Grained Structured Weight Sparsity"
+    ),
+    authors=(
+        "Wei Niu",
+        "Zhengang Li",
+        "Xiaolong Ma",
+        "Peiyan Dong",
+        "Gang Zhou",
+        "Xuehai Qian",
+        "Xue Lin",
+        "Yanzhi Wang",
+        "Bin Ren",
+    ),
+    year=2021,
+    arxiv="2108.11033",
+    venue="IEEE Transactions on Pattern Analysis and Machine Intelligence",
+    kind="article",
+)

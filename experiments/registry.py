@@ -177,7 +177,14 @@ class Registry(Mapping[str, Experiment]):
 EXPERIMENTS = Registry(
     {
         name: f"experiments.{name}"
-        for name in ("admm_pruning", "beta_crown_sdp", "vnncomp")
+        for name in (
+            "admm_pruning",
+            "bcr",
+            "beta_crown_sdp",
+            "gap",
+            "lottery_ticket",
+            "vnncomp",
+        )
     }
 )
 

@@ -105,5 +105,100 @@ class Cubic:
         return jnp.where(left > 0.0, jnp.maximum(between, final), final)
 
 
-SCHEDULES = {"one_shot": OneShot, "staged": Staged, "cubic": Cubic}
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from 1 to the final density.
+
+    `density = final + (1 - final) * (1 + cos(pi (step - begin) / (end - begin))) / 2`,
+    updated every `every` steps from `begin` to `end` and once at `end`. It starts and
+    ends gently, where `Cubic` prunes most at the start.
+    """
+
+    begin: int
+    end: int
+    every: int = 1
+
+    def __post_init__(self):
+        Cubic(self.begin, self.end, self.every)  # the same conditions
+
+    def due(self, step: Array) -> Array:
+        """Returns whether `step` is one of the update steps."""
+        return Cubic(self.begin, self.end, self.every).due(step)
+
+    def density(self, step: Array, final: Scalar) -> Array:
+        """Returns the density of the cosine at `step`."""
+        passed = (step - self.begin).astype(jnp.float32) / (self.end - self.begin)
+        passed = jnp.clip(passed, 0.0, 1.0)
+        final = jnp.float32(final)
+        between = 1.0 - (1.0 - final) * (0.5 - 0.5 * jnp.cos(jnp.pi * passed))
+        return jnp.where(passed < 1.0, jnp.maximum(between, final), final)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piecewise:
+    """Given densities from given steps on, then the final density from the last.
+
+    From step `at[i]` on it is `densities[i]`, or a leaf's final density if that is
+    larger; from `at[-1]` on the final one. So `Piecewise((0, 9), (0.5,))` has density
+    0.5 from step 0 and the final one from step 9.
+    """
+
+    at: tuple[int, ...]
+    densities: tuple[float, ...]
+
+    def __post_init__(self):
+        Staged(self.at)  # the same conditions on steps
+        object.__setattr__(self, "at", tuple(self.at))
+        object.__setattr__(self, "densities", tuple(self.densities))
+        for density in self.densities:
+            check_range("densities", density, 0.0, 1.0)
+        falling = all(b <= a for a, b in pairwise(self.densities))
+        if len(self.densities) != len(self.at) - 1 or not falling:
+            raise InputError(
+                describe(
+                    f"densities={self.densities} for {len(self.at)} steps",
+                    "falling densities, one less than steps",
+                    "The last step begins the final density.",
+                )
+            )
+
+    def due(self, step: Array) -> Array:
+        """Returns whether a density begins at `step`."""
+        return jnp.isin(step, jnp.asarray(self.at, jnp.int32))
+
+    def density(self, step: Array, final: Scalar) -> Array:
+        """Returns the density that holds at `step`."""
+        stage = jnp.sum(step >= jnp.asarray(self.at, jnp.int32))
+        final = jnp.float32(final)
+        given = jnp.asarray((1.0, *self.densities), jnp.float32)
+        between = given[jnp.minimum(stage, len(self.densities))]
+        return jnp.where(stage == len(self.at), final, jnp.maximum(between, final))
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The final density from the first step on; masks are recomputed every `every`."""
+
+    every: int = 1
+
+    def __post_init__(self):
+        check_range("every", self.every, 1)
+
+    def due(self, step: Array) -> Array:
+        """Returns whether `step` is a multiple of `every`."""
+        return step % self.every == 0
+
+    def density(self, step: Array, final: Scalar) -> Array:
+        """Returns `final`."""
+        return jnp.full(jnp.shape(step), final, jnp.float32)
+
+
+SCHEDULES = {
+    "one_shot": OneShot,
+    "staged": Staged,
+    "cubic": Cubic,
+    "cosine": Cosine,
+    "piecewise": Piecewise,
+    "constant": Constant,
+}
 """Every schedule by name; one contract test walks it."""

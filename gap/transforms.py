@@ -1,11 +1,12 @@
-"""Sparsity as optax transforms: masks live in the optimizer state.
+"""Pruning as optax transforms: masks live in the optimizer state.
 
 Each transform wraps the optimizer that does the learning. The updates it returns
 take every pruned weight to exactly 0.0, whatever finite value it had, and moments that
 the optimizer keeps for each weight are exactly 0 for pruned ones as well.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from core.errors import InputError, describe
 from core.numerics import check_finite
 from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
-from gap.masks import check_mask, targets
+from gap.masks import apply_masks, check_mask, targets
 from gap.patterns import Target
 from gap.schedules import DensitySchedule
 
@@ -31,6 +32,19 @@ class MaskedState(NamedTuple):
     """
 
     step: Array
+    masks: PartialTree
+    inner: optax.OptState
+
+
+class DynamicState(NamedTuple):
+    """State of `rewire` and `cyclic`, whose masks also gain weights.
+
+    Invariants: those of `MaskedState`; `key` holds the numbers of a random key, so
+    that any file format stores the state.
+    """
+
+    step: Array
+    key: Array
     masks: PartialTree
     inner: optax.OptState
 
@@ -79,29 +93,53 @@ def zero_moments(state: PyTree, params: PyTree, masks: PartialTree) -> PyTree:
     return jax.tree.unflatten(treedef, out)
 
 
-def _masked_update(
+def masked_update(
     inner: optax.GradientTransformationExtraArgs,
     updates: PyTree,
     state: optax.OptState,
     params: PyTree,
     masks: PartialTree,
-    **extra: Any,
+    *,
+    kept: PartialTree | None = None,
+    extra: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[PyTree, optax.OptState]:
-    """One step of `inner` that leaves pruned weights and their moments at 0."""
+    """One step of `inner` that leaves pruned weights and their moments at 0.
+
+    What every transform of this room does once it knows its masks.
+
+    Args:
+      inner: the optimizer that does the learning.
+      updates: gradients of all weights.
+      state: the state of `inner`.
+      params: the parameters.
+      masks: the weights that are active in this step.
+      kept: the active weights that keep their values and moments; the others begin
+        this step at 0. None where pruned weights are 0 already, as they are after
+        every step of a transform of this room.
+      extra: more arguments of `inner`'s update.
+
+    Returns:
+      Updates, and the state of `inner`.
+    """
+    start = params
+    if kept is not None:
+        start = apply_masks(params, kept)
+        state = zero_moments(state, params, kept)
     updates = trees.map_partial(
         lambda m, g: jnp.where(m, g, jnp.zeros_like(g)),
         masks,
         updates,
         absent=trees.keep_rest,
     )
-    updates, state = inner.update(updates, state, params, **extra)
+    updates, state = inner.update(updates, state, start, **extra)
+
     # w + (-w) is exactly 0.0 only in the parameter's own dtype.
+    def settle(m: Array, u: Array, s: Array, w: Array) -> Array:
+        u = u.astype(w.dtype)
+        return jnp.where(m, u if kept is None else u + (s - w), -w)
+
     updates = trees.map_partial(
-        lambda m, u, w: jnp.where(m, u.astype(w.dtype), -w),
-        masks,
-        updates,
-        params,
-        absent=trees.keep_rest,
+        settle, masks, updates, start, params, absent=trees.keep_rest
     )
     return updates, zero_moments(state, params, masks)
 
@@ -143,8 +181,8 @@ def masked(
 
     def update(updates, state, params=None, **extra):
         params = need_params(params, "gap.masked")
-        updates, inner_state = _masked_update(
-            inner, updates, state.inner, params, state.masks, **extra
+        updates, inner_state = masked_update(
+            inner, updates, state.inner, params, state.masks, extra=extra
         )
         return updates, MaskedState(state.step + 1, state.masks, inner_state)
 
@@ -194,11 +232,7 @@ def prune(
 
         def recompute(masks: PartialTree) -> PartialTree:
             def leaf_mask(target: Target, w: Array, mask: Array) -> Array:
-                # Pruned weights rank last, behind NaN too, so that none comes back.
-                scores = score(w)
-                lowest = jnp.finfo(scores.dtype).min
-                scores = jnp.where(jnp.isnan(scores), lowest, scores)
-                scores = jnp.where(mask, scores, -jnp.inf)
+                scores = active_scores(score(w), mask)
                 return _scheduled_mask(target, scores, schedule, state.step)
 
             return trees.map_partial(leaf_mask, wanted, params, masks)
@@ -206,12 +240,22 @@ def prune(
         masks = jax.lax.cond(
             schedule.due(state.step), recompute, lambda m: m, state.masks
         )
-        updates, inner_state = _masked_update(
-            inner, updates, state.inner, params, masks, **extra
+        updates, inner_state = masked_update(
+            inner, updates, state.inner, params, masks, extra=extra
         )
         return updates, MaskedState(state.step + 1, masks, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def active_scores(scores: Array, mask: Array) -> Array:
+    """Returns scores in which pruned weights rank last, so that none comes back.
+
+    A NaN ranks before them: it is the worst of the active ones.
+    """
+    lowest = jnp.finfo(scores.dtype).min
+    scores = jnp.where(jnp.isnan(scores), lowest, scores)
+    return jnp.where(mask, scores, -jnp.inf)
 
 
 def _scheduled_mask(
@@ -257,7 +301,3 @@ def add_l1(
     return optax.GradientTransformationExtraArgs(
         lambda params: optax.EmptyState(), update
     )
-
-
-TRANSFORMS = {"masked": masked, "prune": prune, "add_l1": add_l1}
-"""Every transform of this room by name; one contract test walks it."""

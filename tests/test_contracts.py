@@ -23,6 +23,7 @@ import verify
 from core.errors import InputError
 from tests.relaxed import relaxed
 
+KEY = jax.random.key(1)
 MASKS = {"w": jnp.arange(20).reshape(4, 5) % 3 == 0, "b": None}
 
 
@@ -34,6 +35,26 @@ TRANSFORMS = {
     "masked": lambda: gap.masked(inner(), MASKS),
     "prune": lambda: gap.prune(inner(), [("w", 0.3)], gap.Cubic(0, 4)),
     "add_l1": lambda: gap.add_l1(0.01, [("w", 1.0)]),
+    "static_random": lambda: gap.static_random(inner(), [("w", 0.3)], KEY),
+    "at_init": lambda: gap.at_init(inner(), [("w", gap.Target(0.5, None, gap.NM()))]),
+    "snip": lambda: gap.snip(inner(), [("w", 0.3), ("b", 0.8)], at=1),
+    "rewire": lambda: gap.rewire(
+        inner(), [("w", 0.5)], KEY, fraction=0.5, every=2, grow="random"
+    ),
+    "rigl": lambda: gap.rigl(inner(), [("w", 0.5)], KEY, until=9, every=2),
+    "set_": lambda: gap.set_(
+        inner(), [("w", gap.Target(0.5, None, gap.NM()))], KEY, every=2
+    ),
+    "cyclic": lambda: gap.cyclic(
+        inner(),
+        [(".*", 0.4)],
+        KEY,
+        gap.Partition((("w",), ("b",))),
+        interval=1,
+        rounds=2,
+        grow_to=0.8,
+    ),
+    "track_explored": lambda: gap.track_explored(gap.masked(inner(), MASKS)),
     "admm": lambda: admm.admm(inner(), [("w", 0.3)], interval=2, rho=0.1),
 }
 

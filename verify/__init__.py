@@ -4,6 +4,7 @@
 |------|------|
 | `bound(fn, params, region, spec, method)` | bounds: interval to beta-CROWN |
 | `verify(problem, config)` | branch and bound with beta-CROWN: a verdict |
+| `verify_all(problems, config)` | several properties of one network in common batches |
 | `Problem`, `Config`, `Verdict` | what is asked, how to search, what came out |
 | `box`, `ball`, `Region` | input regions |
 | `robustness`, `linear`, `Property`, `Clause`, `Spec` | properties from Python |
@@ -40,6 +41,7 @@ from verify.properties import Clause, Property, Spec, linear, robustness
 from verify.regions import Region, ball, box
 from verify.relaxations import RULES
 from verify.search import Verifier, verify
+from verify.several import verify_all
 from verify.types import Bounds, Lines
 
 __all__ = [
@@ -69,5 +71,6 @@ __all__ = [
     "network",
     "robustness",
     "verify",
+    "verify_all",
     "vnnlib",
 ]

@@ -86,12 +86,13 @@ def starts(network: Network, hidden: bool) -> dict[str, Value]:
     found = {}
     if hidden:
         for position, value in enumerate(network.hidden):
-            if _nodes(network, value):
+            if free_nodes(network, value):
                 found[f"hidden{position}"] = value
     return found | {"output": network.output}
 
 
-def _nodes(network: Network, value: Value) -> list[Any]:
+def free_nodes(network: Network, value: Value) -> list[Node]:
+    """Returns the nonlinear nodes before a value whose relaxations have parameters."""
     nonlinear = set(network.nonlinear)
     return [n for n in network.before(value) if n in nonlinear and RULES[n.op].free > 0]
 
@@ -130,7 +131,7 @@ def init_slopes(
             n = 2
         slopes[name] = tuple(
             jnp.broadcast_to(initial[node], (n, *initial[node].shape))
-            for node in _nodes(network, value)
+            for node in free_nodes(network, value)
         )
     return slopes
 
@@ -164,7 +165,7 @@ def init_betas(network: Network, slopes: Slopes, splits: Splits) -> Slopes:
             found[name] = tuple(
                 jnp.zeros((rows[0], *sign.shape), value.dtype)
                 for node, sign in splits.items()
-                if node in _nodes(network, value)
+                if node in free_nodes(network, value)
             )
     return found
 
@@ -192,7 +193,7 @@ def bounds_at(
     clipped(found, splits)
 
     def cuts(name: str, value: Value, size: int | None) -> dict[Node, Array]:
-        chosen = [n for n in splits if n in _nodes(network, value)]
+        chosen = [n for n in splits if n in free_nodes(network, value)]
         given = zip(chosen, betas.get(name, ()), strict=False)
         return {
             node: (beta if size is None else _spread(beta, size))
@@ -207,7 +208,7 @@ def bounds_at(
         index = lax.optimization_barrier(jnp.arange(size))  # as crown does
         unit = jax.nn.one_hot(index, size, dtype=value.dtype)
         unit = unit.reshape(size, *value.shape)
-        nodes = _nodes(network, value)
+        nodes = free_nodes(network, value)
         own = [_spread(s, size) for s in slopes[name]]
         free = dict(zip(nodes, own, strict=True))
         relax = relaxation(network, table, found, free, cuts(name, value, size))
@@ -223,7 +224,7 @@ def bounds_at(
         network,
         table,
         found,
-        dict(zip(_nodes(network, network.output), slopes["output"], strict=True)),
+        dict(zip(free_nodes(network, network.output), slopes["output"], strict=True)),
         cuts("output", network.output, None),
     )
     left, offset = backward(network, table, rows_of_spec(network, spec), relax)

@@ -12,19 +12,27 @@ import numpy as np
 
 from core.types import Array
 from graph import Node
+from verify import alpha as va
 from verify import crown
 from verify.backward import Relax, backward
+from verify.boxed_neurons import Effort, NeuronSplitter, splits_neurons
 from verify.network import Network, Weights
 from verify.network import network as build
 from verify.problem import Config
 from verify.properties import Spec
 from verify.regions import Region
-from verify.types import Numbers
+from verify.types import Bounds, Numbers
 
 SIZES = (64, 1024, 8192)
-"""Boxes in a round: the least of these that holds the open ones."""
-CHUNK = 64
-"""Boxes that a CPU bounds together: what they need stays in its caches."""
+"""Boxes in a call: the least of these that holds them, several calls of the last."""
+CHUNK = SIZES[0]
+"""Boxes in every call on a CPU: what they need stays in its caches, and one size
+compiles once."""
+HARD = 1024
+"""Boxes after which neurons are split inside of those that have few unstable ones."""
+SLOPES = va.AlphaConfig(steps=5, learning_rate=0.25, hidden=False)
+"""How the slopes of the clauses' rows are optimised: next to the hidden bounds of a
+box they cost little, and they close most boxes that CROWN's own slopes leave open."""
 
 
 class Bounded(NamedTuple):
@@ -36,6 +44,10 @@ class Bounded(NamedTuple):
       score: of halving each dimension, larger is better, [B, n].
       point: the most suspicious input of each box, [B, n].
       margin: the largest row of the worst clause at that point, [B].
+      row: which row of each clause is the best, [B, clauses].
+      hidden: bounds of the hidden values, each [B, *shape].
+      slopes: of those rows, for each nonlinear node [B, clauses, size], NaN where the
+        slope is CROWN's; empty unless asked for.
     """
 
     lower: Numbers
@@ -43,6 +55,9 @@ class Bounded(NamedTuple):
     score: Numbers
     point: Numbers
     margin: Numbers
+    row: Numbers
+    hidden: tuple[Bounds, ...]
+    slopes: tuple[Numbers, ...]
 
 
 @dataclasses.dataclass
@@ -55,7 +70,7 @@ class Boxed:
       domains: boxes bounded.
       why: for "unknown", the reason.
       point: a suspected counterexample, of the input's shape.
-      leaves: paths of halvings and the row that refutes each clause, if recorded.
+      leaves: `Leaf`s that cover the region, if recorded.
     """
 
     status: str
@@ -66,6 +81,21 @@ class Boxed:
     leaves: list[Any] = dataclasses.field(default_factory=list)
 
 
+class Leaf(NamedTuple):
+    """A box on which every clause is refuted.
+
+    Attributes:
+      path: halvings (axis, threshold, side) that lead to it.
+      row: of each clause the row that refutes it, [clauses].
+      slopes: of those rows, for each nonlinear node [clauses, size], NaN where it is
+        CROWN's.
+    """
+
+    path: list[tuple[int, float, int]]
+    row: np.ndarray
+    slopes: tuple[np.ndarray, ...]
+
+
 def bound_boxes(
     network: Network,
     weights: Weights,
@@ -73,10 +103,13 @@ def bound_boxes(
     upper: Array,
     C: Array,
     d: Array,
+    *,
+    with_slopes: bool = False,
 ) -> Bounded:
-    """Returns CROWN bounds of all clauses on a batch of boxes.
+    """Returns bounds of all clauses on a batch of boxes.
 
-    Every box gets hidden bounds of its own, by backward passes and intervals.
+    Every box gets hidden bounds of its own, by backward passes and intervals, and every
+    row slopes of its own, optimised as `SLOPES` says (alpha-CROWN, arXiv 2011.13824).
 
     Args:
       network: the function.
@@ -85,16 +118,24 @@ def bound_boxes(
       upper: likewise.
       C: rows of the clauses, [clauses, m, n_y].
       d: constants, [clauses, m].
+      with_slopes: whether the slopes are returned.
     """
     table = network.table(weights)
     count, m = d.shape
     spec = Spec(C.reshape(count * m, -1), d.reshape(-1))
+    free = va.free_nodes(network, network.output)
 
     def one(low: Array, high: Array) -> Bounded:
         region = Region(low, high)
         hidden = crown.hidden_bounds(network, weights, region)
         found = crown.intervals_from(network, region, hidden)
-        relax = crown.relaxation(network, table, found)
+        slopes, first = None, {}
+        if free:
+            start = va.init_slopes(network, weights, region, hidden, count * m, SLOPES)
+            best = va.optimize(network, weights, region, spec, hidden, SLOPES, start)
+            slopes = dict(zip(free, best.slopes["output"], strict=True))
+            first = dict(zip(free, start["output"], strict=True))
+        relax = crown.relaxation(network, table, found, slopes)
         rows = crown.rows_of_spec(network, spec)
         left, offset = backward(network, table, rows, relax)
         offset = offset + spec.d
@@ -110,7 +151,7 @@ def bound_boxes(
         smeared, _ = backward(network, table, rows, _upper_slopes(relax))
         size = jnp.abs(given) + jnp.abs(smeared.get(network.input, given))
         size = size.reshape(count, m, -1)
-        open_rows = (best <= 0)[:, None]
+        open_rows = (best <= slack[jnp.arange(count), best_row])[:, None]
         least = jnp.where(open_rows, by_clause, -jnp.inf)
         gain = size * half[None, None] + least[..., None]
         # Where nothing tells dimensions apart, the longest one.
@@ -122,12 +163,31 @@ def bound_boxes(
         y = jax.vmap(functools.partial(_value, network, weights))(points)
         margins = (jnp.einsum("cmn,pn->pcm", C, y) + d[None]).max(-1).min(-1)
         at = jnp.argmin(margins)
-        slack = slack[jnp.arange(count), best_row]
-        return Bounded(best, slack, score, points[at].reshape(-1), margins[at])
+        each = jnp.arange(count)
+        used = ()
+        if with_slopes and slopes is not None:
+            moved = {
+                node: jnp.where(slopes[node] == first[node], jnp.nan, slopes[node])
+                for node in slopes
+            }
+            used = tuple(
+                moved[node].reshape(count, m, -1)[each, best_row]
+                if node in moved
+                else jnp.zeros((count, 0), low.dtype)
+                for node in network.nonlinear
+            )
+        return Bounded(
+            best,
+            slack[each, best_row],
+            score,
+            points[at].reshape(-1),
+            margins[at],
+            best_row,
+            hidden,
+            used,
+        )
 
-    if jax.default_backend() != "cpu" or lower.shape[0] <= CHUNK:
-        return jax.vmap(one)(lower, upper)
-    return jax.lax.map(lambda box: one(*box), (lower, upper), batch_size=CHUNK)
+    return jax.vmap(one)(lower, upper)
 
 
 def _upper_slopes(relax: Relax) -> Relax:
@@ -159,12 +219,15 @@ class BoxSearch:
     def __init__(self, network: Network):
         self.network = network
         self.traces: dict[str, int] = {}
-        self._bound = jax.jit(self._bound_counted)
+        self._bound = jax.jit(self._bound_counted, static_argnums=5)
+        self.splitter = NeuronSplitter(network) if splits_neurons(network) else None
 
-    def _bound_counted(self, weights, lower, upper, C, d) -> Bounded:
+    def _bound_counted(self, weights, lower, upper, C, d, with_slopes) -> Bounded:
         name = f"boxes{lower.shape[0]}"
         self.traces[name] = self.traces.get(name, 0) + 1
-        return bound_boxes(self.network, weights, lower, upper, C, d)
+        return bound_boxes(
+            self.network, weights, lower, upper, C, d, with_slopes=with_slopes
+        )
 
     def __call__(
         self,
@@ -198,11 +261,12 @@ class BoxSearch:
         low = np.asarray(region.lower).reshape(1, n)
         high = np.asarray(region.upper).reshape(1, n)
         least = np.full(1, -np.inf, low.dtype)
-        leaves: list[Any] = []
+        leaves: list[Leaf] = []
         nodes = np.zeros(1, np.int64)
         tree: list[tuple[int, int, float, int]] = [(-1, -1, 0.0, 0)]
         domains = 0
-        limit = max(config.batch * 4, SIZES[0])
+        limit = max(config.batch * 16, CHUNK)
+        effort = Effort()
         while len(low):
             if time.monotonic() > deadline:
                 return Boxed("timeout", float(least.min()), domains)
@@ -211,7 +275,9 @@ class BoxSearch:
                 return Boxed("unknown", float(least.min()), domains, why)
             take = _worst(least, limit)
             rest = np.setdiff1d(np.arange(len(low)), take, assume_unique=True)
-            found = self._batch(weights, low[take], high[take], C, d)
+            found = self._batch(
+                weights, low[take], high[take], C, d, config.certificate
+            )
             domains += len(take)
             at = int(np.argmin(found.margin))
             if found.margin[at] <= 0 and is_unsafe(found.point[at].reshape(shape)):
@@ -219,11 +285,37 @@ class BoxSearch:
                 return Boxed("point", float(least.min()), domains, point=point)
             lower = found.lower.min(-1)
             closed = (found.lower > found.slack).all(-1)
-            doubt = np.flatnonzero((lower > 0) & ~closed)
+            # Halving settles most doubts; what is in doubt again needs more digits.
+            doubt = np.flatnonzero((lower > 0) & ~closed & (least[take] > 0))
             if len(doubt) and exact is not None:
                 closed[doubt] = exact(low[take[doubt]], high[take[doubt]]) > 0
+            left = np.flatnonzero(~closed)
+            if self._tries_neurons(config, domains, len(left)):
+                assert self.splitter is not None
+                tried = self.splitter(
+                    weights,
+                    (low[take[left]], high[take[left]]),
+                    jax.tree.map(lambda a, left=left: a[left], found),
+                    specs,
+                    config,
+                    deadline,
+                    lambda x: is_unsafe(x.reshape(shape)),
+                    effort,
+                )
+                domains += tried.domains
+                if tried.point is not None:
+                    point = tried.point.reshape(shape)
+                    return Boxed("point", float(least.min()), domains, point=point)
+                closed[left[tried.closed]] = True
             if config.certificate:
-                leaves += [_path(tree, int(k)) for k in nodes[take[closed]]]
+                leaves += [
+                    Leaf(
+                        _path(tree, int(nodes[take[k]])),
+                        found.row[k],
+                        tuple(part[k] for part in found.slopes),
+                    )
+                    for k in np.flatnonzero(closed)
+                ]
             still = take[~closed]
             if not np.isfinite(found.score[~closed].max(-1, initial=-np.inf)).all():
                 return Boxed("unknown", float(lower.min()), domains, "a point is open")
@@ -249,18 +341,37 @@ class BoxSearch:
                 progress(f"{domains} boxes, {len(low)} open, bound {least.min():.4g}")
         return Boxed("unsat", 0.0, domains, leaves=leaves)
 
-    def _batch(self, weights, low, high, C, d) -> Bounded:
-        """Bounds boxes at a fixed batch size; numpy in and out."""
+    def _tries_neurons(self, config: Config, domains: int, left: int) -> bool:
+        """Whether what is open is hard enough to split neurons inside of boxes."""
+        if self.splitter is None or config.certificate or config.method != "beta":
+            return False
+        return domains >= HARD and (
+            left >= HARD // 8 or (left and domains >= 16 * HARD)
+        )
+
+    def _batch(self, weights, low, high, C, d, with_slopes) -> Bounded:
+        """Bounds boxes in calls of fixed sizes; numpy in and out.
+
+        Calls are made before the first one's result is waited for: a CPU runs several
+        at once.
+        """
         count = len(low)
-        size = next((s for s in SIZES if s >= count), SIZES[-1])
+        sizes = (CHUNK,) if jax.default_backend() == "cpu" else SIZES
+        size = next((s for s in sizes if s >= count), sizes[-1])
         shape = self.network.input.shape
 
         def fixed(boxes: np.ndarray) -> Array:
-            padded = np.concatenate([boxes, np.repeat(boxes[:1], size - count, 0)])
+            padded = np.concatenate([boxes, np.repeat(boxes[:1], size - len(boxes), 0)])
             return jnp.asarray(padded.reshape(size, *shape))
 
-        found = self._bound(weights, fixed(low), fixed(high), C, d)
-        return Bounded(*(np.asarray(a)[:count] for a in found))
+        calls = [
+            self._bound(weights, fixed(low[part]), fixed(high[part]), C, d, with_slopes)
+            for part in (slice(at, at + size) for at in range(0, count, size))
+        ]
+        return jax.tree.map(
+            lambda *parts: np.concatenate([np.asarray(p) for p in parts])[:count],
+            *calls,
+        )
 
 
 def _worst(least: np.ndarray, limit: int) -> np.ndarray:

@@ -65,6 +65,23 @@ class Pool:
         """The least bound of all, infinity if there is none."""
         return float(self._arrays[0][: self.size].min(initial=np.inf))
 
+    @property
+    def bounds(self) -> np.ndarray:
+        """The bounds of all, [size]."""
+        return self._arrays[0][: self.size]
+
+    @property
+    def clauses(self) -> np.ndarray:
+        """The clauses of all, [size]."""
+        return self._arrays[1][: self.size]
+
+    def keep(self, chosen: np.ndarray) -> None:
+        """Removes all but the chosen sub-domains, bool [size]."""
+        gone = np.flatnonzero(~chosen)
+        for array in self._arrays:
+            _close(array, gone, self.size)
+        self.size -= len(gone)
+
     def add(self, batch: Batch) -> None:
         """Adds sub-domains."""
         need = self.size + len(batch.lower)

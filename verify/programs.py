@@ -6,7 +6,7 @@ A search hands in arrays of few shapes, so each program compiles a handful of ti
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +126,36 @@ class Programs:
         """Runs `split_round`; also the margin of the rows at each child's point."""
         name = _round_name(parent_lower.shape[0], config)
         self.traces[name] = self.traces.get(name, 0) + 1
+        return self._round(params, region, hidden, bias, parents, parent_lower, config)
+
+    @functools.partial(jax.jit, static_argnums=(0, 4))
+    def rounds(
+        self,
+        forms: Any,
+        parents: Domains,
+        parent_lower: Array,
+        config: RoundConfig,
+    ) -> tuple[Round, Array]:
+        """Runs a round of several networks, in lanes; see `verify.together`.
+
+        Args:
+          forms: `together.Forms` of the network of each lane.
+          parents: of each lane, with leading axes [L, P].
+          parent_lower: [L, P].
+          config: of the rounds.
+        """
+        name = f"rounds{parent_lower.shape[0]}x{parent_lower.shape[1]}"
+        self.traces[name] = self.traces.get(name, 0) + 1
+
+        def lane(form: Any, parents: Domains, lower: Array):
+            region = Region(form.lower, form.upper)
+            return self._round(
+                form.params, region, form.hidden, form.bias, parents, lower, config
+            )
+
+        return jax.vmap(lane)(forms, parents, parent_lower)
+
+    def _round(self, params, region, hidden, bias, parents, parent_lower, config):
         weights = self.network.prepare(params)
         found = split_round(
             self.network, weights, region, hidden, bias, parents, parent_lower, config

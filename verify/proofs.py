@@ -101,13 +101,16 @@ class Proof:
                 collect.leaf(reduced, position, neurons, signs, alpha, beta, weights)
             )
 
-    def by_boxes(self, clauses: Sequence[Clause], paths: Sequence[Any]) -> None:
-        """All clauses of a region hold on each box."""
-        for clause in clauses:
-            k = self.position[id(clause)]
-            for path in paths:
-                steps = tuple((a, t, 1 if side else -1) for a, t, side in path)
-                self.leaves.append(BoxLeaf(k, steps, None))
+    def by_boxes(self, clauses: Sequence[Clause], leaves: Sequence[Any]) -> None:
+        """All clauses of a region hold on each of the `boxes.Leaf`s."""
+        for k, clause in enumerate(clauses):
+            own = self.position[id(clause)]
+            for leaf in leaves:
+                steps = tuple((a, t, 1 if side else -1) for a, t, side in leaf.path)
+                weights = np.zeros(len(clause.spec.d))
+                weights[leaf.row[k]] = 1
+                slopes = tuple(_listed(part[k]) for part in leaf.slopes)
+                self.leaves.append(BoxLeaf(own, steps, weights, slopes))
 
     def certificate(self, problem: Problem) -> Certificate:
         """Returns the certificate.
@@ -136,6 +139,12 @@ class Proof:
         # A layer's bounds rest on those of the layers before it.
         ordered = sorted(ordered, key=lambda root: root.layer)
         self.roots[self.region[self.position[id(clauses[0])]]] = tuple(ordered)
+
+
+def _listed(slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The neurons with slopes of their own, and these."""
+    ids = np.flatnonzero(~np.isnan(slopes))
+    return ids.astype(np.int32), slopes[ids].astype(np.float32)
 
 
 def _from_program(

@@ -215,6 +215,69 @@ class Reducer:
         return [known[value] for value in self.layers]
 
 
+def reduce_within(
+    network: Network, weights: Weights, hidden: Hidden, sizes: Sequence[int]
+) -> tuple[PyTree, Hidden, tuple[Array, ...]]:
+    """Returns a reduced form as traced arrays: `params`, `hidden` and `bias`.
+
+    It can be compiled and mapped over hidden bounds, where `Reducer` reads them on the
+    host. Layers with more unstable neurons than their size give a wrong form: count
+    them first.
+
+    Args:
+      network: of ReLUs alone.
+      weights: of the network.
+      hidden: bounds of `network.hidden`.
+      sizes: neurons of each layer of the form.
+    """
+    reducer = Reducer(network)
+    bounds = dict(zip(network.hidden, hidden, strict=True))
+    flat = [Bounds(*(a.ravel() for a in bounds[v])) for v in reducer.layers]
+    open_ = [(b.lower < 0) & (b.upper > 0) for b in flat]
+    index = [
+        jnp.argsort(~each, stable=True)[:n]
+        for each, n in zip(open_, sizes, strict=True)
+    ]
+    valid = [each[i] for each, i in zip(open_, index, strict=True)]
+    active = [
+        (b.lower >= 0).reshape(v.shape).astype(v.dtype)
+        for b, v in zip(flat, reducer.layers, strict=True)
+    ]
+    n_x = int(np.prod(network.input.shape))
+
+    def rows(value: Value, which: Array, before: int) -> dict[str, Array]:
+        pull, _ = reducer._pull(value)
+        found = pull(weights, tuple(active), which)
+        count = which.shape[0]
+        parts = [found["input"]]
+        if parts[0] is None:
+            parts = [jnp.zeros((count, n_x), value.dtype)]
+        for k in range(before):
+            cut = found["cut"][k]
+            if cut is None:
+                parts.append(jnp.zeros((count, sizes[k]), value.dtype))
+            else:
+                parts.append(jnp.where(valid[k][None], cut[:, index[k]], 0.0))
+        return {"matrix": jnp.concatenate(parts, 1).T, "bias": found["bias"]}
+
+    local = reducer._local_biases(weights)
+    layers, boxes, biases = [], [], []
+    for k, value in enumerate(reducer.layers):
+        part = rows(value, index[k], k)
+        layers.append(
+            {
+                "matrix": jnp.where(valid[k][None], part["matrix"], 0.0),
+                "bias": jnp.where(valid[k], part["bias"], -1.0),
+            }
+        )
+        low, high = (jnp.where(valid[k], end[index[k]], -1.0) for end in flat[k])
+        boxes.append(Bounds(low, high))
+        biases.append(jnp.where(valid[k], local[k].ravel()[index[k]], 0.0))
+    every = jnp.arange(int(np.prod(network.output.shape)))
+    output = rows(network.output, every, len(sizes))
+    return {"layers": layers, "output": output}, tuple(boxes), tuple(biases)
+
+
 SMALL = 256
 """Layers of no more neurons keep their size, so that all regions share one shape."""
 

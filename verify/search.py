@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 
 from core.errors import GraphError
 from core.types import PyTree
-from verify import bab, boxes, falsify, reduce
+from verify import bab, boxes, falsify, reduce, timing
 from verify.clauses import decide_leaf, flattened, grouped, padded
 from verify.network import Network, network
 from verify.problem import Config, Problem, Verdict
@@ -22,6 +22,8 @@ from verify.regions import Region, outward
 from verify.root import Rooted, Rooter
 
 Progress = Callable[[str], None]
+GRACE_S = 1.0
+"""Seconds after a time limit for a search to end by itself."""
 
 
 def verify(
@@ -107,6 +109,22 @@ class _Search:
         )
 
 
+class Opened(NamedTuple):
+    """What is left to split after the root of a region.
+
+    Attributes:
+      rooted: what is known of it.
+      specs: rows of each clause, of one number.
+      region: of the input.
+      clauses: of the region, all of them.
+    """
+
+    rooted: Rooted
+    specs: Sequence[Spec]
+    region: Region
+    clauses: Sequence[Clause]
+
+
 class Verifier:
     """Verifies properties of one function; what it compiles serves all of them.
 
@@ -141,6 +159,12 @@ class Verifier:
         """Whether splitting neurons decides every property."""
         return all(node.op == "relu" for node in self.network.nonlinear)
 
+    def halves_inputs(self, config: Config) -> bool:
+        """Whether a search splits the input box, not neurons."""
+        small = int(np.prod(self.network.input.shape)) <= config.input_limit
+        either = small or not self.is_piecewise_linear
+        return config.branching == "input" or (config.branching == "auto" and either)
+
     def __call__(
         self,
         params: PyTree,
@@ -150,6 +174,33 @@ class Verifier:
     ) -> Verdict:
         """Decides a property; see `verify`."""
         search = _Search(params, prop, config, time.monotonic(), progress)
+
+        def late() -> Verdict:
+            search.progress = None
+            why = "the time limit came amid a computation or a compilation"
+            return search.verdict("timeout", why)
+
+        return timing.within(
+            config.timeout_s + GRACE_S, lambda: self._decide(search, params, prop), late
+        )
+
+    def rooted(
+        self,
+        params: PyTree,
+        prop: Property,
+        config: Config,
+        progress: Progress | None = None,
+    ) -> "Verdict | tuple[_Search, Opened]":
+        """Decides a property of one region as far as that takes no splits."""
+        search = _Search(params, prop, config, time.monotonic(), progress)
+        (region, clauses), *_ = grouped(prop)
+        found = self._root(search, self.prepare(params), region, clauses)
+        if isinstance(found, Opened):
+            return search, found
+        return search.verdict("unsat") if found is None else found
+
+    def _decide(self, search: _Search, params: PyTree, prop: Property) -> Verdict:
+        config = search.config
         if config.certificate:
             search.proof = Proof(self.network, prop)
         weights = self.prepare(params)
@@ -191,7 +242,7 @@ class Verifier:
         for candidate in falsify.falsify(fn, params, prop, key, attack)[:4]:
             if candidate.margin <= 1e-3:
                 shape = self.network.input.shape
-                witness = self._check(search, candidate.x.reshape(shape))
+                witness = self.check(search, candidate.x.reshape(shape))
                 if witness is not None:
                     search.phase = "attack"
                     search.lower = min(witness.margin, 0.0)
@@ -202,13 +253,17 @@ class Verifier:
         self, search: _Search, weights: Any, region: Region, clauses: list[Clause]
     ) -> Verdict | None:
         """Decides the clauses of one region; None where all are refuted."""
+        found = self._root(search, weights, region, clauses)
+        return self._branch(search, *found) if isinstance(found, Opened) else found
+
+    def _root(
+        self, search: _Search, weights: Any, region: Region, clauses: list[Clause]
+    ) -> "Verdict | Opened | None":
+        """As `_region`, but leaves the splitting of neurons to the caller."""
         config = search.config
         inside = jax.tree.map(jnp.asarray, outward(region, self.dtype))
         specs = padded(clauses, self.dtype)
-        small = int(np.prod(self.network.input.shape)) <= config.input_limit
-        if config.branching == "input" or (
-            config.branching == "auto" and (small or not self.is_piecewise_linear)
-        ):
+        if self.halves_inputs(config):
             witness = self._attack(search, None, clauses)
             if witness is not None:
                 return search.verdict("sat", witness=witness)
@@ -250,7 +305,7 @@ class Verifier:
             return None
         if config.method == "alpha":
             return self._open(search, rooted.lower, "alpha")
-        return self._branch(search, rooted, specs, region, clauses)
+        return Opened(rooted, specs, region, clauses)
 
     def _open(self, search: _Search, lower: np.ndarray, phase: str) -> Verdict:
         """The verdict where a method without branching leaves clauses open."""
@@ -272,7 +327,7 @@ class Verifier:
         search.phase = "branch"
 
         def is_unsafe(x: np.ndarray) -> bool:
-            return self._check(search, x) is not None
+            return self.check(search, x) is not None
 
         def exact(low: np.ndarray, high: np.ndarray) -> np.ndarray:
             return self.double(search.params, low, high, specs)
@@ -291,7 +346,7 @@ class Verifier:
         search.lower = min(search.lower, found.lower)
         search.info["programs"] = dict(self.boxes.traces)
         if found.status == "point":
-            return search.verdict("sat", witness=self._check(search, found.point))
+            return search.verdict("sat", witness=self.check(search, found.point))
         if found.status == "unsat":
             if search.proof is not None:
                 search.proof.by_boxes(clauses, found.leaves)
@@ -323,7 +378,7 @@ class Verifier:
         shape = self.network.input.shape
 
         def is_unsafe(x: np.ndarray) -> bool:
-            return self._check(search, x.reshape(shape)) is not None
+            return self.check(search, x.reshape(shape)) is not None
 
         ends = np.cumsum(reduced.sizes)[:-1]
 
@@ -366,14 +421,15 @@ class Verifier:
         search.lower = min(search.lower, found.lower)
         if found.status == "point":
             assert found.point is not None
-            witness = self._check(search, found.point.reshape(shape))
+            witness = self.check(search, found.point.reshape(shape))
             return search.verdict("sat", witness=witness)
         why = found.why or (
             f"{found.domains} sub-domains bounded, the least bound is {found.lower:.4g}"
         )
         return search.verdict(found.status, why)
 
-    def _check(self, search: _Search, x: Any) -> falsify.Witness | None:
+    def check(self, search: _Search, x: Any) -> falsify.Witness | None:
+        """Returns a counterexample at a point of a region, or None."""
         for region, _ in grouped(search.asked):
             point = region.inside(np.asarray(x, np.float64))
             found = falsify.check(self.fn, search.params, search.asked, point)

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -295,7 +295,9 @@ def _box_bounds(
         own = Ball(rows.mid[mine], rows.rad[mine])
         own_const = Ball(const.mid[mine], const.rad[mine])
         for chunk in passes.chunks(plan, len(mine)):
-            choose = _owned(state.lines, owner[chunk])
+            leaves = ids[mine[chunk]]
+            slopes = [pieces.slopes[i] for i in leaves]
+            choose = _owned(state.lines, owner[chunk], slopes)
             boxes = _of(box, owner[chunk])
             bounds[mine[chunk]] = _margins(
                 plan, state, own, own_const, choose, chunk, boxes
@@ -320,12 +322,19 @@ def _of(box: Domain, owner: np.ndarray) -> Domain:
     return box._replace(lower=box.lower[owner], upper=box.upper[owner])
 
 
-def _owned(every: Sequence[Lines], owner: np.ndarray) -> passes.Choose:
-    """The lines of the box that each row belongs to."""
+def _owned(
+    every: Sequence[Lines], owner: np.ndarray, slopes: Sequence[Any] = ()
+) -> passes.Choose:
+    """The lines of the box that each row belongs to, with lower slopes of its own."""
 
     def choose(layer: int, _: slice) -> tuple[Lines, None]:
         low, high, intercept, unstable = every[layer]
-        return Lines(low[owner], high[owner], intercept[owner], unstable), None
+        low = low[owner]
+        for row, own in enumerate(slopes):
+            if own:
+                at, values = own[layer]
+                low[row, at] = np.where(unstable[owner[row], at], values, low[row, at])
+        return Lines(low, high[owner], intercept[owner], unstable), None
 
     return choose
 

@@ -114,12 +114,12 @@ def _pack(certificate: Certificate) -> dict[str, Any]:
     _pack_rows(arrays, "weights", weights)
     if certificate.kind == "relu":
         _pack_rows(arrays, "beta", [leaf.beta for leaf in leaves])
-        layers = max((len(leaf.slopes) for leaf in leaves), default=0)
-        arrays["layers"] = np.asarray(layers)
-        for k in range(layers):
-            for part, name in enumerate(("ids", "values")):
-                rows = [leaf.slopes[k][part] for leaf in leaves]
-                _pack_rows(arrays, f"slopes{k}_{name}", rows)
+    layers = max((len(leaf.slopes) for leaf in leaves), default=0)
+    arrays["layers"] = np.asarray(layers)
+    for k in range(layers):
+        for part, name in enumerate(("ids", "values")):
+            rows = [leaf.slopes[k][part] if leaf.slopes else () for leaf in leaves]
+            _pack_rows(arrays, f"slopes{k}_{name}", rows)
     arrays["roots"] = np.asarray([len(root) for root in certificate.roots], np.int32)
     for at, root in enumerate(itertools.chain.from_iterable(certificate.roots)):
         arrays[f"root{at}_layer"] = np.asarray(root.layer)
@@ -133,7 +133,8 @@ def _pack(certificate: Certificate) -> dict[str, Any]:
 def _pack_rows(arrays: dict[str, Any], name: str, rows: list[Any]) -> None:
     rows = [np.asarray(row) for row in rows]
     arrays[f"{name}_lengths"] = np.asarray([row.size for row in rows], np.int32)
-    arrays[name] = np.concatenate(rows) if rows else np.zeros(0)
+    filled = [row for row in rows if row.size]  # an empty one has no type of its own
+    arrays[name] = np.concatenate(filled) if filled else np.zeros(0, np.int32)
 
 
 def _rows(arrays: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
@@ -162,21 +163,22 @@ def _unpack(arrays: Mapping[str, np.ndarray]) -> Certificate:
     ]
     clauses = arrays["clause"].tolist()
     weights = [row if row.size else None for row in _rows(arrays, "weights")]
+    slopes = [
+        zip(
+            _rows(arrays, f"slopes{k}_ids"),
+            _rows(arrays, f"slopes{k}_values"),
+            strict=True,
+        )
+        for k in range(int(arrays["layers"]))
+    ]
+    per_leaf = list(zip(*slopes, strict=True)) if slopes else [()] * len(clauses)
     if kind == "input":
         leaves: Any = tuple(
-            BoxLeaf(*each) for each in zip(clauses, paths, weights, strict=True)
+            BoxLeaf(*each)
+            for each in zip(clauses, paths, weights, per_leaf, strict=True)
         )
     else:
         beta = _rows(arrays, "beta")
-        slopes = [
-            zip(
-                _rows(arrays, f"slopes{k}_ids"),
-                _rows(arrays, f"slopes{k}_values"),
-                strict=True,
-            )
-            for k in range(int(arrays["layers"]))
-        ]
-        per_leaf = list(zip(*slopes, strict=True)) if slopes else [()] * len(clauses)
         leaves = tuple(
             Leaf(*each)
             for each in zip(clauses, paths, per_leaf, beta, weights, strict=True)

@@ -11,7 +11,7 @@ from verify.problem import Problem
 from verify.properties import Property
 from verify.regions import Region
 
-VERSION = 1
+VERSION = 2
 """Of the format; a checker refuses others."""
 
 
@@ -62,18 +62,21 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BoxLeaf:
-    """A part of the input box, refuted by CROWN with adaptive slopes.
+    """A part of the input box, and the slopes with which CROWN refutes it.
 
     Attributes:
       clause: of the property, by position.
       path: (flat dimension, threshold, side) of each cut, in order; the side 1 is
         x >= threshold, -1 is x <= threshold.
       weights: of the clause's rows, >= 0 and not all zero; None to try each row alone.
+      slopes: as those of `Leaf`, for the rows of the clause alone: the hidden bounds
+        take adaptive slopes. Empty for none.
     """
 
     clause: int
     path: tuple[tuple[int, float, int], ...]
     weights: np.ndarray | None
+    slopes: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ class Pieces(NamedTuple):
       clause: of each leaf, [L].
       paths: the cuts of each leaf.
       beta: of each leaf, [len(path)]; empty for boxes.
-      slopes: of each leaf and layer, (ids, values); empty for boxes.
+      slopes: of each leaf and layer, (ids, values); a box may have none.
       weights: of each leaf, [rows of its clause], or None to try each row alone.
     """
 
@@ -117,6 +117,7 @@ def _pieces(problem: Problem, certificate: Certificate, plan: Plan) -> Pieces:
         pieces.weights.append(_weights(leaf.weights, count, where))
         if isinstance(leaf, BoxLeaf):
             pieces.paths.append(_box_path(leaf, plan, problem, where))
+            pieces.slopes.append(_leaf_slopes(leaf, plan, where) if leaf.slopes else [])
             continue
         pieces.paths.append(_relu_path(leaf, plan, where))
         beta = _numbers(leaf.beta, f"{where}: beta", 0.0)
@@ -164,7 +165,7 @@ def _side(sign: Any, where: str) -> int:
     return sign
 
 
-def _leaf_slopes(leaf: Leaf, plan: Plan, where: str) -> list:
+def _leaf_slopes(leaf: Leaf | BoxLeaf, plan: Plan, where: str) -> list:
     found = []
     for (ids, values), n in zip(leaf.slopes, plan.sizes, strict=True):
         ids = _indices(ids, n, f"{where}: slopes")

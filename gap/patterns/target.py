@@ -1,57 +1,12 @@
-"""Sparsity patterns: which sets of weights may be pruned together.
-
-A pattern turns a score per weight into a mask that keeps an exact number of its
-units, the best ones. A unit is what is kept or pruned as a whole: one weight for
-`Unstructured`. Patterns are frozen dataclasses of Python scalars, so they can be
-static arguments under `jit`; their methods are pure.
-"""
+"""How much of a leaf is kept: what a pruning rule says."""
 
 import dataclasses
 import math
 import numbers
-from typing import Protocol, runtime_checkable
 
 from core.errors import InputError, check_range, describe
-from core.selection import topk_mask
-from core.types import Array
-
-
-@runtime_checkable
-class Pattern(Protocol):
-    """What masks, transforms and constraint sets need to know of a pattern."""
-
-    def units(self, shape: tuple[int, ...]) -> int:
-        """Returns the number of units in a weight of `shape`."""
-        ...
-
-    def mask(self, scores: Array, count: int | Array) -> Array:
-        """Returns the mask that keeps the `count` best units.
-
-        Args:
-          scores: a score per weight, higher is better; any real dtype.
-          count: units to keep, a Python int or int32 of shape [].
-
-        Returns:
-          A boolean mask of the shape of `scores`; ties go to the first in C order.
-        """
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Unstructured:
-    """Any set of weights; a unit is one weight."""
-
-    def units(self, shape: tuple[int, ...]) -> int:
-        """Returns the number of weights."""
-        return math.prod(shape)
-
-    def mask(self, scores: Array, count: int | Array) -> Array:
-        """Returns the mask of the `count` largest scores; see `Pattern.mask`."""
-        return topk_mask(scores, count)
-
-
-PATTERNS = {"unstructured": Unstructured}
-"""Every pattern by name; one contract test walks it."""
+from gap.patterns.base import Pattern
+from gap.patterns.fine import Unstructured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +17,16 @@ class Target:
       density: the share of units to keep, in [0, 1]; None if `count` is given.
       count: the exact number of units to keep; None if `density` is given.
       pattern: which units there are.
+
+    Example, at most 2 of every 4 weights along the input features:
+      >>> from gap.patterns import NM
+      >>> Target(density=0.5, pattern=NM(4)).weights((8, 3))
+      12
     """
 
     density: float | None = None
     count: int | None = None
-    pattern: Pattern = Unstructured()
+    pattern: Pattern = dataclasses.field(default=Unstructured())
 
     def __post_init__(self):
         if (self.density is None) == (self.count is None):
@@ -91,6 +51,7 @@ class Target:
 
         Raises:
           InputError: `count` is larger than the number of units.
+          ShapeError: the pattern does not fit the shape.
         """
         units = self.pattern.units(shape)
         if self.count is None:
@@ -98,6 +59,14 @@ class Target:
             return math.floor(self.density * units + 0.5)
         check_range(f"count for a weight of shape {shape}", self.count, 0, units)
         return self.count
+
+    def weights(self, shape: tuple[int, ...]) -> int:
+        """Returns how many weights of `shape` are kept; see `Pattern.weights`.
+
+        Raises:
+          InputError, ShapeError: as `kept`.
+        """
+        return self.pattern.weights(shape, self.kept(shape))
 
 
 def _check_kind(name: str, value: object, kind: type, expected: str) -> None:

@@ -1,0 +1,95 @@
+"""The networks: what is pruned of them, and how they run from packed kernels."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from core.rules import Rules
+from core.types import Array, ArrayLike, PyTree
+from gap import Target, packed
+
+Pack = Callable[[ArrayLike, ArrayLike], packed.Packed]
+
+
+def _lenet300(params: PyTree, masks: PyTree, pack: Pack) -> PyTree:
+    layers = []
+    for name in ("fc1", "fc2", "fc3"):
+        w, mask = params[name]["kernel"], masks[name]["kernel"]
+        keep = np.ones(w.shape, bool) if mask is None else mask
+        layers.append((pack(w, keep), params[name]["bias"][:, None]))
+    return layers
+
+
+def _run_lenet300(layers: PyTree, x: Array) -> Array:
+    for i, (form, bias) in enumerate(layers):
+        x = packed.matmul(x, form, "feature") + bias
+        x = x if i == len(layers) - 1 else jnp.maximum(x, 0.0)
+    return x
+
+
+def _gru(params: PyTree, masks: PyTree, pack: Pack) -> PyTree:
+    linear = params["linear"]
+    head = pack(linear["kernel"], np.ones(linear["kernel"].shape, bool))
+    cell = packed.pack_gru(params["gru1"], masks["gru1"], pack)
+    return cell, head, linear["bias"][:, None]
+
+
+def _run_gru(form: PyTree, x: Array) -> Array:
+    cell, head, bias = form
+    rows = x.reshape(28, 28, x.shape[1])  # time, features, batch
+    start = jnp.zeros((cell.hidden_bias.shape[0], x.shape[1]), x.dtype)
+    last, _ = packed.gru(cell, start, rows, "feature")
+    return packed.matmul(last, head, "feature") + bias
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A network of digits.
+
+    Attributes:
+      name: on the command line.
+      model: its name in `experiments.models`.
+      title: in the report.
+      pruned: path regex of the kernels that are pruned; the last layer is not, for
+        filters of it are classes.
+      pack: parameters, masks and a packing function to what `run` takes.
+      run: that and float [784, b] to logits [10, b].
+    """
+
+    name: str
+    model: str
+    title: str
+    pruned: str
+    pack: Callable[[PyTree, PyTree, Pack], PyTree]
+    run: Callable[[PyTree, Array], Array]
+
+    def rules(self, rate: float, pattern: Any) -> Rules:
+        """Returns the rules that keep 1 / rate of each pruned kernel."""
+        return [(self.pruned, Target(density=1 / rate, pattern=pattern))]
+
+
+NETWORKS = {
+    n.name: n
+    for n in (
+        Network(
+            "lenet300",
+            "lenet_300_100",
+            "LeNet-300-100",
+            r"fc[12]/kernel",
+            _lenet300,
+            _run_lenet300,
+        ),
+        Network("gru", "gru", "GRU-128", r"gru1/.*/kernel", _gru, _run_gru),
+    )
+}
+
+
+def pruned_size(params: PyTree, masks: PyTree) -> tuple[int, int]:
+    """Returns the weights kept and those there were, of the pruned kernels."""
+    kept = sum(int(m.sum()) for m in jax.tree.leaves(masks))
+    full = sum(m.size for m in jax.tree.leaves(masks))
+    return (kept, full) if full else (0, sum(w.size for w in jax.tree.leaves(params)))

@@ -1,0 +1,221 @@
+"""Rows and figures of the experiment, computed from its trials."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.growing.methods import CYCLES, TITLES
+from experiments.growing.networks import Network
+from experiments.growing.protocol import Protocol, Trial
+from experiments.results import Figure, Row, Series, mean_std
+from experiments.workdir import Run
+
+Found = Mapping[Trial, Mapping[str, Any]]
+
+SPARSE_RIVALS = ("static", "set", "rigl")
+"""Methods that never hold a dense network either; the claim is about these."""
+DENSE_RIVALS = ("one_shot", "gmp")
+"""Methods that begin dense: at schedules as short as these, an upper reference."""
+NOTES = (
+    "Every method starts from the same initial weights and gets the same number of "
+    "steps with the same learning rate: a phase in which it chooses its weights, then "
+    "fine-tuning with fixed masks. P-GaP takes that many steps on each of its copies. "
+    "Accuracy is that of the last epoch on the test split; no epoch was selected.",
+    "Dense-equivalent epochs count the multiply-accumulates of active weights (of all "
+    "copies) over those of the dense network; they are modelled: the masked training "
+    "itself runs dense, no index is counted, and the dense gradients that RigL reads "
+    "are free. The forward passes of STR are counted as dense.",
+    "STR meets no budget: 'density reached' is its own, and its weights are pruned by "
+    "magnitude to the common target before fine-tuning. SNIP ranks all layers in one "
+    "order, so its layers have other densities than those of the rest.",
+    "The paper's gain over pruning from dense was measured with schedules about ten "
+    "times longer; the distance to one-shot and GMP is printed and not judged.",
+)
+
+
+def report(
+    run: Run, protocol: Protocol, found: Found, judged: bool
+) -> tuple[list[Row], list[Figure]]:
+    """Returns the rows and figures of one network.
+
+    Args:
+      run: the work folder, for its metrics.
+      protocol: of the network.
+      found: the result of every trial.
+      judged: whether claims about accuracy are judged: not on shortened data.
+    """
+    network = protocol.network
+    dense, std = mean_std(_values(found, "dense", 1.0, "accuracy"))
+    rows = [Row("accuracy, dense", network.title, dense, std, unit="%")]
+    for density in _densities(found):
+        rows += _table(network, found, density, dense)
+        rows += _differences(network, found, density, judged)
+        rows += _exploration(network, found, density)
+        rows += _peaks(protocol, found, density)
+    return rows, [*_figures(network, found), *_curves(run, network, found)]
+
+
+def _values(found: Found, method: str, density: float, name: str) -> list[float]:
+    return [
+        r[name] for t, r in found.items() if (t.method, t.density) == (method, density)
+    ]
+
+
+def _densities(found: Found) -> list[float]:
+    return list(dict.fromkeys(t.density for t in found if t.density < 1))
+
+
+def _methods(found: Found, density: float) -> list[str]:
+    return list(dict.fromkeys(t.method for t in found if t.density == density))
+
+
+def _setting(network: Network, density: float, method: str) -> str:
+    return f"{network.title}, density {density:g}, {TITLES[method]}"
+
+
+def _table(
+    network: Network, found: Found, density: float, dense: float
+) -> Iterable[Row]:
+    """Accuracy, cost and the weights that are left, for every method."""
+    epochs = mean_std(_values(found, "dense", 1.0, "cost"))[0]
+    for method in _methods(found, density):
+        setting = _setting(network, density, method)
+
+        def row(
+            metric: str,
+            name: str,
+            scale: float = 1.0,
+            method: str = method,
+            setting: str = setting,
+            **options: Any,
+        ) -> Row:
+            values = [scale * v for v in _values(found, method, density, name)]
+            return Row(metric, setting, *mean_std(values), **options)
+
+        yield row("accuracy", "accuracy", baseline=dense, unit="%")
+        yield row("accuracy before fine-tuning", "pruned_accuracy", unit="%")
+        yield row("dense-equivalent epochs", "cost", baseline=epochs, simulated=True)
+        yield row("weights that are not 0", "left", 100.0, unit="%")
+        if method == "str":
+            yield row("density reached", "reached", 100.0, unit="%")
+
+
+def _differences(
+    network: Network, found: Found, density: float, judged: bool
+) -> Iterable[Row]:
+    """Mean difference of GaP to each rival, over seeds that share a start."""
+    methods = _methods(found, density)
+    for ours in [m for m in ("c_gap", "p_gap") if m in methods]:
+        for rival in ("dense", *DENSE_RIVALS, *SPARSE_RIVALS):
+            if rival != "dense" and rival not in methods:
+                continue
+            at = 1.0 if rival == "dense" else density
+            pairs = zip(
+                _values(found, ours, density, "accuracy"),
+                _values(found, rival, at, "accuracy"),
+                strict=True,
+            )
+            mean, std = mean_std([a - b for a, b in pairs])
+            yield Row(
+                f"accuracy above {TITLES[rival]}",
+                _setting(network, density, ours),
+                mean,
+                std,
+                unit="points",
+                holds=mean >= 0 if judged and rival in SPARSE_RIVALS else None,
+            )
+
+
+def _exploration(network: Network, found: Found, density: float) -> Iterable[Row]:
+    """Share of prunable weights that were active at some step."""
+    for method in _methods(found, density):
+        values = [100 * v for v in _values(found, method, density, "explored")]
+        ours = method == "p_gap" or method in CYCLES
+        yield Row(
+            "weights ever active",
+            _setting(network, density, method),
+            *mean_std(values),
+            paper=100.0 if ours else None,
+            unit="%",
+            holds=min(values) == 100.0 if ours else None,
+        )
+
+
+def _peaks(protocol: Protocol, found: Found, density: float) -> Iterable[Row]:
+    """The most weights active at once in a cycle, a proxy of its memory."""
+    for method in _methods(found, density):
+        if method in CYCLES:
+            share = 100 * protocol.peak(method, density)
+            setting = _setting(protocol.network, density, method)
+            yield Row("weights active at once, at most", setting, share, unit="%")
+
+
+def _figures(network: Network, found: Found) -> list[Figure]:
+    densities = _densities(found)
+    series, spent = [], []
+    for method in dict.fromkeys(t.method for t in found if t.density < 1):
+        here = [d for d in densities if _values(found, method, d, "accuracy")]
+        points = [mean_std(_values(found, method, d, "accuracy")) for d in here]
+        means, stds = zip(*points, strict=True)
+        costs = [mean_std(_values(found, method, d, "cost"))[0] for d in here]
+        series.append(Series(TITLES[method], tuple(here), means, stds))
+        spent.append(Series(TITLES[method], tuple(costs), means, stds))
+    return [
+        Figure(
+            f"{network.title}: accuracy against density",
+            "errorbar",
+            "density (share of prunable weights kept)",
+            "test accuracy (%)",
+            series,
+            log_x=True,
+        ),
+        Figure(
+            f"{network.title}: accuracy against modelled training cost",
+            "errorbar",
+            "dense-equivalent epochs",
+            "test accuracy (%)",
+            spent,
+        ),
+    ]
+
+
+def _curves(run: Run, network: Network, found: Found) -> list[Figure]:
+    """Accuracy on some test images during both phases, at the lowest density."""
+    densities = _densities(found)
+    if not densities:
+        return []
+    density, seed = min(densities), min(t.seed for t in found)
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for text in (run.dir / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        lines.setdefault(line["stage"], []).append(line)
+    series = []
+    for method in _methods(found, density):
+        trial = Trial(seed, method, density)
+        values = [
+            line["watched_accuracy"]
+            for part in ("grow", "tune")
+            for line in _stage(lines, trial, network, part)
+        ]
+        x = tuple(float(i + 1) for i in range(len(values)))
+        series.append(Series(TITLES[method], x, tuple(values)))
+    return [
+        Figure(
+            f"{network.title}, density {density:g}: both phases (seed {seed})",
+            "line",
+            "epoch",
+            "accuracy on 1,000 test images (%)",
+            series,
+        )
+    ]
+
+
+def _stage(
+    lines: Mapping[str, Sequence[dict[str, Any]]],
+    trial: Trial,
+    network: Network,
+    part: str,
+) -> Sequence[dict[str, Any]]:
+    if trial.method == "one_shot" and part == "grow":
+        trial = trial._replace(method="dense", density=1.0)
+    return lines.get(trial.stage(network, part), ())

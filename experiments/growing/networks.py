@@ -1,0 +1,122 @@
+"""The networks that are trained sparse, and the images they see."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from core import trees
+from core.rules import Rules
+from core.types import Array
+from experiments import models
+from experiments.data import Dataset, Split
+from experiments.models.resnet import ResNet
+from experiments.training import crop_and_flip
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One network of the experiment.
+
+    Attributes:
+      name: in options and stages.
+      title: in rows.
+      build: makes the flax module.
+      fixed: rules ahead of the density of all other prunable leaves.
+      prunable: path regex of the leaves that get the density.
+      shrink: how many pixels of the data, each way, become one.
+      augment: of the images of a batch, or None.
+    """
+
+    name: str
+    title: str
+    build: Callable[[], nn.Module]
+    fixed: Rules
+    prunable: str
+    shrink: int = 1
+    augment: Callable[[Array, Array], Array] | None = None
+
+    def rules(self, density: float) -> Rules:
+        """Returns the rules at one density of the prunable leaves."""
+        return [*self.fixed, (self.prunable, density)]
+
+
+def _shift_and_flip(key: Array, images: Array) -> Array:
+    return crop_and_flip(key, images, pixels=2)
+
+
+LENET300 = Network(
+    name="lenet300",
+    title="LeNet-300-100",
+    build=lambda: models.create("lenet_300_100"),
+    # A tenth of the 1,000 weights of the last layer, whatever the others keep.
+    fixed=(("fc3/kernel", 0.1),),
+    prunable="fc[12]/kernel",
+)
+RESNET8 = Network(
+    name="resnet8",
+    title="ResNet-8 on 16x16 images",
+    build=lambda: ResNet(depth=8, width=16),
+    # The first convolution and the classifier stay dense, as is usual for CIFAR.
+    fixed=(),
+    prunable="layer.*/kernel",
+    shrink=2,
+    augment=_shift_and_flip,
+)
+NETWORKS = {n.name: n for n in (LENET300, RESNET8)}
+
+
+def shrunk(dataset: Dataset, factor: int) -> Dataset:
+    """Returns a data set of which `factor` x `factor` pixels became their mean.
+
+    Means are rounded to whole pixel values, halves to even.
+    """
+    if factor == 1:
+        return dataset
+
+    def pool(split: Split) -> Split:
+        n, h, w, c = split.images.shape
+        tiles = split.images.reshape(n, h // factor, factor, w // factor, factor, c)
+        means = tiles.mean(axis=(2, 4), dtype=np.float32)
+        return Split(np.rint(means).astype(np.uint8), split.labels)
+
+    return dataclasses.replace(
+        dataset, train=pool(dataset.train), test=pool(dataset.test)
+    )
+
+
+def kernel_macs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
+    """Returns the multiply-accumulates of one input, by path of the kernel.
+
+    Args:
+      model: a flax module; every layer with a kernel returns its output features last.
+      shape: of one input, such as (28, 28, 1).
+    """
+
+    def trace() -> tuple[Any, Any]:
+        x = jnp.zeros((1, *shape), jnp.float32)
+        variables = model.init(jax.random.key(0), x, train=False)
+        _, state = model.apply(
+            variables,
+            x,
+            train=False,
+            capture_intermediates=True,
+            mutable=["intermediates"],
+        )
+        return variables["params"], state["intermediates"]
+
+    params, outputs = jax.eval_shape(trace)
+    found = {}
+    for path, kernel in trees.by_path(params).items():
+        *layers, last = path.split("/")
+        if last == "kernel":
+            output = outputs
+            for layer in layers:
+                output = output[layer]
+            positions = np.prod(output["__call__"][0].shape[1:-1], dtype=np.int64)
+            found[path] = float(kernel.size * positions)
+    return found

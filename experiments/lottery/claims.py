@@ -1,0 +1,351 @@
+"""Verdicts and rows of the lottery ticket experiment, computed from its trainings."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.lottery.plans import LONG
+from experiments.lottery.trials import SHARE, Plan
+from experiments.results import Figure, Outcome, Row, Series, mean_std
+from gap import lottery
+
+KINDS = {
+    "lt": "ticket",
+    "rr": "re-initialised",
+    "random": "random ticket",
+    "rewind": "rewound to epoch t",
+    "replay": "trained on, rates replayed",
+}
+METHODS = {"omp": "one-shot", "imp": "iterative"}
+
+
+class Part(NamedTuple):
+    """One table: its plan, the results by training, and its data set."""
+
+    plan: Plan
+    found: Mapping[str, Any]
+    dataset: str
+
+    @property
+    def long(self) -> bool:
+        """Whether it is the whole training, not the shortened one."""
+        return self.plan.label.endswith(LONG)
+
+    @property
+    def title(self) -> str:
+        """The network, and how long it was trained."""
+        return f"{self.plan.network.title}, {self.plan.epochs} epochs"
+
+    @property
+    def verdicts(self) -> bool:
+        """Whether the controls that the definition needs were trained."""
+        return {"rr", "sdt"} <= set(self.plan.controls)
+
+    def values(self, name: str, what: str = "accuracy") -> np.ndarray:
+        """Returns the results of one training, [rates, seeds]."""
+        return np.asarray(self.found[name][what], np.float64)
+
+    def setting(self, level: int, method: str = "") -> str:
+        """Returns network, sparsity and method in words."""
+        pruned = 100 * (1 - lottery.imp_density(level))
+        words = f"{self.title}, {pruned:.1f} % pruned"
+        return f"{words}, {METHODS[method]}" if method else words
+
+
+class Judged(NamedTuple):
+    """The verdict of one ticket, with the conditions at any rate and at one."""
+
+    part: Part
+    level: int
+    method: str
+    verdict: lottery.Verdict
+    strict: lottery.Verdict
+
+
+def judge(part: Part, reference: float | None) -> list[Judged]:
+    """Returns the verdict of every method and level of a table.
+
+    Args:
+      part: the table.
+      reference: accuracy of a network trained for long, or None if this one was.
+    """
+    tol, clear = lottery.tolerances(part.dataset)
+    judged = []
+    for method in part.plan.methods:
+        for level in part.plan.levels:
+            table = lottery.TicketTable(
+                np.asarray(part.plan.rates),
+                part.values("dense"),
+                part.values(f"lt-{method}-{level}"),
+                part.values(f"rr-{method}-{level}"),
+                part.values(f"sdt-{level}"),
+            )
+            verdicts = [
+                lottery.judge(
+                    table,
+                    lottery.imp_density(level),
+                    tol=tol,
+                    gap=clear,
+                    same_lr=same,
+                    reference=reference,
+                )
+                for same in (False, True)
+            ]
+            judged.append(Judged(part, level, method, *verdicts))
+    return judged
+
+
+def outcome(
+    parts: Sequence[Part], claims: bool, sources: tuple[str, ...] = ()
+) -> Outcome:
+    """Returns the report.
+
+    Args:
+      parts: all tables; a network's whole training before its shortened one.
+      claims: whether the paper's claims are judged: not on a few digits.
+      sources: of the data.
+    """
+    rows: list[Row] = []
+    notes: list[str] = []
+    figures: list[Figure] = []
+    for part in parts:
+        rows += _accuracies(part)
+        if part.long:
+            rows += _overlaps(part, claims)
+            rows += _shrinking(part, claims)
+            rows += _methods(part)
+            figures += _figures(part)
+        if part.verdicts:
+            judged = judge(part, None if part.long else _best_dense(parts, part))
+            rows += _verdicts(part, judged, claims)
+            notes += [_note(each) for each in judged]
+    rows += _undertraining(parts, claims)
+    diverged = sum(np.sum(f["diverged"]) for part in parts for f in part.found.values())
+    notes += [
+        "Accuracy is that of the last epoch on the test split. Tolerance and gap are "
+        "fixed for each data set in gap.lottery.tolerances. Masks come from the dense "
+        "network of the same rate and seed; a ticket and its re-initialisation share "
+        "the mask, not the weights.",
+        f"{int(diverged)} trainings ended with a loss that is not finite; they count "
+        "with the accuracy they have.",
+    ]
+    if not claims:
+        notes.append(
+            "The paper's claims are not judged on a few digits; --mode=full does that."
+        )
+    return Outcome(rows, figures, notes, sources)
+
+
+def _accuracies(part: Part) -> Iterator[Row]:
+    dense = part.values("dense")
+    best = max(dense.mean(1))
+    for rate, runs in zip(part.plan.rates, dense, strict=True):
+        setting = f"{part.title}, rate {rate:g}"
+        yield Row("accuracy, dense", setting, *_mean(runs), unit="%")
+    for level in part.plan.levels:
+        for name in part.found:
+            if name == "dense" or int(name.rsplit("-", 1)[1]) != level:
+                continue
+            kind, *method = name.split("-")[:-1]
+            what = "small dense" if kind == "sdt" else KINDS[kind]
+            runs = part.values(name)
+            top = int(np.argmax(runs.mean(1)))
+            setting = part.setting(level, *method)
+            setting += f", best rate {part.plan.rates[top]:g}"
+            yield Row(f"accuracy, {what}", setting, *_mean(runs[top]), best, unit="%")
+
+
+def _overlaps(part: Part, claims: bool) -> Iterator[Row]:
+    """How far large weights stay the large ones, falling with the rate."""
+    runs = part.values("dense", "correlation")
+    for rate, values in zip(part.plan.rates, runs, strict=True):
+        setting = f"{part.title}, rate {rate:g}"
+        yield Row(
+            "overlap of large weights, dense", setting, *_mean(values), baseline=SHARE
+        )
+    if len(runs) < 2:
+        return
+    fall = bool(np.all(np.diff(runs.mean(1)) < 0))
+    yield Row(
+        "overlap at the smallest rate over that at the largest",
+        part.title,
+        *_mean(runs[0] / np.maximum(runs[-1], 1e-6)),
+        unit="x",
+        holds=fall if claims else None,
+    )
+
+
+def _shrinking(part: Part, claims: bool) -> Iterator[Row]:
+    """Whether initial weights help less where the rate is large."""
+    if "rr" not in part.plan.controls or len(part.plan.rates) < 2:
+        return
+    for method in part.plan.methods:
+        for level in part.plan.levels:
+            lead = part.values(f"lt-{method}-{level}")
+            lead = lead - part.values(f"rr-{method}-{level}")
+            change = lead[0] - lead[-1]
+            yield Row(
+                "lead over re-initialisation, smallest rate less largest",
+                part.setting(level, method),
+                *_mean(change),
+                unit="points",
+                holds=bool(change.mean() > 0) if claims else None,
+            )
+
+
+def _methods(part: Part) -> Iterator[Row]:
+    """Iterative against one-shot pruning; noisy with few seeds, so not judged."""
+    if set(part.plan.methods) != {"omp", "imp"}:
+        return
+    for level in part.plan.levels:
+        lead = part.values(f"lt-imp-{level}") - part.values(f"lt-omp-{level}")
+        for rate, runs in zip(part.plan.rates, lead, strict=True):
+            mean, std = _mean(runs)
+            error = None if std is None else std / np.sqrt(len(runs))
+            words = "one seed" if error is None else f"standard error {error:.2f}"
+            setting = f"{part.setting(level)}, rate {rate:g}, {words}"
+            yield Row("iterative less one-shot", setting, mean, std, unit="points")
+
+
+def _verdicts(part: Part, judged: Iterable[Judged], claims: bool) -> Iterator[Row]:
+    jackpots, secondary = 0, 0
+    for each in judged:
+        held = [bool(c) for c in each.verdict.conditions]
+        marks = " ".join(str(i + 1) if h else "-" for i, h in enumerate(held))
+        setting = part.setting(each.level, each.method)
+        yield Row(
+            "conditions met", f"{setting}: {each.verdict.kind} ({marks})", sum(held)
+        )
+        jackpots += each.verdict.winning
+        secondary += each.verdict.kind == lottery.SECONDARY
+    if part.long:
+        yield Row(
+            "jackpot tickets",
+            part.title,
+            jackpots,
+            paper=0,
+            holds=jackpots == 0 if claims else None,
+        )
+    yield Row("secondary prizes", part.title, secondary)
+
+
+def _note(each: Judged) -> str:
+    lines = each.verdict.text().splitlines()
+    strict = (
+        ""
+        if each.strict.kind == each.verdict.kind
+        else (f" (one rate for conditions 3 to 5: {each.strict.kind})")
+    )
+    setting = each.part.setting(each.level, each.method)
+    return f"{setting}: {lines[0]}{strict}; {'; '.join(lines[1:])}"
+
+
+def _best_dense(parts: Sequence[Part], part: Part) -> float | None:
+    """The dense accuracy of the whole training of the same network."""
+    found = [p for p in parts if p.long and p.plan.network is part.plan.network]
+    return float(found[0].values("dense").mean(1).max()) if found else None
+
+
+def matches(part: Part) -> tuple[int, int]:
+    """Returns at how many (level, rate) one-shot tickets match their dense network.
+
+    Condition 4 at every rate, and how many pairs there are.
+    """
+    tol, _ = lottery.tolerances(part.dataset)
+    dense = part.values("dense").mean(1)
+    held = [
+        part.values(f"lt-omp-{level}").mean(1) >= dense - tol - 1e-4
+        for level in part.plan.levels
+    ]
+    return int(np.sum(held)), len(dense) * len(held)
+
+
+def _undertraining(parts: Sequence[Part], claims: bool) -> Iterator[Row]:
+    for part in parts:
+        whole = [
+            p
+            for p in parts
+            if p.long
+            and p.plan.network is part.plan.network
+            and "omp" in p.plan.methods
+        ]
+        if part.long or not whole:
+            continue
+        (short, pairs), (long, _) = matches(part), matches(whole[0])
+        yield Row(
+            "tickets that match dense at their rate, short over whole training",
+            f"{part.title}, one-shot, all {pairs} densities and rates",
+            short,
+            baseline=long,
+            holds=short > long if claims else None,
+        )
+
+
+def _mean(runs: np.ndarray) -> tuple[float, float | None]:
+    mean, std = mean_std(runs)
+    return mean, std if len(runs) > 1 else None
+
+
+def _figures(part: Part) -> Iterator[Figure]:
+    plan = part.plan
+    level = 8 if 8 in plan.levels else plan.levels[-1]
+    for method in plan.methods:
+        names = {"dense": "dense"}
+        names |= {f"{kind}-{method}-{level}": title for kind, title in KINDS.items()}
+        names |= {f"sdt-{level}": "small dense"}
+        series = [_series(part, plan.rates, n, t) for n, t in names.items()]
+        yield Figure(
+            f"{part.setting(level, method)}: accuracy against learning rate",
+            "errorbar",
+            "learning rate",
+            "test accuracy (%)",
+            [s for s in series if s],
+            log_x=True,
+        )
+        overlap = {n: t for n, t in names.items() if n[:2] in ("de", "lt", "rr")}
+        series = [
+            _series(part, plan.rates, n, t, "correlation") for n, t in overlap.items()
+        ]
+        yield Figure(
+            f"{part.setting(level, method)}: large weights that were large at the start"
+            f" (p = {SHARE:g})",
+            "errorbar",
+            "learning rate",
+            "overlap",
+            [s for s in series if s],
+            log_x=True,
+        )
+        if len(plan.levels) > 1:
+            yield _against_sparsity(part, method)
+
+
+def _series(
+    part: Part, x: Sequence[float], name: str, title: str, what: str = "accuracy"
+) -> Series | None:
+    if name not in part.found:
+        return None
+    means, stds = zip(*map(mean_std, part.values(name, what)), strict=True)
+    return Series(title, tuple(x), means, stds)
+
+
+def _against_sparsity(part: Part, method: str) -> Figure:
+    levels = part.plan.levels
+    x = tuple(100 * (1 - lottery.imp_density(level)) for level in levels)
+    series = [Series("dense", x, (part.values("dense").mean(1).max(),) * len(x))]
+    for kind, title in (*KINDS.items(), ("sdt", "small dense")):
+        names = [
+            f"sdt-{level}" if kind == "sdt" else f"{kind}-{method}-{level}"
+            for level in levels
+        ]
+        at = [i for i, name in enumerate(names) if name in part.found]
+        tops = [part.values(names[i]).mean(1).max() for i in at]
+        if at:
+            series.append(Series(title, tuple(x[i] for i in at), tuple(tops)))
+    return Figure(
+        f"{part.title}, {METHODS[method]}: accuracy at the best rate",
+        "line",
+        "pruned (%)",
+        "test accuracy (%)",
+        series,
+    )

@@ -1,0 +1,202 @@
+"""The experiment on grow-and-prune: equal budgets, exact counts, honest claims."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gap
+from core import trees
+from core.errors import InputError, UnknownNameError
+from experiments import gap as experiment
+from experiments.data import Dataset, Split
+from experiments.growing import claims, methods, networks
+from experiments.growing.protocol import Trial
+from experiments.training import TrainState
+
+SHAPES = {
+    f"fc{i}": {"kernel": jnp.ones((8, 6)), "bias": jnp.ones(6)} for i in (1, 2, 3)
+}
+
+
+def phase(**changes):
+    values = {
+        "rules": ((".*/kernel", 0.25),),
+        "steps": 24,
+        "learning_rate": 0.05,
+        "every": 4,
+        "stage": 4,
+        "round": 8,
+        "kappa": 3,
+        "decay": 0.01,
+    }
+    return methods.Phase(**(values | changes))
+
+
+def test_macs_are_those_counted_by_hand():
+    lenet = networks.kernel_macs(networks.LENET300.build(), (28, 28, 1))
+    assert lenet == {"fc1/kernel": 235_200, "fc2/kernel": 30_000, "fc3/kernel": 1_000}
+    resnet = networks.kernel_macs(networks.RESNET8.build(), (16, 16, 3))
+    assert resnet["conv1/kernel"] == 9 * 3 * 16 * 256
+    assert resnet["layer1_0/conv2/kernel"] == 9 * 16 * 16 * 256
+    assert resnet["layer2_0/conv1/kernel"] == 9 * 16 * 32 * 64
+    assert resnet["layer3_0/conv2/kernel"] == 9 * 64 * 64 * 16
+    assert resnet["linear/kernel"] == 640
+
+
+@pytest.mark.parametrize("network", networks.NETWORKS.values(), ids=lambda n: n.name)
+def test_three_groups_in_depth_order_are_the_stages_of_the_network(network):
+    shape = {"lenet300": (28, 28, 1), "resnet8": (16, 16, 3)}[network.name]
+    params = jax.eval_shape(
+        lambda: network.build().init(
+            jax.random.key(0), jnp.zeros((1, *shape)), train=False
+        )
+    )["params"]
+    groups = gap.partition(params, network.rules(0.1), 3).parts
+    for i, group in enumerate(groups):
+        start = ("fc", "layer")[network.name == "resnet8"]
+        assert all(name.startswith(f"{start}{i + 1}") for name in group)
+
+
+def test_shrinking_takes_means_of_pixels():
+    images = np.arange(2 * 4 * 4 * 3).reshape(2, 4, 4, 3).astype(np.uint8)
+    split = Split(images, np.zeros(2, np.int32))
+    found = networks.shrunk(
+        Dataset("x", "x", split, split, 10, (0.5,), (0.5,)), 2
+    ).train.images
+    assert found.shape == (2, 2, 2, 3)
+    expected = images[0, :2, 2:].reshape(4, 3).mean(axis=0)
+    assert np.all(np.abs(found[0, 0, 1] - expected) <= 0.5)
+
+
+def test_a_cycle_fills_the_phase_whatever_the_number_of_groups():
+    for kappa in (1, 2, 3, 6):
+        rounds = phase().rounds(kappa)
+        assert rounds >= 1
+        assert rounds * kappa == 6
+    assert phase(steps=4).rounds(6) == 1
+
+
+@pytest.mark.parametrize("method", sorted(methods.MASKED))
+def test_every_method_ends_the_phase_at_its_density(method, key):
+    start = SHAPES
+    if method == "c_gap_6":  # six groups need six kernels
+        start = {f"fc{i}": SHAPES["fc1"] for i in range(6)}
+    tx = methods.optimizer(method, phase(), key, start)
+    goal = jax.tree.map(lambda w: jax.random.normal(key, w.shape), start)
+
+    def loss(p):
+        gaps = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), p, goal)
+        return sum(jax.tree.leaves(gaps))
+
+    with jax.numpy_dtype_promotion("standard"):
+
+        @jax.jit
+        def train(params):
+            def step(carry, _):
+                params, state = carry
+                updates, state = tx.update(jax.grad(loss)(params), state, params)
+                return (optax.apply_updates(params, updates), state), None
+
+            return jax.lax.scan(step, (params, tx.init(params)), length=24)[0]
+
+        params, state = train(start)
+    total = sum(int(m.sum()) for m in jax.tree.leaves(state.masks))
+    if method.startswith("c_gap"):  # the last group is dense until it is pruned
+        pruned, masks = gap.prune_back(params, phase().rules)
+        total = sum(int(m.sum()) for m in jax.tree.leaves(masks))
+        assert set(gap.explored(state).values()) == {1.0}
+        assert float(loss(pruned)) < float(loss(start))
+    assert total == 12 * len(start)
+
+
+def test_copies_are_combined_and_grown_anew_at_the_end_of_a_round(key):
+    # An epoch of 4 steps that adds to every active weight the number of its copy.
+    def epoch(state, split, key):
+        masks = state.opt_state.masks
+        own = state.model_state["copy"]
+        add = trees.map_partial(
+            lambda m, w: w + jnp.where(m, own, 0.0), masks, state.params,
+            absent=lambda w: w + own,
+        )  # fmt: skip
+        return state._replace(params=add, step=state.step + 4), {"loss": own}
+
+    groups = gap.partition(SHAPES, phase().rules, 3)
+    masks = gap.random_masks(key, SHAPES, phase().rules)
+    start = TrainState(jnp.zeros((), jnp.int32), SHAPES, {"copy": jnp.zeros(())}, ())
+    state = methods.copies_of(start, phase(), groups, masks)
+    state = state._replace(model_state={"copy": jnp.arange(3.0)})
+    train = methods.epoch_of_copies(epoch, phase(), groups)
+    state, metrics = train(state, None, key)
+    assert float(metrics["loss"]) == 1.0
+    np.testing.assert_array_equal(state.params["fc1"]["bias"][:, 0], [1.0, 2.0, 3.0])
+    state, _ = train(state, None, key)  # the end of the round: 8 steps
+    for i in range(3):
+        layer = state.params[f"fc{i + 1}"]
+        np.testing.assert_array_equal(layer["bias"], np.full((3, 6), 1.0 + 2 * i))
+        kernels = np.asarray(layer["kernel"])
+        assert set(np.count_nonzero(kernels, axis=(1, 2)).tolist()) == {12}
+        dense = np.asarray(state.opt_state.masks[f"fc{i + 1}"]["kernel"])
+        assert dense.all(axis=(1, 2)).tolist() == [j == i for j in range(3)]
+
+
+def fake(accuracies, explored=1.0):
+    return {
+        Trial(seed, method, 1.0 if method == "dense" else 0.1): {
+            "accuracy": value + seed,
+            "pruned_accuracy": value,
+            "left": 0.1,
+            "explored": explored,
+            "cost": 3.0,
+            "reached": 0.2,
+        }
+        for seed in (0, 1)
+        for method, value in accuracies.items()
+    }
+
+
+def report(tmp_path, found, judged=True):
+    (tmp_path / "metrics.jsonl").write_text("")
+    run = types.SimpleNamespace(dir=tmp_path)
+    stub = types.SimpleNamespace(network=networks.LENET300, peak=lambda *_: 0.5)
+    rows, _ = claims.report(run, stub, found, judged)
+    return {(r.metric, r.setting.rsplit(", ", 1)[-1]): r for r in rows}
+
+
+def test_a_claim_holds_where_ours_is_at_least_as_good_and_only_then(tmp_path):
+    found = fake({"dense": 98, "gmp": 97, "set": 94, "rigl": 96, "c_gap": 95})
+    rows = report(tmp_path, found)
+    assert rows["accuracy above SET", "C-GaP"].holds is True
+    assert rows["accuracy above SET", "C-GaP"].measured == 1.0
+    assert rows["accuracy above RigL", "C-GaP"].holds is False
+    assert rows["accuracy above GMP", "C-GaP"].holds is None
+    assert rows["accuracy above dense", "C-GaP"].measured == -3.0
+    assert rows["accuracy", "RigL"].std == pytest.approx(np.sqrt(0.5))
+    unjudged = report(tmp_path, found, judged=False)
+    assert unjudged["accuracy above SET", "C-GaP"].holds is None
+
+
+def test_exploration_holds_at_all_weights_alone(tmp_path):
+    found = fake({"dense": 98, "c_gap": 95}, explored=0.999)
+    row = report(tmp_path, found)["weights ever active", "C-GaP"]
+    assert row.holds is False
+    row = report(tmp_path, fake({"dense": 98, "c_gap": 95}))[
+        "weights ever active", "C-GaP"
+    ]
+    assert row.holds is True
+
+
+def test_titles_cover_all_methods_and_bad_options_are_named(key):
+    assert set(methods.TITLES) == {"dense", *methods.METHODS}
+    assert set(experiment.ALL) | set(experiment.ABLATION) == set(methods.METHODS)
+    with pytest.raises(UnknownNameError, match="method"):
+        methods.optimizer("magic", phase(), key, SHAPES)
+    with pytest.raises(InputError, match="two numbers"):
+        experiment.Config(lenet300_epochs=(3,))
+    with pytest.raises(InputError, match="divides"):
+        experiment.Config(lenet300_epochs=(4, 1))
+    with pytest.raises(InputError, match="networks"):
+        experiment.Config(networks=())

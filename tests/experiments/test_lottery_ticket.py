@@ -1,0 +1,324 @@
+"""The lottery ticket experiment: pure trainings, fair controls, computed verdicts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core import trees
+from core.errors import InputError
+from experiments import models
+from experiments.data import Dataset, Split
+from experiments.lottery import claims, networks, plans, training, trials
+from experiments.lottery_ticket import CONTROLS, EXPERIMENT, Config
+from experiments.workdir import Run
+from gap import lottery
+
+SHAPE = (6, 6, 1)
+
+
+def made_up(n=64, seed=0):
+    """Ten classes that a small network can tell apart a little."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(n) % 10).astype(np.int32)
+    images = rng.integers(0, 120, (n, *SHAPE))
+    images[np.arange(n), labels % 6, labels // 6 * 5] += 120
+    return Split(images.astype(np.uint8), labels)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return Dataset("mnist", "made up", made_up(), made_up(40, 1), 10, (0.3,), (0.3,))
+
+
+def tiny(width):
+    return models.LeNet300(hidden=(max(1, round(8 * width)), max(1, round(6 * width))))
+
+
+NETWORK = networks.Network("tiny", "Tiny", tiny, [(".*/kernel", True)], None, 0.0)
+RULES = [("params/.*/kernel", True)]
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_resnet8_is_the_registered_one_with_its_connections(skips, key):
+    ours = networks.SmallResNet(width=4, skips=skips)
+    theirs = models.ResNet(depth=8, width=4)
+    x = jax.random.normal(key, (2, 8, 8, 3))
+    variables = filled(theirs, x)
+    shapes = jax.tree.map(jnp.shape, variables)
+    assert jax.tree.map(jnp.shape, filled(ours, x)) == shapes
+    close = np.allclose(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
+    assert close is skips
+    odd = networks.SmallResNet(width=3)
+    assert odd.apply(filled(odd, x), x).shape == (2, 10)
+
+
+def filled(model, x):
+    """Variables without an initialiser to compile; variances are positive."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    return jax.tree.map(
+        lambda s: jnp.asarray(np.abs(rng.normal(size=s.shape, scale=0.3)), s.dtype),
+        shapes,
+    )
+
+
+def test_a_ticket_starts_as_the_dense_network_with_masked_kernels(key):
+    """Batch norm: statistics, scales and offsets are part of theta_0."""
+    network = networks.RESNET8
+    x = jax.random.normal(key, (2, 8, 8, 3))
+    theta0 = filled(network.build(0.25), x)
+    rules = [(f"params/{path}", spec) for path, spec in network.rules]
+    moved = jax.tree.map(lambda w: w + 0.5, theta0)
+    masks = lottery.omp(moved, 0.3, rules)
+    assert {k.split("/")[1][:5] for k in trees.by_path(masks)} == {"layer"}
+    start = lottery.ticket(theta0, masks)
+    kernels = trees.by_path(masks)
+
+    def by_hand(path, w):
+        mask = kernels.get(trees.path_str(path))
+        return w if mask is None else w * mask.astype(w.dtype)
+
+    model = network.build(0.25)
+    expected = model.apply(jax.tree_util.tree_map_with_path(by_hand, theta0), x)
+    np.testing.assert_array_equal(model.apply(start, x), expected)
+    jax.tree.map(
+        np.testing.assert_array_equal, start["batch_stats"], theta0["batch_stats"]
+    )
+
+
+def test_training_keeps_masks_and_goes_on_where_it_was_rewound(dataset, key):
+    data = training.make_data(dataset, 0, 1)
+    recipe = training.Recipe(16, 0.0)
+    train = jax.jit(training.make_train(tiny(1), recipe, 0.3, 0.3, eval_batch=7))
+    theta0 = NETWORK.init(key, SHAPE)
+    dense = lottery.dense_masks(theta0, RULES)
+    rate = jnp.float32(0.05)
+
+    def run(start, masks, first=0, epochs=6, rewind=2):
+        span = training.Span(*map(jnp.int32, (first, epochs, rewind)))
+        return train(start, masks, key, rate, span, data)
+
+    whole = run(theta0, dense)
+    assert float(whole.loss) < 2.2  # log(10) is 2.3
+    logits = tiny(1).apply(
+        whole.variables, (dataset.test.images / np.float32(255) - 0.3) / 0.3
+    )
+    right = 100 * np.mean(np.argmax(logits, -1) == dataset.test.labels)
+    assert float(whole.accuracy) == pytest.approx(right)
+    # Two epochs of a run of two: other milestones, so only the first is the same.
+    other = run(theta0, dense, epochs=4, rewind=2)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        other.early,
+        run(theta0, dense, rewind=2).early,
+    )
+    masks = lottery.omp(whole.variables, 0.3, RULES)
+    start = lottery.ticket(whole.early, masks)
+    assert np.any(start["params"]["fc1"]["bias"] != 0)
+    for after in (run(start, masks, first=2), run(start, masks, first=6)):
+        for name, mask in trees.by_path(masks).items():
+            assert not np.any(trees.by_path(after.variables)[name][~mask])
+    # No epoch left: nothing moves.
+    jax.tree.map(np.testing.assert_array_equal, after.variables, start)
+    assert train._cache_size() == 1
+
+
+def test_rates_fall_to_a_tenth_at_the_milestones(dataset, key):
+    """Without momentum and noise a step is the rate times the gradient."""
+    data = training.make_data(dataset, 0, 1)
+    recipe = training.Recipe(64, 0.0, momentum=0.0)
+    train = jax.jit(training.make_train(tiny(1), recipe, 0.3, 0.3))
+    theta0 = NETWORK.init(key, SHAPE)
+    masks = lottery.dense_masks(theta0, RULES)
+
+    def step(first):
+        span = training.Span(*map(jnp.int32, (first, first + 1, 0)))
+        span = span._replace(epochs=jnp.int32(8))
+        # Only the last epoch of eight runs when it begins at 7, and so on.
+        return train(theta0, masks, key, jnp.float32(1e-3), span, data)
+
+    last = step(7).variables["params"]["fc3"]["bias"]
+    two = step(6).variables["params"]["fc3"]["bias"]
+    five = step(3).variables["params"]["fc3"]["bias"]
+    # Rates of the epochs: 1 before 4, 0.1 from 4, 0.01 from 6, in units of 1e-3.
+    moves = [float(np.abs(x).sum()) for x in (last, two, five)]
+    assert moves[1] / moves[0] == pytest.approx(2, rel=0.1)
+    assert moves[2] / moves[0] == pytest.approx(122, rel=0.1)
+
+
+def plan(**changes):
+    values = {
+        "network": NETWORK,
+        "label": f"tiny-{plans.LONG}",
+        "epochs": 4,
+        "rewind": 1,
+        "rates": (0.01, 0.1),
+        "seeds": (0, 1),
+        "levels": (1, 2),
+        "methods": ("omp", "imp"),
+        "controls": CONTROLS,
+        "extra_levels": (2,),
+    }
+    return trials.Plan(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lottery")
+    data = training.make_data(dataset, 0, 1)
+    programs = trials.Programs(NETWORK, training.Recipe(16, 0.0), dataset, data)
+
+    def session(tables):
+        about = {"experiment": "lottery_ticket", "mode": "quick", "config": Config()}
+        with Run(folder, **about) as run:
+            parts = [
+                claims.Part(t, trials.Trials(run, t, programs).run_all(), "mnist")
+                for t in tables
+            ]
+            return parts, run.fresh
+
+    short = plan(
+        label=f"tiny-{plans.SHORT}", epochs=1, methods=("omp",), controls=("rr", "sdt")
+    )
+    first = session([plan(), short])
+    return first, session([plan(), short]), folder
+
+
+def test_every_training_is_a_stage_that_runs_once(trained):
+    (parts, fresh), (again, none), _ = trained
+    kinds = ["lt", "rr"]
+    names = {"dense", "sdt-1", "sdt-2"}
+    names |= {f"{k}-{m}-{j}" for k in kinds for m in ("omp", "imp") for j in (1, 2)}
+    extra = ["random", "rewind", "replay"]
+    names |= {f"{k}-{m}-2" for k in extra for m in ("omp", "imp")}
+    assert set(parts[0].found) == names
+    assert len(fresh) == len(names) + 7
+    assert none == []
+    assert [p.found for p in again] == [p.found for p in parts]
+    assert np.shape(parts[0].found["dense"]["accuracy"]) == (2, 2)
+
+
+def test_iterative_rounds_prune_nested_masks_from_one_start(trained, dataset):
+    """The weights kept on disk: zeros nested, counts exact, one theta_0."""
+    _, _, folder = trained
+    one = jax.eval_shape(lambda: NETWORK.init(jax.random.key(0), SHAPE))
+    theta0 = jax.tree.map(lambda w: jnp.zeros((4, *w.shape), w.dtype), one)
+    with Run(folder, experiment="lottery_ticket", mode="quick", config=Config()) as run:
+        one, two = (
+            run.checkpoints(f"tiny-T-imp-{j}").restore({"final": theta0})[1]["final"]
+            for j in (1, 2)
+        )
+    total = NETWORK.weights(SHAPE)
+    for j, tree in ((1, one), (2, two)):
+        flat = [v for k, v in trees.by_path(tree).items() if k.endswith("kernel")]
+        left = sum(np.count_nonzero(w, axis=(1, 2)) for w in flat)
+        np.testing.assert_array_equal(left, round(0.8**j * total))
+    for name, w in trees.by_path(two).items():
+        if name.endswith("kernel"):
+            assert not np.any((w != 0) & (trees.by_path(one)[name] == 0))
+
+
+def test_the_report_is_computed_from_the_trainings(trained):
+    (parts, _), _, _ = trained
+    made = claims.outcome(parts, True, ("made up",))
+    rows = {(r.metric, r.setting): r for r in made.rows}
+    assert len(rows) == len(made.rows)
+    match = next(r for r in made.rows if "short over whole" in r.metric)
+    assert match.holds is (match.measured > match.baseline)
+    jackpots = next(r for r in made.rows if r.metric == "jackpot tickets")
+    kinds = [e.verdict.kind for e in claims.judge(parts[0], None)]
+    assert jackpots.measured == kinds.count("jackpot")
+    assert jackpots.holds is ("jackpot" not in kinds)
+    assert sum(n.count("5. ") for n in made.notes) == 6
+    assert all(r.holds is None for r in claims.outcome(parts, False).rows)
+    best = parts[0].values("lt-omp-1").mean(1)
+    row = next(
+        r
+        for r in made.rows
+        if r.metric == "accuracy, ticket" and "20.0 % pruned, one-shot" in r.setting
+    )
+    assert row.measured == pytest.approx(best.max())
+    assert len(made.figures) == 6
+
+
+def part(short=False, **accuracy):
+    """A table of made-up accuracies, [rates][seeds] each."""
+    label = plans.SHORT if short else plans.LONG
+    made = plan(
+        label=f"tiny-{label}", levels=(8,), methods=("omp",), controls=("rr", "sdt")
+    )
+    found = {
+        name: {
+            "accuracy": np.asarray(rows, float).tolist(),
+            "correlation": [[0.9, 0.9], [0.4, 0.5]],
+            "diverged": [[False] * 2] * 2,
+        }
+        for name, rows in accuracy.items()
+    }
+    names = {"lt": "lt-omp-8", "rr": "rr-omp-8", "sdt": "sdt-8"}
+    return claims.Part(made, {names.get(k, k): v for k, v in found.items()}, "mnist")
+
+
+def twice(*means):
+    return [[m, m] for m in means]
+
+
+def test_claims_follow_the_numbers():
+    whole = part(
+        dense=twice(96, 98), lt=twice(95, 97.5), rr=twice(93, 97), sdt=twice(92, 95)
+    )
+    few = part(
+        True, dense=twice(90, 94), lt=twice(91, 94), rr=twice(85, 92), sdt=twice(84, 88)
+    )
+    rows = {r.metric: r for r in claims.outcome([whole, few], True).rows}
+    assert rows["lead over re-initialisation, smallest rate less largest"].holds is True
+    assert rows["jackpot tickets"].holds is True
+    seen = rows["tickets that match dense at their rate, short over whole training"]
+    assert (seen.measured, seen.baseline, seen.holds) == (2, 0, True)
+    overlap = rows["overlap at the smallest rate over that at the largest"]
+    assert overlap.holds is True
+    # Trained for long, the same network reaches 98: the short one proves nothing.
+    assert claims.judge(few, None)[0].verdict.kind == "jackpot"
+    assert claims.judge(few, 98.0)[0].verdict.kind == "none"
+    best = part(
+        dense=twice(96, 98), lt=twice(95, 98), rr=twice(93, 97), sdt=twice(92, 95)
+    )
+    rows = {r.metric: r for r in claims.outcome([best], True).rows}
+    assert (rows["jackpot tickets"].measured, rows["jackpot tickets"].holds) == (
+        1,
+        False,
+    )
+
+
+def test_options_are_checked():
+    with pytest.raises(InputError, match="--rates"):
+        Config(rates=(0.1, 0.01))
+    with pytest.raises(InputError, match="--levels"):
+        Config(levels=())
+    with pytest.raises(InputError, match="--short"):
+        Config(epochs=2, short=4)
+    with pytest.raises(InputError, match="pool"):
+        training._pooled(made_up(), 4)
+
+
+def test_pooling_takes_means_of_squares():
+    images = np.arange(32, dtype=np.uint8).reshape(1, 4, 4, 2) * 7
+    out = training._pooled(Split(images, np.zeros(1, np.int32)), 2).images
+    expected = images.reshape(1, 2, 2, 2, 2, 2).astype(float).mean((2, 4))
+    np.testing.assert_array_equal(out, np.floor(expected + 0.5))
+
+
+@pytest.mark.parametrize("mode", EXPERIMENT.modes)
+def test_plans_of_every_mode(mode):
+    from experiments.options import build
+
+    config = build(Config, EXPERIMENT.modes[mode].overrides)
+    for name in config.networks:
+        first, *rest = plans.plans(config, name, (0, 1, 2))
+        assert first.label == f"{name}-T"
+        assert 1 <= first.rewind < first.epochs
+        assert [p.epochs * config.short for p in rest] == (
+            [first.epochs] if name == "lenet300" else []
+        )
+        assert plans.recipe(config, name).batch_size == config.batch_size

@@ -1,0 +1,159 @@
+"""Several properties decided together: their sub-domains share every batch."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from verify import together
+from verify.clauses import decide_leaf, grouped
+from verify.pool import Batch
+from verify.problem import Config, Problem, Verdict
+from verify.programs import Programs
+from verify.reduce import Reduced
+from verify.regions import Region
+from verify.search import Opened, Verifier, verifier_of
+
+
+def verify_all(
+    problems: Sequence[Problem],
+    config: Config = Config(),  # noqa: B008 - frozen
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> list[Verdict]:
+    """Decides several properties, those of one network in common batches.
+
+    Each property is attacked and bounded on its own. What is left to split after that
+    goes into one pool for all properties whose reduced networks have one shape, so that
+    problems of few sub-domains fill the batches of an accelerator together. Properties
+    that are split over their input, of several regions, or with certificates are
+    decided one by one, as `verify` does.
+
+    Args:
+      problems: of any networks; those with the same `fn` share what is compiled.
+      config: how to search. A pool has the `timeout_s` of all its members together.
+      progress: called with a line of text as the search goes on.
+
+    Returns:
+      The verdicts, in the order of the problems. Their `seconds` are those of the whole
+      search up to their own end.
+
+    Raises:
+      GraphError, ShapeError: as `verify`.
+    """
+    verdicts: list[Verdict | None] = [None] * len(problems)
+    waiting: dict[Any, list[_Member]] = {}
+    for k, problem in enumerate(problems):
+        verifier = verifier_of(problem)
+        found = _rooted(verifier, problem, config, progress)
+        if isinstance(found, Verdict):
+            verdicts[k] = found
+        else:
+            member = _Member(k, verifier, *found)
+            key = (id(verifier), found[1].rooted.programs, len(found[1].specs[0].d))
+            waiting.setdefault(key, []).append(member)
+    for members in waiting.values():
+        for member, verdict in zip(
+            members, _branch(members, config, progress), strict=True
+        ):
+            verdicts[member.position] = verdict
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+@dataclasses.dataclass
+class _Member:
+    position: int
+    verifier: Verifier
+    search: Any
+    opened: Opened
+
+    def parts(self) -> tuple[Reduced, Programs, Region, Batch]:
+        """The reduced network, its programs, its flat input, where splitting starts."""
+        rooted = self.opened.rooted
+        assert rooted.reduced is not None
+        assert rooted.programs is not None
+        assert rooted.region is not None
+        assert rooted.start is not None
+        return rooted.reduced, rooted.programs, rooted.region, rooted.start
+
+    def is_unsafe(self, x: np.ndarray) -> bool:
+        shape = self.verifier.network.input.shape
+        return self.verifier.check(self.search, x.reshape(shape)) is not None
+
+
+def _rooted(
+    verifier: Verifier,
+    problem: Problem,
+    config: Config,
+    progress: Callable[[str], None] | None,
+) -> Any:
+    """A verdict, or (search, `Opened`) where neurons are left to split."""
+    alone = len(grouped(problem.property)) > 1 or config.certificate
+    if alone or verifier.halves_inputs(config):
+        return verifier(problem.params, problem.property, config, progress)
+    return verifier.rooted(problem.params, problem.property, config, progress)
+
+
+def _branch(
+    members: Sequence[_Member],
+    config: Config,
+    progress: Callable[[str], None] | None,
+) -> list[Verdict]:
+    """Verdicts of members whose reduced networks have one shape."""
+    parts = [member.parts() for member in members]
+    forms = together.stacked([(reduced, region) for reduced, _, region, _ in parts])
+    counts = [len(member.opened.specs) for member in members]
+    first = np.cumsum([0, *counts])
+    starts = [
+        start._replace(clause=start.clause + at)
+        for (*_, start), at in zip(parts, first, strict=False)
+    ]
+    start = Batch(*(np.concatenate(each) for each in zip(*starts, strict=True)))
+    owner = np.repeat(np.arange(len(members)), counts)
+    ends = np.cumsum(parts[0][0].sizes)[:-1]
+
+    def solve_leaf(
+        clause: int, splits: np.ndarray, weights: np.ndarray
+    ) -> tuple[str, np.ndarray | None]:
+        member = members[owner[clause]]
+        opened = member.opened
+        flat = Region(np.ravel(opened.region.lower), np.ravel(opened.region.upper))
+        spec = opened.specs[clause - first[owner[clause]]]
+        own = np.split(splits, ends)
+        reduced = member.parts()[0]
+        return decide_leaf(reduced, flat, spec, own, weights, member.is_unsafe)
+
+    found = together.search(
+        parts[0][1],
+        forms,
+        owner,
+        [spec for member in members for spec in member.opened.specs],
+        start,
+        config,
+        time.monotonic() + config.timeout_s * len(members),
+        is_unsafe=lambda k, x: members[k].is_unsafe(x),
+        solve_leaf=solve_leaf,
+        progress=progress,
+    )
+    return [_verdict(k, member, found) for k, member in enumerate(members)]
+
+
+def _verdict(k: int, member: _Member, found: together.Outcome) -> Verdict:
+    search = member.search
+    search.phase = "branch"
+    search.domains += int(found.domains[k])
+    if k in found.points:
+        x = found.points[k].reshape(member.verifier.network.input.shape)
+        witness = member.verifier.check(search, x)
+        return search.verdict("sat", witness=witness)
+    if not found.open[k]:
+        search.lower = 0.0
+        return search.verdict("unsat")
+    search.lower = min(search.lower, float(found.lower[k]))
+    if k in found.stuck:
+        why = "a sub-domain without anything left to split is open"
+        return search.verdict("unknown", why)
+    why = f"{found.domains[k]} sub-domains bounded, {found.open[k]} are open"
+    return search.verdict("timeout", why)

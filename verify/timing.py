@@ -1,0 +1,66 @@
+"""Results within a time limit, whatever is still being compiled."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+
+T = TypeVar("T")
+
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_default_matmul_precision",
+)
+_CONTEXTS = (
+    jax.enable_x64,
+    jax.numpy_dtype_promotion,
+    jax.numpy_rank_promotion,
+    jax.default_matmul_precision,
+)
+
+
+def within(seconds: float, work: Callable[[], T], late: Callable[[], T]) -> T:
+    """Returns `work()`, or `late()` where that takes longer than `seconds`.
+
+    Nothing can interrupt a compilation, so work runs in a thread of its own, which goes
+    on unattended if it is late; what it compiles then still serves later calls. The
+    thread has the caller's JAX settings. What `work` raises is raised here.
+
+    Args:
+      seconds: to wait.
+      work: what to do.
+      late: what to say instead.
+    """
+    result: list[Any] = []
+    settings = [getattr(jax.config, name) for name in _SETTINGS]
+    device = getattr(jax.config, "jax_default_device")  # noqa: B009 - pyright
+
+    def run() -> None:
+        try:
+            with _same(settings, device):
+                result.append((work(), None))
+        except BaseException as error:
+            result.append((None, error))
+
+    thread = threading.Thread(target=run, name="verify", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not result:
+        return late()
+    value, error = result[0]
+    if error is not None:
+        raise error
+    return value
+
+
+@contextlib.contextmanager
+def _same(settings: list[Any], device: Any) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for context, value in zip(_CONTEXTS, settings, strict=True):
+            stack.enter_context(context(value))
+        stack.enter_context(jax.default_device(device))
+        yield
