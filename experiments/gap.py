@@ -164,7 +164,7 @@ def run(run: "Run", config: Config) -> "Outcome":
         more, plots = claims.report(run, trained, found, judged)
         rows, figures = [*rows, *more], [*figures, *plots]
         sources.append(trained.dataset.source)
-    notes = list(claims.NOTES)
+    notes: list[str] = list(claims.NOTES)
     if "lenet300" in config.networks and config.lenet300_dataset == "mnist_5k":
         notes.append(
             "Accuracies on 5,000 digits are not judged; --mode=full does that."

@@ -1,39 +1,55 @@
 """Sparsity: patterns, masks, schedules and sparse training as optax transforms.
 
-| name | what |
+Densities are the share that is kept. Rules are `(path regex, density or Target)`, the
+first match wins; a leaf without a rule stays dense, and its mask is `None`.
+
+| what to keep | |
 |------|------|
 | `Target(density= or count=, pattern=)` | how much of a leaf is kept, and how |
 | `Unstructured`, `NM`, `DBB`, `BankBalanced` | patterns of single weights |
 | `Block`, `BCR`, `Filter`, `Channel`, `Shape` | patterns of the GEMM view |
-| `KernelPattern`, `learn_library` | kernels by a few patterns, learnt from weights |
-| `scores`, `SCORES`, `score_masks` | scores of weights (a module), masks by them |
+| `KernelPattern`, `learn_library` | 3x3 kernels by a few learnt patterns |
+| `targets`, `as_target` | what rules say of each leaf, as `Target`s |
 | `uniform`, `erdos_renyi`, `global_density` | rules that share out a density |
-| `sensitivity`, `allocate`, `Curves` | loss against density by layer, and its use |
-| `magnitude_masks`, `global_magnitude_masks` | masks by score, per leaf or over all |
+| `sensitivity` -> `Curves`, `allocate` | loss against density by layer; rules from it |
+
+| masks of given weights | |
+|------|------|
+| `magnitude_masks`, `global_magnitude_masks` | by magnitude, per leaf or over all |
+| `scores` (a module), `SCORES`, `score_masks` | SNIP, GraSP, Wanda and others |
+| `random_masks` | drawn at random, in exact numbers |
 | `apply_masks` | parameters with pruned entries exactly 0.0 |
 | `summary` | what is left of each leaf, counted from the weights |
-| `masked(inner, masks)` | optax transform: train with fixed masks |
-| `prune(inner, rules, schedule)` | optax transform: prune while training |
-| `static_random`, `random_masks` | transform: random masks that stay; such masks |
-| `at_init`, `snip`, `connection_sensitivity` | transforms: masks by first gradients |
-| `rewire`, `rigl`, `set_`, `cosine_fraction` | transforms: drop and grow weights |
-| `cyclic(inner, rules, key, partition)` | optax transform: cyclic grow-and-prune |
-| `Partition`, `partition` | groups of leaves that grow together |
+
+| optax transforms: `gap.NAME(inner, ...)` | |
+|------|------|
+| `masked(masks)` | train with fixed masks |
+| `prune(rules, schedule)` | prune while training: one-shot, iterative, gradual |
+| `static_random`, `at_init`, `snip` | sparse from the start, or from first gradients |
+| `rewire`, `rigl`, `set_` | drop and grow weights at a constant density |
+| `cyclic(rules, key, partition)`, `partition` | cyclic grow-and-prune (C-GaP) |
+| `track_explored(...)` | around any of these: weights ever active, and how long |
+| `add_l1(strength, rules)` | L1 sub-gradient |
+| `OneShot`, `Staged`, `Cubic`, `Cosine`, `Piecewise`, `Constant` | density schedules |
+
+| sparse training outside of the optimizer | |
+|------|------|
 | `grow_copies`, `combine_copies`, `prune_back`, `parallel_round` | parallel GaP |
-| `soft_threshold`, `thresholded`, `init_thresholds`, `threshold_masks` | STR |
-| `track_explored`, `explored`, `mean_densities` | weights ever active, and how long |
-| `training_cost` | a sparse step beside the dense one |
-| `packed`, `bcr` | layers that run from packed weights (modules) |
-| `lottery` | tickets, their controls, the strict definition (a module) |
-| `OneShot`, `Staged`, `Cubic` | density schedules |
-| `Cosine`, `Piecewise`, `Constant` | more of them |
-| `compact(fn, params, masks, x)`, `Compact` | the network without pruned channels |
-| `profile`, `measure`, `compare`, `Profile` | parameters, MACs, bytes, milliseconds |
-| `add_l1(strength, rules)` | optax transform: L1 sub-gradient |
-| `targets`, `as_target` | what rules say of each leaf, as `Target`s |
-| `zero_moments` | an optimizer state with the moments of pruned weights at 0 |
-| `Pattern`, `Storage`, `DensitySchedule`, `LeafSummary` | types |
+| `init_thresholds`, `thresholded`, `soft_threshold`, `threshold_masks` | STR |
+| `explored`, `mean_densities`, `training_cost` | what was explored, what it cost |
+| `lottery` (a module) | tickets, their controls, the strict definition |
+
+| what runs faster | |
+|------|------|
+| `compact(fn, params, masks, x)` -> `Compact` | the network without pruned channels |
+| `packed`, `bcr` (modules) | layers that run from packed weights |
+| `profile` -> `Profile`, `measure`, `compare` | parameters, MACs, bytes, milliseconds |
+
+| types and registries | |
+|------|------|
+| `Pattern`, `Storage`, `DensitySchedule`, `Partition`, `LeafSummary` | values |
 | `MaskedState`, `DynamicState`, `TrackedState` | states of transforms |
+| `zero_moments`, `cosine_fraction`, `connection_sensitivity` | parts of transforms |
 | `PATTERNS`, `SCHEDULES`, `TRANSFORMS` | registries |
 
 Example, gradual magnitude pruning of every kernel to 10 %:
@@ -46,7 +62,7 @@ Example, gradual magnitude pruning of every kernel to 10 %:
 
 References: Han et al., arXiv 1506.02626; Zhu and Gupta, arXiv 1710.01878; GaP, arXiv
 2106.09857; RigL, arXiv 1911.11134; SET, arXiv 1707.04780; SNIP, arXiv 1810.02340; STR,
-arXiv 2002.03231.
+arXiv 2002.03231; BCR, arXiv 2108.11033; tickets, arXiv 2107.00166.
 """
 
 from gap import bcr, lottery, packed, scores

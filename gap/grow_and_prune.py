@@ -10,6 +10,8 @@ has been trained, and the network was never dense (arXiv 2106.09857, section 3).
     # 4 * 3 * 500 steps; from then on masks are fixed: the fine-tuning
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -109,11 +111,11 @@ def cyclic(
         masks = trees.map_partial(
             lambda i, m, g: g if i == 0 else m, index, sparse, grown
         )
-        state = masked(inner, masks).init(params)
+        state: Any = masked(inner, masks).init(params)
         numbers = jnp.array(jax.random.key_data(key))
         return DynamicState(state.step, numbers, state.masks, state.inner)
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state: Any, params=None, **extra):
         params = need_params(params, "gap.cyclic")
         wanted = targets(params, rules)
         index = partition.index(params)

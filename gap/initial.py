@@ -8,6 +8,7 @@ are made beforehand, from any score tree, and trained with `masked`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def static_random(
       NonFiniteError: NaN or infinity in a leaf to be pruned, at `init`.
     """
 
-    def init(params: PyTree) -> MaskedState:
+    def init(params: PyTree) -> optax.OptState:
         return masked(inner, random_masks(key, params, rules)).init(params)
 
     # The masks are in the state, so the update needs none of its own.
@@ -140,7 +141,7 @@ def at_init(
         full = trees.map_partial(lambda _, w: jnp.ones(w.shape, bool), wanted, params)
         return MaskedState(jnp.zeros((), jnp.int32), full, inner.init(params))
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state: Any, params=None, **extra):
         params = need_params(params, "gap.at_init")
         wanted = targets(params, rules)
 

@@ -6,7 +6,7 @@ never changes, and no step needs a dense network.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -106,11 +106,11 @@ def rewire(
 
     def init(params: PyTree) -> DynamicState:
         start = random_masks(key, params, rules) if masks is None else masks
-        start = masked(inner, start).init(params)
+        state: Any = masked(inner, start).init(params)
         numbers = jnp.array(jax.random.key_data(key))
-        return DynamicState(start.step, numbers, start.masks, start.inner)
+        return DynamicState(state.step, numbers, state.masks, state.inner)
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state: Any, params=None, **extra):
         params = need_params(params, "gap.rewire")
         wanted = targets(params, rules)
         step = state.step

@@ -1,7 +1,7 @@
 """What sparse training explored, and what it cost beside dense training."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 import optax
@@ -56,7 +56,7 @@ def track_explored(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> TrackedState:
-        state = inner.init(params)
+        state: Any = inner.init(params)
         if not hasattr(state, "masks"):
             raise InputError(
                 "gap.track_explored: "
@@ -70,9 +70,9 @@ def track_explored(
             state,
         )
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state: Any, params=None, **extra):
         updates, inner_state = inner.update(updates, state.inner, params, **extra)
-        masks = inner_state.masks
+        masks = cast(Any, inner_state).masks
         ever = trees.map_partial(jnp.logical_or, state.ever, masks)
         spent = trees.map_partial(
             lambda total, m: total + jnp.mean(m, dtype=jnp.float32), state.spent, masks

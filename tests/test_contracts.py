@@ -148,8 +148,8 @@ def test_library_rooms_load_nothing_heavy():
 @pytest.mark.parametrize("room", [core, gap, admm, verify], ids=lambda m: m.__name__)
 def test_docstring_examples_run(room):
     modules = [room] + [
-        importlib.import_module(f"{room.__name__}.{m.name}")
-        for m in pkgutil.iter_modules(room.__path__)
+        importlib.import_module(m.name)
+        for m in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
     ]
     results = [doctest.testmod(module) for module in modules]
     assert not any(r.failed for r in results)

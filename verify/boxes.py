@@ -345,9 +345,8 @@ class BoxSearch:
         """Whether what is open is hard enough to split neurons inside of boxes."""
         if self.splitter is None or config.certificate or config.method != "beta":
             return False
-        return domains >= HARD and (
-            left >= HARD // 8 or (left and domains >= 16 * HARD)
-        )
+        least = HARD // 8 if domains < 16 * HARD else 1
+        return domains >= HARD and left >= least
 
     def _batch(self, weights, low, high, C, d, with_slopes) -> Bounded:
         """Bounds boxes in calls of fixed sizes; numpy in and out.

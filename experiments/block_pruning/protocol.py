@@ -161,7 +161,7 @@ class Protocol:
             (config.width, config.width),
             1 / config.curve_rate,
             max(config.batches),
-            [pattern_of("bcr", block) for block in config.blocks],
+            [gap.BCR(block, block, split=0.5) for block in config.blocks],
             timer=functools.partial(packed.time_in_turns, turns=config.turns),
         )
         times = {str(p.inputs): 1e3 * s for p, s in choice.seconds.items()}

@@ -164,10 +164,13 @@ def optimizer(
     if method in ("dense", "one_shot"):
         return _adam(phase)
     if method == "str":
-        only = optax.add_decayed_weights(phase.decay, lambda both: {
-            "net": jax.tree.map(lambda _: False, both["net"]),
-            "thresholds": jax.tree.map(lambda _: True, both["thresholds"]),
-        })  # fmt: skip
+
+        def decayed(both: Any) -> PyTree:
+            none = jax.tree.map(lambda _: False, both["net"])
+            every = jax.tree.map(lambda _: True, both["thresholds"])
+            return {"net": none, "thresholds": every}
+
+        only = optax.add_decayed_weights(phase.decay, decayed)
         return optax.chain(only, _adam(phase))
     if method == "p_gap":
         return gap.track_explored(gap.masked(_adam(phase), {}))
@@ -207,7 +210,7 @@ def copies_of(
     """
     params, grown = gap.grow_copies(state.params, masks, groups)
 
-    def begin(params: PyTree, masks: PyTree) -> gap.TrackedState:
+    def begin(params: PyTree, masks: PyTree) -> Any:
         inner = gap.masked(_adam(phase), masks)
         return gap.track_explored(inner).init(params)
 

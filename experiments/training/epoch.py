@@ -6,7 +6,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jax import lax
 from jax.sharding import Mesh
 
@@ -19,6 +18,7 @@ from experiments.training.step import (
     Augment,
     Loss,
     Metrics,
+    Model,
     configure,
     cross_entropy,
     make_train_step,
@@ -29,7 +29,7 @@ Evaluate = Callable[[PyTree, PyTree, Split], Metrics]
 
 
 def make_epoch(
-    model: nn.Module,
+    model: Model,
     optimizer: optax.GradientTransformation,
     *,
     batch_size: int,
@@ -109,7 +109,7 @@ def make_epoch(
 
 
 def make_evaluate(
-    model: nn.Module,
+    model: Model,
     *,
     batch_size: int,
     mean: float | Sequence[float],

@@ -1,12 +1,11 @@
 """One training step: gradient of the loss, the optimizer's update, metrics."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from core.errors import InputError, check_range, describe
@@ -14,6 +13,16 @@ from core.types import Array, PyTree
 from experiments.data import normalize
 from experiments.training.devices import constrain
 from experiments.training.state import TrainState
+
+
+class Model(Protocol):
+    """A linen module, or anything that is called as one."""
+
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """Called as `apply(variables, images, train=...)`."""
+        ...
+
 
 Loss = Callable[[Array, Array], Array]
 """(logits float32 [n, classes], labels int32 [n]) -> loss of each example [n]."""
@@ -41,7 +50,7 @@ def l2_penalty(params: PyTree) -> Array:
 
 
 def make_train_step(
-    model: nn.Module,
+    model: Model,
     optimizer: optax.GradientTransformation,
     *,
     mean: float | Sequence[float],
@@ -115,10 +124,11 @@ def make_train_step(
 
 
 def configure(
-    model: nn.Module, *, dropout: bool = True, compute_dtype: Any = None
-) -> nn.Module:
+    model: Model, *, dropout: bool = True, compute_dtype: Any = None
+) -> Model:
     """Returns the model with another compute type, or without dropout."""
-    changes = {}
+    changes: dict[str, Any] = {}
+    clone: Any = getattr(model, "clone", None)  # a linen module's
     if not dropout and hasattr(model, "dropout_rate"):
         changes["dropout_rate"] = 0.0
     if compute_dtype is not None and not hasattr(model, "dtype"):
@@ -128,4 +138,4 @@ def configure(
         )
     if compute_dtype is not None:
         changes["dtype"] = compute_dtype
-    return model.clone(**changes) if changes else model
+    return clone(**changes) if changes else model
