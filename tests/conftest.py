@@ -30,6 +30,13 @@ settings.register_profile("lathe", deadline=None, max_examples=25)
 settings.load_profile("lathe")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Frees what a module compiled: a whole run holds gigabytes otherwise."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     """A fixed random key."""

@@ -213,7 +213,7 @@ def bounds_at(
         free = dict(zip(nodes, own, strict=True))
         relax = relaxation(network, table, found, free, cuts(name, value, size))
         rows = {value: jnp.concatenate([unit, -unit])}
-        left, offset = backward(network, table, rows, relax, network.before(value))
+        left, offset, _ = backward(network, table, rows, relax, network.before(value))
         least = concretize(network, left, offset, region)
         low = least[:size].reshape(value.shape)
         high = -least[size:].reshape(value.shape)
@@ -227,11 +227,13 @@ def bounds_at(
         dict(zip(free_nodes(network, network.output), slopes["output"], strict=True)),
         cuts("output", network.output, None),
     )
-    left, offset = backward(network, table, rows_of_spec(network, spec), relax)
-    offset = offset + jnp.asarray(spec.d, offset.dtype)
+    left, offset, size = backward(network, table, rows_of_spec(network, spec), relax)
+    d = jnp.asarray(spec.d, offset.dtype)
+    offset, size = offset + d, size + jnp.abs(d)
     lower = concretize(network, left, offset, region)
     if margin and network.input in left:
-        lower = lower - lax.stop_gradient(rounding(left[network.input], offset, region))
+        slack = rounding(left[network.input], offset, size, region)
+        lower = lower - lax.stop_gradient(slack)
     return lower, tuple(found[value] for value in network.hidden)
 
 

@@ -31,7 +31,7 @@ class Tree:
     """All splits that were made: of each node its parent, neuron and sign.
 
     Node c < number of clauses is the root of clause c. Leaves that are proven keep
-    their multipliers if asked to.
+    their multipliers. Without `Config.certificate` it stays empty.
     """
 
     parent: list[int]
@@ -140,7 +140,7 @@ def search(
         found, margins = programs.round(
             *fixed,
             _domains(padded, rows, sizes),
-            spread(padded.lower, size),
+            spread(padded.lower.astype(rows[0].dtype), size),
             settings,
         )
         if not ready:
@@ -164,7 +164,8 @@ def search(
                 why = "a sub-domain without anything left to split is open"
                 low = float(parents.lower[k])
                 return Branched("unknown", low, domains, rounds, why, tree=tree)
-            tree.leaves.append((int(parents.node[k]), clause, None))
+            if config.certificate:
+                tree.leaves.append((int(parents.node[k]), clause, None))
         _collect(pool, tree, parents, found, alive, config)
         if progress is not None:
             low = min(pool.lowest, 0.0) if len(pool) else 0.0
@@ -205,7 +206,7 @@ def _pad(batch: Batch, size: int) -> Batch:
 
 def _domains(batch: Batch, rows: Any, sizes: Sequence[int]) -> Domains:
     """The batch on the devices, the sub-domains spread over all of them."""
-    ends = np.cumsum(sizes)[:-1]
+    ends, dtype = np.cumsum(sizes)[:-1], rows[0].dtype
 
     def split(flat: np.ndarray) -> tuple[np.ndarray, ...]:
         return tuple(np.split(flat, ends, axis=1))
@@ -213,10 +214,10 @@ def _domains(batch: Batch, rows: Any, sizes: Sequence[int]) -> Domains:
     domains = Domains(
         rows[0][batch.clause],
         rows[1][batch.clause],
-        batch.weights,
+        batch.weights.astype(dtype),
         split(batch.splits),
-        split(batch.alpha),
-        split(batch.beta),
+        split(batch.alpha.astype(dtype)),
+        split(batch.beta.astype(dtype)),
     )
     return spread(domains, len(batch.lower))
 
@@ -252,7 +253,7 @@ def _suspect(
 def _collect(
     pool: Pool, tree: Tree, parents: Batch, found: Any, alive: int, config: Config
 ) -> None:
-    """Adds the children that are open to the pool, all of them to the tree."""
+    """Adds the open children to the pool, and all to the tree of a certificate."""
     lower = np.asarray(found.lower)[:alive]
     neuron = np.asarray(found.neuron)[:alive]  # [P, levels]
     sign = np.asarray(found.sign)  # [children, levels]
@@ -261,7 +262,9 @@ def _collect(
     # Where a parent had fewer neurons to split, its children come in equal pairs.
     there = (neuron >= 0)[:, None] | (sign > 0)[None]
     live = (there.all(-1) & (neuron[:, :1] >= 0)).reshape(-1)
-    ids = _grow(tree, parents.node, neuron, sign, live)
+    ids = np.zeros(len(live), np.int64)
+    if config.certificate:  # else no one asks for the way to a node
+        ids = _grow(tree, parents.node, neuron, sign, live)
     kept = {
         name: np.concatenate([np.asarray(a) for a in getattr(found.domains, name)], 1)
         for name in ("splits", "alpha", "beta")

@@ -26,7 +26,7 @@ def backward(
     rows: Mapping[Value, Array],
     relax: Relax,
     nodes: Iterable[Node] | None = None,
-) -> tuple[dict[Value, Array], Array]:
+) -> tuple[dict[Value, Array], Array, Array]:
     """Pulls rows back through nodes.
 
     Args:
@@ -40,11 +40,13 @@ def backward(
     Returns:
       The coefficients on the values that are left, the input among them if it is
       reached, and the constants [S]: the sum of both over the left values is a lower
-      bound of the rows if `relax` gives lower bounds.
+      bound of the rows if `relax` gives lower bounds. Then the size [S] of what affine
+      operators added to the constants, the sum of its terms' absolute values, which
+      says how much was lost where they cancelled.
     """
     left = dict(rows)
     first = next(iter(rows.values()))
-    offset = jnp.zeros(first.shape[0], first.dtype)
+    offset = size = jnp.zeros(first.shape[0], first.dtype)
     passed = network.nodes if nodes is None else tuple(nodes)
     for node in reversed(passed):
         if not any(out in left for out in node.outputs):
@@ -55,6 +57,7 @@ def backward(
             added = affine.constant(node, network.active, table)
             if added is not None:
                 offset = offset + contract(given[0], added)
+                size = size + contract(jnp.abs(given[0]), jnp.abs(added))
             parts = affine.transposed(node, network.active, table)(*given)
         else:
             parts, constant = relax(node, *given)
@@ -62,7 +65,7 @@ def backward(
             offset = offset + constant
         for value, part in zip(reached, parts, strict=True):
             left[value] = left[value] + part if value in left else part
-    return left, offset
+    return left, offset, size
 
 
 def _taken(left: dict[Value, Array], out: Value, like: Array) -> Array:

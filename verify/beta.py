@@ -155,15 +155,16 @@ def bound_once(
         return (part,), (below * line.intercept).sum(-1)
 
     rows = jnp.einsum("bmn,bm->bn", domains.C, domains.weights)
-    left, offset = backward(network, table, {network.output: rows}, relax)
+    left, offset, size = backward(network, table, {network.output: rows}, relax)
     offset = offset + (domains.d * domains.weights).sum(-1)
+    size = size + (jnp.abs(domains.d) * domains.weights).sum(-1)
     given = left[network.input]
     least = region.minimum(given)
     zeros = jnp.zeros_like
     layers = tuple(
         zeros(domains.alpha[k]) if rows is None else rows for k, rows in enumerate(seen)
     )
-    margin = rounding(given, offset, region)
+    margin = rounding(given, offset, size, region)
     return Pass(offset + least, layers, given, margin)
 
 

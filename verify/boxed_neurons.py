@@ -118,11 +118,13 @@ class NeuronSplitter:
         closed = np.zeros(len(box[0]), bool)
         domains = 0
         unstable = self._unstable(bounded.hidden)
-        for at in range(0, BOXES * (len(closed) // BOXES + 1), BOXES):
-            fits = (unstable <= self.sizes).all(-1) & (unstable.sum(-1) <= effort.limit)
-            tried = np.flatnonzero(fits)[at : at + BOXES]
+        waiting = (unstable <= self.sizes).all(-1)
+        while True:
+            fits = waiting & (unstable.sum(-1) <= effort.limit)
+            tried = np.flatnonzero(fits)[:BOXES]
             if not len(tried) or not effort.has_time(deadline):
                 break
+            waiting[tried] = False
             began = time.monotonic()
             low, high, own = jax.tree.map(lambda a, i=tried: a[i], (*box, bounded))
             found = self._search(
@@ -146,8 +148,10 @@ class NeuronSplitter:
         counts = []
         for node in self.network.nonlinear:
             lower, upper = hidden[place[node.inputs[0]]]
-            is_open = (lower < 0) & (upper > 0)
-            counts.append(is_open.reshape(len(is_open), -1).sum(-1))
+            # A form can not be made within bounds that are no numbers: never try.
+            known = np.isfinite(lower) & np.isfinite(upper)
+            weight = np.where(known, (lower < 0) & (upper > 0), SIZE + 1)
+            counts.append(weight.reshape(len(weight), -1).sum(-1))
         return np.stack(counts, -1)
 
     def _search(self, weights, box, bounded, specs, config, deadline, is_unsafe):
@@ -161,7 +165,8 @@ class NeuronSplitter:
         )
         forms = together.Forms(params, padded(box[0]), padded(box[1]), hidden, bias)
         clauses = len(specs)
-        own, clause = np.nonzero(~(bounded.lower > bounded.slack))
+        least = bounded.lower - bounded.slack  # what is proven so far
+        own, clause = np.nonzero(~(least > 0))
         low, high = (
             np.concatenate([np.asarray(b[end])[own] for b in hidden], -1)
             for end in (0, 1)
@@ -169,7 +174,7 @@ class NeuronSplitter:
         chosen = np.zeros((len(own), specs[0].C.shape[0]), np.float32)
         chosen[np.arange(len(own)), bounded.row[own, clause]] = 1
         start = Batch(
-            bounded.lower[own, clause].astype(np.float32),
+            least[own, clause].astype(np.float32),
             (own * clauses + clause).astype(np.int32),
             np.zeros(low.shape, np.int8),
             (high > -low).astype(np.float32),

@@ -137,18 +137,19 @@ def bound_boxes(
             first = dict(zip(free, start["output"], strict=True))
         relax = crown.relaxation(network, table, found, slopes)
         rows = crown.rows_of_spec(network, spec)
-        left, offset = backward(network, table, rows, relax)
+        left, offset, terms = backward(network, table, rows, relax)
         offset = offset + spec.d
         given = left.get(network.input)
         if given is None:
             given = jnp.zeros((count * m, *low.shape), low.dtype)
         least = offset + region.minimum(given)
-        slack = crown.rounding(given, offset, region).reshape(count, m)
+        terms = terms + jnp.abs(spec.d)
+        slack = crown.rounding(given, offset, terms, region).reshape(count, m)
         by_clause = jnp.where(jnp.isnan(least), -jnp.inf, least).reshape(count, m)
         best = by_clause.max(-1)
         best_row = by_clause.argmax(-1)
         half = 0.5 * (high - low).reshape(-1)
-        smeared, _ = backward(network, table, rows, _upper_slopes(relax))
+        smeared, *_ = backward(network, table, rows, _upper_slopes(relax))
         size = jnp.abs(given) + jnp.abs(smeared.get(network.input, given))
         size = size.reshape(count, m, -1)
         open_rows = (best <= slack[jnp.arange(count), best_row])[:, None]
@@ -156,12 +157,15 @@ def bound_boxes(
         gain = size * half[None, None] + least[..., None]
         # Where nothing tells dimensions apart, the longest one.
         gain = gain.max((0, 1)) + 1e-3 * half * jnp.abs(best.min())
+        # Where a bound is no number nothing tells them apart either.
+        gain = jnp.where(jnp.isfinite(gain), gain, half)
         score = jnp.where(half > 0, gain, -jnp.inf)
         worst = jnp.argmin(best) * m + jnp.argmax(by_clause[jnp.argmin(best)])
         corner = jnp.where(given[worst] > 0, low, high)
         points = jnp.stack([corner, 0.5 * (low + high)])
         y = jax.vmap(functools.partial(_value, network, weights))(points)
         margins = (jnp.einsum("cmn,pn->pcm", C, y) + d[None]).max(-1).min(-1)
+        margins = jnp.where(jnp.isnan(margins), jnp.inf, margins)
         at = jnp.argmin(margins)
         each = jnp.arange(count)
         used = ()

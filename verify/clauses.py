@@ -39,18 +39,21 @@ def flattened(prop: Property) -> Property:
 
 
 def padded(clauses: Sequence[Clause], dtype: Any) -> list[Spec]:
-    """Returns the rows of each clause, all of one number.
-
-    A row that is -1 everywhere refutes nothing and gets no weight.
-    """
+    """Returns the rows of each clause, all of one number: the last one is repeated."""
     most = max(len(c.spec.d) for c in clauses)
     found = []
     for clause in clauses:
         extra = most - len(clause.spec.d)
-        C = np.pad(np.asarray(clause.spec.C, dtype), ((0, extra), (0, 0)))
-        d = np.pad(np.asarray(clause.spec.d, dtype), (0, extra), constant_values=-1)
+        C = np.pad(np.asarray(clause.spec.C, dtype), ((0, extra), (0, 0)), "edge")
+        d = np.pad(np.asarray(clause.spec.d, dtype), (0, extra), "edge")
         found.append(Spec(C, d))
     return found
+
+
+def unpadded(weights: np.ndarray, rows: int) -> np.ndarray:
+    """Returns the weights of a clause's own rows; the repeated ones are its last."""
+    weights = np.asarray(weights, np.float64)
+    return np.r_[weights[: rows - 1], weights[rows - 1 :].sum()]
 
 
 def decide_leaf(

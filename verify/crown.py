@@ -129,21 +129,27 @@ TOLERANCE = 1e-5
 """Share of the size of a bound's terms that rounding may cost, in float32."""
 
 
-def rounding(rows: Array, offset: Array, region: Region) -> Array:
+def rounding(rows: Array, offset: Array, size: Array, region: Region) -> Array:
     """Returns what a bound must be above 0 by to count as positive, [S].
 
-    A share of |offset| + sum |A| max(|x|) over the region: far above the usual error
-    of the sums in the type of `rows`, though no proof; a certificate is one.
+    A share of sum |A| max(|x|) over the region, of |offset|, and of the terms that
+    cancelled in it: far above the usual error of the sums in the type of `rows`, though
+    no proof, since what rows lose on their way is not counted; a certificate is one.
 
     Args:
       rows: coefficients on the input, [S, *shape].
       offset: constants, [S].
+      size: of the constants' terms, as `backward` gives it, and of the row's own, [S].
       region: of the input.
     """
     scale = jnp.maximum(jnp.abs(region.lower), jnp.abs(region.upper)).reshape(-1)
-    size = jnp.abs(rows).reshape(rows.shape[0], -1) @ scale.astype(rows.dtype)
-    share = TOLERANCE if rows.dtype == jnp.float32 else 1e-12
-    return share * (size + jnp.abs(offset))
+    given = jnp.abs(rows).reshape(rows.shape[0], -1) @ scale.astype(rows.dtype)
+    return share(rows.dtype) * (given + jnp.abs(offset) + size)
+
+
+def share(dtype: Any) -> float:
+    """Returns the share of its terms' size that a sum in a type may be off by."""
+    return TOLERANCE if dtype == jnp.float32 else 1e-12
 
 
 def hidden_bounds(
@@ -228,7 +234,7 @@ def _rows_bounds(
         unit = jax.nn.one_hot(part, size, dtype=own.lower.dtype)
         unit = unit.reshape(chunk, *value.shape)
         both = jnp.concatenate([unit, -unit])
-        left, offset = backward(network, table, {value: both}, relax, before)
+        left, offset, _ = backward(network, table, {value: both}, relax, before)
         least = concretize(network, left, offset, region)
         return least[:chunk], -least[chunk:]
 
@@ -284,15 +290,33 @@ def spec_bound(
       slopes: free parameters of nonlinear nodes; the rules' defaults if left out.
       margin: whether the bounds are lowered by `rounding`.
     """
+    least, slack, _ = spec_terms(network, weights, region, spec, hidden, slopes)
+    return least - slack if margin else least
+
+
+def spec_terms(
+    network: Network,
+    weights: Weights,
+    region: Region,
+    spec: Spec,
+    hidden: Hidden,
+    slopes: Mapping[Node, Array] | None = None,
+) -> tuple[Array, Array, Array]:
+    """As `spec_bound`; returns bounds, what `rounding` says of them, and sizes, [S].
+
+    The sizes are those of the constants of affine operators and of the rows.
+    """
     table = network.table(weights)
     found = intervals_from(network, region, hidden)
     relax = relaxation(network, table, found, slopes)
-    left, offset = backward(network, table, rows_of_spec(network, spec), relax)
-    offset = offset + jnp.asarray(spec.d, offset.dtype)
+    left, offset, size = backward(network, table, rows_of_spec(network, spec), relax)
+    d = jnp.asarray(spec.d, offset.dtype)
+    offset, size = offset + d, size + jnp.abs(d)
     least = concretize(network, left, offset, region)
-    if margin and network.input in left:
-        least = least - rounding(left[network.input], offset, region)
-    return least
+    given = left.get(network.input)
+    if given is None:
+        given = jnp.zeros((least.shape[0], *network.input.shape), offset.dtype)
+    return least, rounding(given, offset, size, region), size
 
 
 def interval_bound(
@@ -318,8 +342,11 @@ def interval_bound(
         raise AssertionError(node.op)
 
     rows = rows_of_spec(network, spec)
-    left, offset = backward(network, table, rows, relax, last)
-    total = offset + jnp.asarray(spec.d, offset.dtype)
+    left, offset, size = backward(network, table, rows, relax, last)
+    d = jnp.asarray(spec.d, offset.dtype)
+    total = offset + d
+    if margin:
+        total = total - share(total.dtype) * (size + jnp.abs(d))
     for value, part in left.items():
         low, high = found[value]
         known = jnp.isfinite(low) & jnp.isfinite(high)
@@ -329,6 +356,6 @@ def interval_bound(
         unbounded = ((part != 0) & ~known[None]).any(tuple(range(1, part.ndim)))
         total = jnp.where(unbounded, -jnp.inf, total)
         if margin:
-            zero = jnp.zeros_like(total)
-            total = total - rounding(part, zero, exact)
+            zero = jnp.zeros_like(offset)
+            total = total - rounding(part, zero, zero, exact)
     return total

@@ -113,7 +113,7 @@ class Verdict:
       status: "unsat" (the property holds), "sat" (a counterexample), "timeout" or
         "unknown".
       lower: the least lower bound of the property's margin that is proven; positive
-        where it holds.
+        where it holds, -infinity where nothing was bounded.
       domains: sub-domains that were bounded.
       seconds: wall time.
       phase: what decided: "attack", "interval", "crown", "alpha", "branch" or "".

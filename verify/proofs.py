@@ -9,6 +9,7 @@ import numpy as np
 from core.errors import GraphError
 from verify import exact
 from verify.certificate import BoxLeaf, Certificate, Leaf, RootLayer, collect, format
+from verify.clauses import unpadded
 from verify.network import Network
 from verify.problem import Problem
 from verify.properties import Clause, Property, Spec
@@ -65,8 +66,7 @@ class Proof:
         most = max(len(c.spec.d) for c in clauses)
         rows = [np.asarray(part)[:, 0] for part in slopes["output"]]
         for k, row in chosen.items():
-            weights = np.zeros(len(clauses[k].spec.d))
-            weights[row] = 1
+            weights = unpadded(np.eye(most)[row], len(clauses[k].spec.d))
             alpha = np.concatenate([part[k * most + row] for part in rows])
             beta = np.zeros_like(alpha)
             own = self.position[id(clauses[k])]
@@ -95,7 +95,7 @@ class Proof:
                 return
             alpha, beta, weights = dual
             own = clauses[k]
-            weights = np.asarray(weights)[: len(own.spec.d)]
+            weights = unpadded(weights, len(own.spec.d))
             position = self.position[id(own)]
             self.leaves.append(
                 collect.leaf(reduced, position, neurons, signs, alpha, beta, weights)
@@ -103,12 +103,12 @@ class Proof:
 
     def by_boxes(self, clauses: Sequence[Clause], leaves: Sequence[Any]) -> None:
         """All clauses of a region hold on each of the `boxes.Leaf`s."""
+        most = max(len(c.spec.d) for c in clauses)
         for k, clause in enumerate(clauses):
             own = self.position[id(clause)]
             for leaf in leaves:
                 steps = tuple((a, t, 1 if side else -1) for a, t, side in leaf.path)
-                weights = np.zeros(len(clause.spec.d))
-                weights[leaf.row[k]] = 1
+                weights = unpadded(np.eye(most)[leaf.row[k]], len(clause.spec.d))
                 slopes = tuple(_listed(part[k]) for part in leaf.slopes)
                 self.leaves.append(BoxLeaf(own, steps, weights, slopes))
 

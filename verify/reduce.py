@@ -187,7 +187,7 @@ class Reducer:
             unit = jax.nn.one_hot(rows, size, dtype=value.dtype)
             unit = unit.reshape(-1, *value.shape)
             table = network.table(weights)
-            left, bias = backward(network, table, {value: unit}, relax, before)
+            left, bias, _ = backward(network, table, {value: unit}, relax, before)
             given = left.get(network.input)
             if given is not None:
                 given = given.reshape(given.shape[0], -1)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,22 @@ class Rooted:
     slopes: tuple[Reduced, va.Slopes] | None = None
 
 
+class Root(NamedTuple):
+    """What intervals and CROWN say of a region.
+
+    Attributes:
+      lower: the better bound of each clause, [clauses].
+      phase: its method, "interval" or "crown".
+      specs: rows of each clause, lowered for all that is computed on a reduced form.
+      hidden: hidden bounds, None where intervals are enough.
+    """
+
+    lower: np.ndarray
+    phase: str
+    specs: Sequence[Spec]
+    hidden: Any = None
+
+
 class Rooter:
     """Bounds the clauses of a region of one network; compiles once."""
 
@@ -63,11 +79,11 @@ class Rooter:
             functools.partial(crown.interval_bound, network, margin=True)
         )
         self.hidden = jax.jit(functools.partial(crown.hidden_bounds, network))
-        self.bound = jax.jit(functools.partial(crown.spec_bound, network, margin=True))
+        self.bound = jax.jit(functools.partial(crown.spec_terms, network))
 
     def crown(
         self, weights: Weights, region: Region, specs: Sequence[Spec], config: Config
-    ) -> tuple[np.ndarray, str, Any]:
+    ) -> "Root":
         """Returns bounds of each clause by intervals and by CROWN.
 
         Args:
@@ -77,16 +93,22 @@ class Rooter:
           config: of the search.
 
         Returns:
-          The better bound of each clause, its method, and the hidden bounds, which are
-          None where intervals are enough.
+          Bounds, and rows for what comes after: a reduced form has constants in which
+          large ones have cancelled, so its rows are lowered by what that may have cost.
         """
-        spec, _ = stacked(specs)
+        spec, real = stacked(specs)
         lower = by_clause(self.interval(weights, region, spec), specs)
         if (lower > 0).all() or config.method == "interval":
-            return lower, "interval", None
+            return Root(lower, "interval", specs)
         hidden = self.hidden(weights, region)
-        found = by_clause(self.bound(weights, region, spec, hidden), specs)
-        return np.maximum(lower, found), "crown", hidden
+        least, slack, size = self.bound(weights, region, spec, hidden)
+        found = by_clause(least - slack, specs)
+        lost = crown.share(least.dtype) * np.asarray(size)[:real]
+        lowered = [
+            s._replace(d=s.d - each)
+            for s, each in zip(specs, np.split(lost, len(specs)), strict=True)
+        ]
+        return Root(np.maximum(lower, found), "crown", lowered, hidden)
 
     def reduced(self, weights: Weights, hidden: Any) -> tuple[Reduced, Programs]:
         """Returns the reduced form within hidden bounds, and its programs."""
@@ -164,7 +186,7 @@ class Rooter:
         open_clauses = np.flatnonzero(best <= 0)
         row = _table(state.lower, specs).argmax(-1)
         width = sum(smaller.sizes)
-        alpha = np.zeros((len(open_clauses), width), np.float32)
+        alpha = np.zeros((len(open_clauses), width), flat.lower.dtype)
         at = 0
         for k, size in enumerate(smaller.sizes):
             slopes = np.asarray(state.slopes["output"][k])[:, 0]
@@ -173,10 +195,10 @@ class Rooter:
                 own = slopes[clause * m + row[clause]]
                 alpha[i, at : at + len(column)] = own[column]
             at += size
-        weights_of = np.zeros((len(open_clauses), m), np.float32)
+        weights_of = np.zeros((len(open_clauses), m), flat.lower.dtype)
         weights_of[np.arange(len(open_clauses)), row[open_clauses]] = 1
         start = Batch(
-            best[open_clauses].astype(np.float32),
+            best[open_clauses],
             open_clauses.astype(np.int32),
             np.zeros((len(open_clauses), width), np.int8),
             alpha,

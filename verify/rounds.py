@@ -81,20 +81,19 @@ def split_round(
       parent_lower: their bounds [P].
       config: see there.
     """
-    neuron, found = choose(network, weights, region, hidden, bias, parents, config)
+    neuron = choose(network, weights, region, hidden, bias, parents, config)
     levels = config.levels
     count = 2**levels
     code = jnp.arange(count)[:, None] >> jnp.arange(levels)[None]
     sign = (1 - 2 * (code & 1)).astype(jnp.int8)  # [children, levels]
     children = _repeat(parents, count)
     flat = _flat(children.splits)
-    at = jnp.arange(flat.shape[-1])[None]
+    at = jnp.arange(flat.shape[-1], dtype=jnp.int32)[None]
     for level in range(levels):
         chosen = jnp.repeat(neuron[:, level], count)[:, None]
         signs = jnp.tile(sign[:, level], neuron.shape[0])[:, None]
         flat = jnp.where(at == chosen, signs, flat)
     children = children._replace(splits=_layers(flat, parents.splits))
-    del found
     bounded = bound_batch(network, weights, region, hidden, children, config.bound)
     lower = bounded.lower.reshape(-1, count)
     lower = jnp.where(jnp.isnan(lower), -jnp.inf, lower)
@@ -111,11 +110,8 @@ def choose(
     bias: Layers,
     parents: Domains,
     config: RoundConfig,
-) -> tuple[Array, Array]:
-    """Returns the neurons to split of each parent [P, levels], best first, -1 for none.
-
-    Also returns the score of the best [P].
-    """
+) -> Array:
+    """Returns the neurons to split of each parent [P, levels], -1 for none left."""
     table = network.table(weights)
     lines = chords(hidden, parents.splits)
     passed = bound_once(network, table, region, lines, parents, config.bound)
@@ -124,14 +120,20 @@ def choose(
     )
     if config.heuristic == "babsr":
         ranking = branching.ranked(scores, intercepts)
-        best, index = jax.lax.top_k(ranking, config.levels)
-        return jnp.where(best > branching.NEVER, index, -1), best[:, 0]
+        best, index = jax.lax.top_k(ranking, min(config.levels, ranking.shape[-1]))
+        return _as_wide(jnp.where(best > branching.NEVER, index, -1), config.levels)
     index, valid = branching.candidates(scores, intercepts, config.candidates)
     judged = _judge(network, table, region, hidden, parents, index, config)
     judged = jnp.where(valid & ~_repeated(index), judged, -jnp.inf)
-    best, place = jax.lax.top_k(judged, config.levels)
+    best, place = jax.lax.top_k(judged, min(config.levels, judged.shape[-1]))
     neuron = jnp.take_along_axis(index, place, -1)
-    return jnp.where(best > -jnp.inf, neuron, -1), best[:, 0]
+    return _as_wide(jnp.where(best > -jnp.inf, neuron, -1), config.levels)
+
+
+def _as_wide(neuron: Array, levels: int) -> Array:
+    """Neurons to split padded to `levels` columns."""
+    extra = levels - neuron.shape[-1]
+    return jnp.pad(neuron, ((0, 0), (0, extra)), constant_values=-1)
 
 
 def _judge(
@@ -149,7 +151,8 @@ def _judge(
     flat = _flat(both.splits)
     chosen = jnp.repeat(index.reshape(-1), 2)[:, None]
     signs = jnp.tile(jnp.asarray([1, -1], jnp.int8), index.size)[:, None]
-    flat = jnp.where(jnp.arange(flat.shape[-1])[None] == chosen, signs, flat)
+    at = jnp.arange(flat.shape[-1], dtype=jnp.int32)[None]
+    flat = jnp.where(at == chosen, signs, flat)
     splits = _layers(flat, parents.splits)
     lines = chords(hidden, splits)
     both = both._replace(splits=splits)

@@ -22,6 +22,7 @@ from verify.regions import Region, outward
 from verify.root import Rooted, Rooter
 
 Progress = Callable[[str], None]
+LATE = "the time limit came amid a computation or a compilation"
 GRACE_S = 1.0
 """Seconds after a time limit for a search to end by itself."""
 
@@ -94,7 +95,9 @@ class _Search:
             self.progress(text)
 
     def verdict(self, status: Any, why: str = "", witness: Any = None) -> Verdict:
-        lower = self.lower if np.isfinite(self.lower) else 0.0
+        # Nothing bounded: nothing open proves all, anything else proves nothing.
+        nothing = 0.0 if status == "unsat" else -np.inf
+        lower = self.lower if self.lower < np.inf else nothing
         found = None if witness is None else (witness.x, witness.y)
         seconds = time.monotonic() - self.began
         return Verdict(
@@ -105,7 +108,7 @@ class _Search:
             self.phase,
             why,
             found,
-            info=self.info,
+            info=dict(self.info),
         )
 
 
@@ -177,8 +180,7 @@ class Verifier:
 
         def late() -> Verdict:
             search.progress = None
-            why = "the time limit came amid a computation or a compilation"
-            return search.verdict("timeout", why)
+            return search.verdict("timeout", LATE)
 
         return timing.within(
             config.timeout_s + GRACE_S, lambda: self._decide(search, params, prop), late
@@ -204,10 +206,19 @@ class Verifier:
         if config.certificate:
             search.proof = Proof(self.network, prop)
         weights = self.prepare(params)
-        for region, clauses in grouped(prop):
+        regions = grouped(prop)
+        if len(regions) > 1:  # a counterexample in any of them decides it
+            witness = self._attack(search, None, prop.clauses)
+            if witness is not None:
+                return search.verdict("sat", witness=witness)
+        undecided = None
+        for region, clauses in regions:
             verdict = self._region(search, weights, region, clauses)
-            if verdict is not None:
+            if verdict is not None and verdict.status in ("sat", "timeout"):
                 return verdict
+            undecided = undecided or verdict
+        if undecided is not None:
+            return search.verdict("unknown", undecided.why)
         verdict = search.verdict("unsat")
         if search.proof is None:
             return verdict
@@ -275,7 +286,9 @@ class Verifier:
             )
         rooter = self.rooter
         search.domains += len(specs)
-        lower, search.phase, hidden = rooter.crown(weights, inside, specs, config)
+        lower, search.phase, specs, hidden = rooter.crown(
+            weights, inside, specs, config
+        )
         search.say(f"{search.phase}: lower bound {lower.min():.4g}")
         if (lower > 0).all():
             search.lower = min(search.lower, float(lower.min()))
@@ -329,8 +342,10 @@ class Verifier:
         def is_unsafe(x: np.ndarray) -> bool:
             return self.check(search, x) is not None
 
+        given = padded(clauses, np.float64)
+
         def exact(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-            return self.double(search.params, low, high, specs)
+            return self.double(search.params, low, high, given)
 
         found = self.boxes(
             weights,
@@ -340,7 +355,7 @@ class Verifier:
             search.deadline,
             is_unsafe=is_unsafe,
             exact=exact,
-            progress=search.progress,
+            progress=search.say,
         )
         search.domains += found.domains
         search.lower = min(search.lower, found.lower)
@@ -409,7 +424,7 @@ class Verifier:
             is_unsafe=is_unsafe,
             solve_leaf=solve_leaf,
             attack=attack,
-            progress=search.progress,
+            progress=search.say,
         )
         search.domains += found.domains
         search.info |= {"rounds": found.rounds, "programs": dict(programs.traces)}

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from verify import together
+from verify import timing, together
 from verify.clauses import decide_leaf, grouped
 from verify.pool import Batch
 from verify.problem import Config, Problem, Verdict
 from verify.programs import Programs
 from verify.reduce import Reduced
 from verify.regions import Region
-from verify.search import Opened, Verifier, verifier_of
+from verify.search import GRACE_S, LATE, Opened, Verifier, verifier_of
 
 
 def verify_all(
@@ -33,7 +33,8 @@ def verify_all(
 
     Args:
       problems: of any networks; those with the same `fn` share what is compiled.
-      config: how to search. A pool has the `timeout_s` of all its members together.
+      config: how to search; `timeout_s` is a mean: the call ends within that of all
+        problems together.
       progress: called with a line of text as the search goes on.
 
     Returns:
@@ -43,23 +44,40 @@ def verify_all(
     Raises:
       GraphError, ShapeError: as `verify`.
     """
+    began = time.monotonic()
     verdicts: list[Verdict | None] = [None] * len(problems)
-    waiting: dict[Any, list[_Member]] = {}
-    for k, problem in enumerate(problems):
-        verifier = verifier_of(problem)
-        found = _rooted(verifier, problem, config, progress)
-        if isinstance(found, Verdict):
-            verdicts[k] = found
-        else:
-            member = _Member(k, verifier, *found)
-            key = (id(verifier), found[1].rooted.programs, len(found[1].specs[0].d))
-            waiting.setdefault(key, []).append(member)
-    for members in waiting.values():
-        for member, verdict in zip(
-            members, _branch(members, config, progress), strict=True
-        ):
-            verdicts[member.position] = verdict
-    return [verdict for verdict in verdicts if verdict is not None]
+
+    def say(text: str) -> None:
+        if progress is not None and not is_late:
+            progress(text)
+
+    def work() -> list[Verdict]:
+        waiting: dict[Any, list[_Member]] = {}
+        for k, problem in enumerate(problems):
+            verifier = verifier_of(problem)
+            found = _rooted(verifier, problem, config, say)
+            if isinstance(found, Verdict):
+                verdicts[k] = found
+            else:
+                member = _Member(k, verifier, *found)
+                key = (id(verifier), found[1].rooted.programs, len(found[1].specs[0].d))
+                waiting.setdefault(key, []).append(member)
+        for members in waiting.values():
+            found = _branch(members, config, deadline, say)
+            for member, verdict in zip(members, found, strict=True):
+                verdicts[member.position] = verdict
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def late() -> list[Verdict]:
+        is_late.append(True)
+        seconds = time.monotonic() - began
+        missing = Verdict("timeout", -np.inf, 0, seconds, "", LATE)
+        return [verdict or missing for verdict in verdicts]
+
+    is_late: list[bool] = []
+    limit = config.timeout_s * max(len(problems), 1)
+    deadline = began + limit
+    return timing.within(limit + GRACE_S, work, late)
 
 
 @dataclasses.dataclass
@@ -90,7 +108,7 @@ def _rooted(
     progress: Callable[[str], None] | None,
 ) -> Any:
     """A verdict, or (search, `Opened`) where neurons are left to split."""
-    alone = len(grouped(problem.property)) > 1 or config.certificate
+    alone = len(grouped(problem.property)) != 1 or config.certificate
     if alone or verifier.halves_inputs(config):
         return verifier(problem.params, problem.property, config, progress)
     return verifier.rooted(problem.params, problem.property, config, progress)
@@ -99,6 +117,7 @@ def _rooted(
 def _branch(
     members: Sequence[_Member],
     config: Config,
+    deadline: float,
     progress: Callable[[str], None] | None,
 ) -> list[Verdict]:
     """Verdicts of members whose reduced networks have one shape."""
@@ -132,7 +151,7 @@ def _branch(
         [spec for member in members for spec in member.opened.specs],
         start,
         config,
-        time.monotonic() + config.timeout_s * len(members),
+        deadline,
         is_unsafe=lambda k, x: members[k].is_unsafe(x),
         solve_leaf=solve_leaf,
         progress=progress,

@@ -208,7 +208,7 @@ def _round(programs, forms, parents, slots, owner, rows, sizes, settings):
     """Runs one round on lanes; empty places repeat a sub-domain that is there."""
     lane_first = np.where(slots[:, :1] >= 0, slots[:, :1], slots[0, 0])
     filled = np.where(slots >= 0, slots, lane_first)
-    ends = np.cumsum(sizes)[:-1]
+    ends, dtype = np.cumsum(sizes)[:-1], rows[0].dtype
     clause = parents.clause[filled]
 
     def split(flat: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -217,14 +217,14 @@ def _round(programs, forms, parents, slots, owner, rows, sizes, settings):
     domains = Domains(
         rows[0][clause],
         rows[1][clause],
-        parents.weights[filled],
+        parents.weights[filled].astype(dtype),
         split(parents.splits),
-        split(parents.alpha),
-        split(parents.beta),
+        split(parents.alpha.astype(dtype)),
+        split(parents.beta.astype(dtype)),
     )
     item = jnp.asarray(owner[clause[:, 0]])
     found, margins = programs.rounds(
-        _gathered(forms, item), domains, parents.lower[filled], settings
+        _gathered(forms, item), domains, parents.lower[filled].astype(dtype), settings
     )
     return jax.tree.map(np.asarray, found), np.asarray(margins)
 
