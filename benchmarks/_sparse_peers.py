@@ -1,29 +1,33 @@
 """Sparse matrix products of scipy and torch, as calls for the benchmark."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 
-def scipy_csr(matrix: np.ndarray, xs: np.ndarray) -> Callable[[], np.ndarray]:
-    """Returns the products of a matrix in scipy's CSR format.
+def scipy_csr(
+    matrices: Sequence[np.ndarray], xs: np.ndarray
+) -> Callable[[], list[np.ndarray]]:
+    """Returns the products of matrices in scipy's CSR format, one with each input.
 
     Args:
-      matrix: float32 [cols, rows] with zeros.
+      matrices: float32 [cols, rows] each, with zeros.
       xs: float32 [inner, rows, b].
     """
     from scipy import sparse
 
-    packed = sparse.csr_matrix(matrix)
-    return lambda: np.stack([packed @ x for x in xs])
+    packed = [sparse.csr_matrix(matrix) for matrix in matrices]
+    return lambda: [m @ x for m, x in zip(packed, xs, strict=True)]
 
 
-def torch_csr(matrix: np.ndarray, xs: np.ndarray) -> Callable[[], Any] | None:
-    """Returns the products of a matrix in torch's CSR format; None without torch.
+def torch_csr(
+    matrices: Sequence[np.ndarray], xs: np.ndarray
+) -> Callable[[], Any] | None:
+    """Returns the products of matrices in torch's CSR format; None without torch.
 
     Args:
-      matrix: float32 [cols, rows] with zeros.
+      matrices: float32 [cols, rows] each, with zeros.
       xs: float32 [inner, rows, b].
     """
     try:
@@ -34,6 +38,7 @@ def torch_csr(matrix: np.ndarray, xs: np.ndarray) -> Callable[[], Any] | None:
 
     with warnings.catch_warnings():  # "in beta state"
         warnings.simplefilter("ignore")
-        packed = torch.from_numpy(matrix.copy()).to_sparse_csr()
+        packed = [torch.from_numpy(m.copy()).to_sparse_csr() for m in matrices]
     inputs = [torch.from_numpy(x.copy()) for x in xs]
-    return lambda: np.stack([(packed @ x).numpy() for x in inputs])
+    # `.numpy()` shares memory: no copy of the results is timed.
+    return lambda: [(m @ x).numpy() for m, x in zip(packed, inputs, strict=True)]

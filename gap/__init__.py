@@ -72,7 +72,6 @@ from gap.curves import Curves, allocate, sensitivity
 from gap.grow_and_prune import cyclic
 from gap.initial import (
     at_init,
-    connection_sensitivity,
     random_masks,
     snip,
     static_random,
@@ -118,7 +117,7 @@ from gap.schedules import (
     Piecewise,
     Staged,
 )
-from gap.scores import SCORES, score_masks
+from gap.scores import SCORES, connection_sensitivity, score_masks
 from gap.thresholds import (
     init_thresholds,
     soft_threshold,

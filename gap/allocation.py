@@ -85,7 +85,7 @@ def erdos_renyi(
       density: the share of all selected weights to keep, in [0, 1].
       rules: which leaves take part; see `prunable`.
       pattern: the pattern of all of them. Unstructured counts meet the total exactly;
-        units of other patterns are rounded leaf by leaf.
+        others keep the nearest number of weights that they can, leaf by leaf.
       kernel: whether the window counts (ERK).
 
     Raises:
@@ -129,12 +129,13 @@ def by_density(
     """Returns rules for leaves with a density each.
 
     Unstructured counts are rounded so that their sum is the rounded total: the leaves
-    that lose most by rounding down get one more.
+    that lose most by rounding down get one more. Other leaves are rounded one by one,
+    see `nearest`.
     """
     if not isinstance(pattern, Unstructured):
         return [
-            (re.escape(path), Target(density=float(min(d, 1.0)), pattern=pattern))
-            for path, d in zip(leaves, densities, strict=True)
+            (re.escape(path), nearest(pattern, w.shape, float(d) * w.size))
+            for (path, w), d in zip(leaves.items(), densities, strict=True)
         ]
     sizes = np.array([w.size for w in leaves.values()])
     exact = np.minimum(np.asarray(densities, np.float64), 1.0) * sizes
@@ -146,6 +147,43 @@ def by_density(
         (re.escape(path), Target(count=int(count), pattern=pattern))
         for path, count in zip(leaves, counts, strict=True)
     ]
+
+
+def nearest(pattern: Pattern, shape: tuple[int, ...], weights: float) -> Target:
+    """Returns the target of a pattern that keeps about so many *weights* of a leaf.
+
+    A unit need not be a fixed share of the weights (a kept kernel of `KernelPattern`
+    has 4 of its 9), so the count is searched for. A leaf that is nearer to dense than
+    to the most that the pattern can keep stays dense, unstructured.
+
+    Args:
+      pattern: the pattern.
+      shape: of the leaf.
+      weights: how many to keep; of two counts equally near, the smaller is taken.
+
+    Raises:
+      ShapeError: a shape that has no such pattern.
+
+    Example:
+      >>> from gap.patterns import NM
+      >>> nearest(NM(4), (8, 3), 13.0).weights((8, 3))
+      12
+    """
+    low, high = 0, pattern.units(shape)
+    while low < high:  # the first count that keeps so many; weights never fall
+        middle = (low + high) // 2
+        if pattern.weights(shape, middle) < weights:
+            low = middle + 1
+        else:
+            high = middle
+    options = [
+        (abs(pattern.weights(shape, count) - weights), count)
+        for count in (max(low - 1, 0), low)
+    ]
+    missed, count = min(options)
+    if abs(math.prod(shape) - weights) < missed:
+        return Target(density=1.0)
+    return Target(count=count, pattern=pattern)
 
 
 def global_density(

@@ -14,7 +14,7 @@ from core import trees
 from core.errors import InputError, check_range, describe
 from core.rules import Rules
 from core.types import Array, PyTree
-from gap.allocation import prunable
+from gap.allocation import nearest, prunable
 from gap.patterns import Pattern, Target, Unstructured
 
 _DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -32,12 +32,14 @@ class Curves(NamedTuple):
       kept: weights kept, int64.
       losses: what `evaluate` gave, float64.
       pattern: the pattern that they were pruned in.
+      shapes: of the leaves; `allocate` needs them for patterns of units.
     """
 
     paths: tuple[str, ...]
     kept: np.ndarray
     losses: np.ndarray
     pattern: Pattern
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     def __str__(self) -> str:
         rows = zip(self.paths, self.kept, self.losses, strict=True)
@@ -107,7 +109,13 @@ def sensitivity(
         found = run(names.index(path), w, jnp.asarray(counts, jnp.int32), values)
         kept.append([*(pattern.weights(w.shape, c) for c in counts), w.size])
         losses.append([*np.asarray(found, np.float64), dense])
-    return Curves(tuple(leaves), np.array(kept, np.int64), np.array(losses), pattern)
+    return Curves(
+        tuple(leaves),
+        np.array(kept, np.int64),
+        np.array(losses),
+        pattern,
+        tuple(w.shape for w in leaves.values()),
+    )
 
 
 def allocate(curves: Curves, density: float) -> list[tuple[str, Target]]:
@@ -124,7 +132,9 @@ def allocate(curves: Curves, density: float) -> list[tuple[str, Target]]:
 
     Returns:
       A rule for each leaf, in the curves' pattern; unstructured counts meet the total
-      exactly, those of other patterns are rounded leaf by leaf.
+      exactly, those of other patterns keep the nearest number of weights that they
+      can, leaf by leaf. A leaf nearer to dense than to the most that the pattern can
+      keep stays dense.
 
     Raises:
       InputError: a density below what the curves' lowest densities keep, or above 1.
@@ -165,16 +175,16 @@ def allocate(curves: Curves, density: float) -> list[tuple[str, Target]]:
     for _, leaf, _, length in segments:  # slopes rise along a hull: its order is kept
         counts[leaf] += min(length, left)
         left -= min(length, left)
+    names = [re.escape(path) for path in curves.paths]
+    if isinstance(curves.pattern, Unstructured):
+        return [
+            (name, Target(count=int(count), pattern=curves.pattern))
+            for name, count in zip(names, counts, strict=True)
+        ]
     return [
-        (re.escape(path), _target(curves.pattern, int(count), int(size)))
-        for path, count, size in zip(curves.paths, counts, sizes, strict=True)
+        (name, nearest(curves.pattern, shape, float(count)))
+        for name, shape, count in zip(names, curves.shapes, counts, strict=True)
     ]
-
-
-def _target(pattern: Pattern, kept: int, size: int) -> Target:
-    if isinstance(pattern, Unstructured):
-        return Target(count=kept, pattern=pattern)
-    return Target(density=kept / max(size, 1), pattern=pattern)
 
 
 def _lower_hull(kept: np.ndarray, losses: np.ndarray) -> list[tuple[int, float]]:

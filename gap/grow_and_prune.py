@@ -24,10 +24,9 @@ from gap.initial import random_masks, random_scores
 from gap.masks import targets
 from gap.partitions import Partition
 from gap.patterns import Target
-from gap.scope import Scope, check_scope, scoped_masks
+from gap.scope import Scope, active_scores, check_scope, scoped_masks
 from gap.transforms import (
     DynamicState,
-    active_scores,
     masked,
     masked_update,
     need_params,

@@ -21,6 +21,7 @@ from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
 from gap.masks import targets
 from gap.scope import Scope, check_scope, scoped_masks
+from gap.scores import connection_sensitivity
 from gap.transforms import MaskedState, masked, masked_update, need_params
 
 Score = Callable[[Array, Array], Array]
@@ -86,11 +87,6 @@ def static_random(
 
     # The masks are in the state, so the update needs none of its own.
     return optax.GradientTransformationExtraArgs(init, masked(inner, {}).update)
-
-
-def connection_sensitivity(w: Array, g: Array) -> Array:
-    """Returns `|w * g|`, the score of SNIP (arXiv 1810.02340, equation 6)."""
-    return jnp.abs(w * g.astype(w.dtype))
 
 
 def at_init(

@@ -10,16 +10,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from core import rules as core_rules
 from core import trees
 from core.errors import InputError, ShapeError, describe
 from core.numerics import check_finite
 from core.rules import Rules
-from core.selection import topk_mask
 from core.types import Array, PartialTree, PyTree
 from gap.patterns import Target, as_target
+from gap.scope import joint_topk
 
 
 def targets(params: PyTree, rules: Rules) -> PartialTree:
@@ -118,16 +117,9 @@ def global_magnitude_masks(
         raise InputError(
             describe(f"rules {list(rules)!r}", "rules that select at least one leaf")
         )
-    scores = [score(w).ravel() for w in parts]
-    with jax.numpy_dtype_promotion("standard"):  # leaves may differ in dtype
-        dtype = jnp.result_type(*scores)
-    flat = jnp.concatenate([s.astype(dtype) for s in scores])
-    keep = topk_mask(flat, Target(density=density).kept(flat.shape))
-    ends = np.cumsum([w.size for w in parts])[:-1]
-    masks = iter(jnp.split(keep, ends))
-    return trees.map_partial(
-        lambda _, w: next(masks).reshape(w.shape), taking_part, params
-    )
+    count = Target(density=density).kept((trees.size(selected),))
+    masks = iter(joint_topk([score(w) for w in parts], count))
+    return trees.map_partial(lambda _, w: next(masks), taking_part, params)
 
 
 def apply_masks(params: PyTree, masks: PartialTree) -> PyTree:

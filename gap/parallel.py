@@ -116,8 +116,12 @@ def parallel_round(
     rules: Rules,
     *per_copy: Any,
     scope: Scope = "layer",
+    owners: PyTree | None = None,
 ) -> tuple[PyTree, PartialTree]:
     """One round of P-GaP: grow, train every copy, combine, prune.
+
+    Statistics of batch norms are not parameters: measure them anew on the combined
+    network, over some batches in training mode, since no copy has had its activations.
 
     Args:
       train: `train(params, masks, *args) -> params` of one copy, without side effects;
@@ -129,10 +133,13 @@ def parallel_round(
       *per_copy: more arguments of `train` with a leading axis of length kappa, such as
         keys or batches.
       scope: as `prune_back`.
+      owners: the copy that each leaf comes from, as `combine_copies`; where groups cut
+        through a block, `partition.owners(params, [(".*/bn2/.*", 1)])` says whose
+        norms are whose.
 
     Returns:
       The parameters, pruned, and their masks.
     """
     copies = grow_copies(params, masks, partition)
     trained = jax.vmap(train)(*copies, *per_copy)
-    return prune_back(combine_copies(trained, partition), rules, scope=scope)
+    return prune_back(combine_copies(trained, partition, owners), rules, scope=scope)

@@ -18,15 +18,10 @@ from core.rules import Rules
 from core.selection import topk_mask
 from core.types import Array, PartialTree, PyTree, Schedule
 from gap.initial import random_masks, random_scores
-from gap.masks import targets
-from gap.patterns import DBB, NM, BankBalanced, Target, Unstructured
-from gap.transforms import (
-    DynamicState,
-    active_scores,
-    masked,
-    masked_update,
-    need_params,
-)
+from gap.masks import check_mask, targets
+from gap.patterns import BCR, DBB, NM, BankBalanced, Target, Unstructured
+from gap.scope import active_scores
+from gap.transforms import DynamicState, masked, masked_update, need_params
 
 Growth = Literal["gradient", "random"]
 
@@ -49,9 +44,13 @@ def rewire(
 
     At steps `every`, `2 * every`, ... before `until`, for every leaf with n kept units:
 
-        drop = floor(fraction * n)
+        drop = max(1, floor(fraction * n))
         keep = the n - drop active units of largest |w|
         mask = keep and the `drop` best others by |gradient|, or at random
+
+    (nothing if the fraction is 0 or n is 1). In `BCR`, which counts the weights of a
+    block, inputs and outputs go instead, at least one of each kind that is pruned. So
+    coarse patterns with few units go on moving, in steps larger than the fraction.
 
     A weight that is dropped and grown again at once keeps its value; the others that
     grow start at 0, moments included. In patterns with a bound for every few weights
@@ -71,13 +70,15 @@ def rewire(
       every: steps between two moves.
       until: the step from which nothing moves; None means never.
       grow: "gradient" or "random".
-      masks: the first masks, with counts as the rules have them; random by default.
+      masks: the first masks, of the rules' leaves, patterns and counts; random by
+        default.
 
     Returns:
       A transform with `DynamicState`; `update` needs `params`.
 
     Raises:
-      InputError: an option out of range; bad rules, at `init`.
+      InputError: an option out of range; bad rules, or masks that are not as the
+        rules say, at `init`.
       RuleError: a rule that matches no leaf, at `init`.
       NonFiniteError: NaN or infinity in a leaf to be pruned, at `init`.
 
@@ -105,7 +106,10 @@ def rewire(
     impl = jax.random.key_impl(key)
 
     def init(params: PyTree) -> DynamicState:
-        start = random_masks(key, params, rules) if masks is None else masks
+        if masks is None:
+            start = random_masks(key, params, rules)
+        else:
+            start = _checked(masks, params, targets(params, rules))
         state: Any = masked(inner, start).init(params)
         numbers = jnp.array(jax.random.key_data(key))
         return DynamicState(state.step, numbers, state.masks, state.inner)
@@ -144,7 +148,7 @@ def rewire(
 
 
 def moved_mask(
-    target: Target, w: Array, mask: Array, growth: Array, fraction: Array
+    target: Target, w: Array, mask: Array, growth: Array, fraction: float | Array
 ) -> Array:
     """Returns the mask after one move; the mathematics of `rewire` for one leaf.
 
@@ -160,16 +164,56 @@ def moved_mask(
     """
     pattern, count = target.pattern, target.kept(w.shape)
     worth = active_scores(jnp.abs(w), mask)
+    fraction = jnp.asarray(fraction, jnp.float32)
 
     def left(kept: int) -> Array:
-        return kept - jnp.floor(fraction * kept).astype(jnp.int32)
+        drop = jnp.floor(fraction * kept).astype(jnp.int32)
+        least = jnp.where(fraction > 0, min(1, max(kept - 1, 0)), 0)
+        return kept - jnp.maximum(drop, least)
 
     if isinstance(pattern, _FILLED):
         kept = pattern.weights(w.shape, count)
         keep = topk_mask(worth, left(kept))
+    elif isinstance(pattern, BCR):
+        keep = pattern.mask(worth, pattern.after_drop(w.shape, count, fraction))
     else:
         keep = pattern.mask(worth, left(count))
     return pattern.mask(jnp.where(keep & mask, jnp.inf, growth), count)
+
+
+def _checked(masks: PartialTree, params: PyTree, wanted: PartialTree) -> PartialTree:
+    """`masks`, after checking that they are those of the targets; traced ones pass."""
+    given, named = trees.by_path(masks), trees.by_path(wanted)
+    odd = sorted(given.keys() ^ named.keys())
+    if odd:
+        raise InputError(
+            describe(
+                f"{', '.join(odd)} in the masks or in the rules alone",
+                "masks of exactly the leaves that rules prune",
+            )
+        )
+
+    def check(target: Target, mask: Array, w: Array) -> Array:
+        count = target.kept(w.shape)
+        # A mask of the pattern and the count is its own best approximation.
+        again = target.pattern.mask(check_mask(mask, w).astype(jnp.float32), count)
+        return jnp.all(again == mask)
+
+    fits = trees.by_path(trees.map_partial(check, wanted, masks, params))
+    try:
+        bad = [path for path, fit in jax.device_get(fits).items() if not fit]
+    except jax.errors.ConcretizationTypeError:
+        return masks
+    for path in bad:
+        target, mask = named[path], given[path]
+        raise InputError(
+            describe(
+                f"a first mask of {path} with {int(jnp.sum(mask))} weights",
+                f"one of {target.pattern} with {target.weights(mask.shape)}",
+                "Make it with gap.random_masks(key, params, rules).",
+            )
+        )
+    return masks
 
 
 def _finite_size(g: Array) -> Array:

@@ -177,16 +177,24 @@ class Piecewise:
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """The final density from the first step on; masks are recomputed every `every`."""
+    """The final density from the first step on.
 
-    every: int = 1
+    Under `gap.prune`, where no weight comes back, masks of one density are made once:
+    the default. `every` is for transforms whose masks also gain weights.
+
+    Attributes:
+      every: steps between two updates of masks; None for step 0 alone.
+    """
+
+    every: int | None = None
 
     def __post_init__(self):
-        check_range("every", self.every, 1)
+        if self.every is not None:
+            check_range("every", self.every, 1)
 
     def due(self, step: Array) -> Array:
-        """Returns whether `step` is a multiple of `every`."""
-        return step % self.every == 0
+        """Returns whether `step` is 0 or a multiple of `every`."""
+        return step == 0 if self.every is None else step % self.every == 0
 
     def density(self, step: Array, final: Scalar) -> Array:
         """Returns `final`."""

@@ -52,12 +52,22 @@ def scoped_masks(
     return trees.map_partial(lambda _, s: next(masks), wanted, scores)
 
 
-def joint_topk(scores: list[Array], count: int) -> list[Array]:
+def active_scores(scores: Array, mask: Array) -> Array:
+    """Returns scores in which pruned weights rank last, so that none comes back.
+
+    A NaN ranks before them: it is the worst of the active ones.
+    """
+    lowest = jnp.finfo(scores.dtype).min
+    scores = jnp.where(jnp.isnan(scores), lowest, scores)
+    return jnp.where(mask, scores, -jnp.inf)
+
+
+def joint_topk(scores: list[Array], count: int | Array) -> list[Array]:
     """Marks the `count` largest scores of several arrays together.
 
     Args:
       scores: arrays of any shapes and real dtypes; compared in the widest one.
-      count: how many to mark in all.
+      count: how many to mark in all; may be traced.
 
     Returns:
       A bool array for each; ties go to the first.

@@ -11,7 +11,7 @@ one threshold over all leaves, as SNIP and GraSP were published.
 | `snip` | abs(w g) | Lee et al., arXiv 1810.02340 |
 | `grasp` | w (H g) | Wang et al., arXiv 2002.07376 |
 | `movement` | -w g, summed over steps | Sanh et al., arXiv 2005.07683 |
-| `taylor` | (w g)**2 | Molchanov et al., arXiv 1906.10771 |
+| `taylor` | abs(sum of w g over a group) | Molchanov et al., arXiv 1906.10771 |
 | `activation_aware` | abs(w) norm(its input) | Sun et al., arXiv 2306.11695 |
 
 `w` is a weight, `g` the gradient of the loss there and `H` the Hessian.
@@ -30,6 +30,8 @@ from core.numerics import check_finite
 from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
 from gap.masks import targets
+from gap.patterns import Target
+from gap.patterns.coarse import grouped
 
 
 def magnitude(params: PyTree) -> PyTree:
@@ -46,7 +48,12 @@ def snip(params: PyTree, grads: PyTree) -> PyTree:
       params: a pytree of arrays, usually at initialisation.
       grads: the gradient of the loss there, over one or more batches.
     """
-    return jax.tree.map(lambda w, g: jnp.abs(w * g.astype(w.dtype)), params, grads)
+    return jax.tree.map(connection_sensitivity, params, grads)
+
+
+def connection_sensitivity(w: Array, g: Array) -> Array:
+    """Returns `abs(w g)`, the score of SNIP for one leaf, in the dtype of w."""
+    return jnp.abs(w * g.astype(w.dtype))
 
 
 def grasp(loss: Callable[..., Array], params: PyTree, *args: object) -> PyTree:
@@ -96,13 +103,39 @@ def accumulate(total: PyTree, scores: PyTree, decay: float = 1.0) -> PyTree:
     return jax.tree.map(lambda t, s: decay * t + s.astype(t.dtype), total, scores)
 
 
-def taylor(params: PyTree, grads: PyTree) -> PyTree:
-    """Returns `(w g)**2`, the squared first-order change (arXiv 1906.10771, eq. 8).
+def taylor(params: PyTree, grads: PyTree, rules: Rules = ()) -> PyTree:
+    """Returns the first-order change of the loss when a whole group is removed.
 
-    The paper sums `w g` over a group before it squares; a structured pattern of this
-    library sums the squares of its group's scores.
+    A group S has the importance `(sum of w g over S)**2` (arXiv 1906.10771, equation
+    8): changes of both signs cancel in it. Each of its n weights gets `abs(sum) /
+    sqrt(n)`, since a pattern adds up the squares of scores and so ranks groups by the
+    paper's importance. Without a group the score is `abs(w g)`: the paper's order, and
+    SNIP's score. SNIP's score of a group differs, for nothing cancels in it.
+
+    Args:
+      params: a pytree of arrays.
+      grads: the gradient of the loss there, over one or more batches.
+      rules: those that `score_masks` will get. Leaves with a target of `Filter`,
+        `Channel`, `Shape` or `Block` have its groups, all others single weights.
+
+    Raises:
+      RuleError, InputError: as `gap.targets`.
+
+    Example, a filter whose weights cancel and one whose weights do not:
+      >>> import jax.numpy as jnp
+      >>> from gap.patterns import Filter, Target
+      >>> params = {"w": jnp.array([[3.0, 1.0], [-3.0, 1.0]])}
+      >>> rules = [("w", Target(0.5, pattern=Filter()))]
+      >>> grads = {"w": jnp.ones((2, 2))}
+      >>> score_masks(taylor(params, grads, rules), rules)["w"][0].tolist()
+      [False, True]
     """
-    return jax.tree.map(lambda w, g: jnp.square(w * g.astype(w.dtype)), params, grads)
+
+    def score(target: Target, change: Array) -> Array:
+        return jnp.abs(grouped(target.pattern, change))
+
+    change = jax.tree.map(lambda w, g: w * g.astype(w.dtype), params, grads)
+    return trees.map_partial(score, targets(params, rules), change, absent=jnp.abs)
 
 
 def input_norms(

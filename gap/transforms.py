@@ -22,6 +22,7 @@ from core.types import Array, PartialTree, PyTree
 from gap.masks import apply_masks, check_mask, targets
 from gap.patterns import Target
 from gap.schedules import DensitySchedule
+from gap.scope import active_scores
 
 
 class MaskedState(NamedTuple):
@@ -246,16 +247,6 @@ def prune(
         return updates, MaskedState(state.step + 1, masks, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def active_scores(scores: Array, mask: Array) -> Array:
-    """Returns scores in which pruned weights rank last, so that none comes back.
-
-    A NaN ranks before them: it is the worst of the active ones.
-    """
-    lowest = jnp.finfo(scores.dtype).min
-    scores = jnp.where(jnp.isnan(scores), lowest, scores)
-    return jnp.where(mask, scores, -jnp.inf)
 
 
 def _scheduled_mask(

@@ -76,6 +76,14 @@ def test_the_examples_of_the_verification_page_run():
     assert names["proof"].leaves
 
 
+def test_the_examples_of_the_sparsity_page_run():
+    names = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block in blocks((ROOT / "docs" / "sparsity.md").read_text()):
+            exec(block, names)  # asserts are in the blocks
+    assert names["small"].removed
+
+
 def test_no_local_link_of_the_documents_is_broken():
     for document in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):

@@ -118,7 +118,7 @@ class NeuronSplitter:
         closed = np.zeros(len(box[0]), bool)
         domains = 0
         unstable = self._unstable(bounded.hidden)
-        waiting = (unstable <= self.sizes).all(-1)
+        waiting = np.asarray((unstable <= self.sizes).all(-1))
         while True:
             fits = waiting & (unstable.sum(-1) <= effort.limit)
             tried = np.flatnonzero(fits)[:BOXES]

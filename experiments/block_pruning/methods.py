@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,11 @@ class Whole:
     values: Array
     shape: tuple[int, ...]
 
+    @property
+    def keep(self) -> None:
+        """Returns `None`: all values are weights."""
+        return None
+
     def product(self, x: Array) -> Array:
         """Returns W^T x."""
         return self.values @ x
@@ -48,9 +54,21 @@ def pack_whole(w: ArrayLike, mask: ArrayLike) -> Whole:
     return Whole(jnp.asarray(np.ascontiguousarray(matrix.T)), kept.shape)
 
 
+def pack_scipy(w: ArrayLike, mask: ArrayLike) -> Any:
+    """Returns W^T in scipy's CSR format, a numpy matrix where everything is kept.
+
+    `form @ x` is the product with x [rows, b]; `Network.run_scipy` runs on such forms.
+    """
+    from scipy import sparse
+
+    matrix = np.asarray(pack_whole(w, mask).values)
+    return matrix if np.all(np.asarray(mask)) else sparse.csr_matrix(matrix)
+
+
 TITLES = {
     "dense": "dense",
     "unstructured": "unstructured",
+    "scipy": "unstructured in scipy's CSR",
     "bcr": "BCR",
     "bcr_inputs": "BCR of inputs",
     "filter": "filter",

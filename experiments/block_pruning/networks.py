@@ -31,6 +31,13 @@ def _run_lenet300(layers: PyTree, x: Array) -> Array:
     return x
 
 
+def _scipy_lenet300(layers: PyTree, x: np.ndarray) -> np.ndarray:
+    for i, (form, bias) in enumerate(layers):
+        x = form @ x + bias
+        x = x if i == len(layers) - 1 else np.maximum(x, np.float32(0))
+    return x
+
+
 def _gru(params: PyTree, masks: PyTree, pack: Pack) -> PyTree:
     linear = params["linear"]
     head = pack(linear["kernel"], np.ones(linear["kernel"].shape, bool))
@@ -46,6 +53,26 @@ def _run_gru(form: PyTree, x: Array) -> Array:
     return packed.matmul(last, head, "feature") + bias
 
 
+def _scipy_gru(form: PyTree, x: np.ndarray) -> np.ndarray:
+    cell, head, bias = form
+    images = x.shape[1]
+    # The inputs of all steps in one product, as in `packed.gru`.
+    rows = np.ascontiguousarray(x.reshape(28, 28, images).swapaxes(0, 1))
+    given = cell.inputs @ rows.reshape(28, -1) + cell.bias[:, None]
+    given = given.reshape(-1, 28, images)
+    size = len(cell.hidden_bias)
+    h = np.zeros((size, images), x.dtype)
+    for step in range(28):
+        mine, now = cell.hidden @ h, given[:, step]
+        gates = 1 / (1 + np.exp(-(now[: 2 * size] + mine[: 2 * size])))
+        r, z = gates[:size], gates[size:]
+        n = np.tanh(
+            now[2 * size :] + r * (mine[2 * size :] + cell.hidden_bias[:, None])
+        )
+        h = (1 - z) * n + z * h
+    return head @ h + bias
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
     """A network of digits.
@@ -58,6 +85,7 @@ class Network:
         filters of it are classes.
       pack: parameters, masks and a packing function to what `run` takes.
       run: that and float [784, b] to logits [10, b].
+      run_scipy: the same in numpy, from forms of `methods.pack_scipy`.
     """
 
     name: str
@@ -66,6 +94,7 @@ class Network:
     pruned: str
     pack: Callable[[PyTree, PyTree, Pack], PyTree]
     run: Callable[[PyTree, Array], Array]
+    run_scipy: Callable[[PyTree, np.ndarray], np.ndarray]
 
     def rules(self, rate: float, pattern: Any) -> Rules:
         """Returns the rules that keep 1 / rate of each pruned kernel."""
@@ -82,14 +111,24 @@ NETWORKS = {
             r"fc[12]/kernel",
             _lenet300,
             _run_lenet300,
+            _scipy_lenet300,
         ),
-        Network("gru", "gru", "GRU-128", r"gru1/.*/kernel", _gru, _run_gru),
+        Network("gru", "gru", "GRU-128", r"gru1/.*/kernel", _gru, _run_gru, _scipy_gru),
     )
 }
 
 
+def in_numpy(form: PyTree) -> PyTree:
+    """Returns a form with numpy arrays in place of JAX arrays."""
+    return jax.tree.map(lambda a: np.asarray(a) if isinstance(a, Array) else a, form)
+
+
 def pruned_size(params: PyTree, masks: PyTree) -> tuple[int, int]:
-    """Returns the weights kept and those there were, of the pruned kernels."""
+    """Returns the weights kept and those there were, of the pruned kernels.
+
+    Without masks everything counts and is kept.
+    """
     kept = sum(int(m.sum()) for m in jax.tree.leaves(masks))
     full = sum(m.size for m in jax.tree.leaves(masks))
-    return (kept, full) if full else (0, sum(w.size for w in jax.tree.leaves(params)))
+    whole = sum(w.size for w in jax.tree.leaves(params))
+    return (kept, full) if full else (whole, whole)

@@ -17,8 +17,13 @@ import optax
 import gap
 from core import trees
 from experiments import data, models
-from experiments.block_pruning.methods import block_of, packer, pattern_of
-from experiments.block_pruning.networks import NETWORKS, Network, pruned_size
+from experiments.block_pruning.methods import block_of, pack_scipy, packer, pattern_of
+from experiments.block_pruning.networks import (
+    NETWORKS,
+    Network,
+    in_numpy,
+    pruned_size,
+)
 from experiments.pruning.fit import fit, stage_key
 from experiments.pruning.methods import decayed_adam
 from experiments.training import (
@@ -62,6 +67,11 @@ def trials(config: Any, network: str, seeds: Sequence[int]) -> Iterator[Trial]:
             rate = config.curve_rate
             wanted += [Trial(network, seed, "bcr", rate, block) for block in blocks]
         yield from dict.fromkeys(wanted)
+
+
+def scipy_key(stage: str) -> str:
+    """Returns the key of the time that scipy's CSR takes for the same weights."""
+    return f"{stage}-scipy"
 
 
 class Protocol:
@@ -115,14 +125,19 @@ class Protocol:
         found: dict[str, Any] = {}
         for batch in self.config.batches:
             part = jnp.asarray(x[:, :batch].copy())
-            calls = []
+            calls = {}
             for trial, state in states.items():
                 pack = packer(trial.method, trial.block)
                 form = network.pack(state.params, _masks(state), pack)
-                calls.append(functools.partial(run, form, part))
-            seconds = packed.time_in_turns(calls, self.config.turns)
-            for trial, value in zip(states, seconds, strict=True):
-                found.setdefault(trial.stage, {})[str(batch)] = 1e3 * value
+                calls[trial.stage] = functools.partial(run, form, part)
+                if trial.method == "unstructured":
+                    form = network.pack(state.params, _masks(state), pack_scipy)
+                    calls[scipy_key(trial.stage)] = functools.partial(
+                        network.run_scipy, in_numpy(form), np.asarray(part)
+                    )
+            seconds = packed.time_in_turns(list(calls.values()), self.config.turns)
+            for key, value in zip(calls, seconds, strict=True):
+                found.setdefault(key, {})[str(batch)] = 1e3 * value
         return found
 
     def time_layer(self) -> dict[str, Any]:
@@ -134,6 +149,7 @@ class Protocol:
         rng = np.random.default_rng(0)
         w = rng.standard_normal((width, width)).astype(np.float32)
         found: dict[str, Any] = {}
+        matrices: dict[str, Any] = {}
         forms = {"dense-1": packer("dense", 0)(w, np.ones(w.shape, bool))}
         for rate in config.rates:
             for method in config.methods:
@@ -142,15 +158,20 @@ class Protocol:
                 mask = gap.magnitude_masks({"w": jnp.asarray(w)}, [("w", target)])["w"]
                 pack = packer(method, config.layer_block)
                 forms[f"{method}-{rate:g}"] = pack(w, mask)
+                if method == "unstructured":
+                    matrices[f"scipy-{rate:g}"] = pack_scipy(w, mask)
         product = jax.jit(packed.matmul, static_argnames="layout")
         for batch in config.batches:
             x = jnp.asarray(rng.standard_normal((width, batch)), jnp.float32)
-            calls = [
-                functools.partial(product, x, form, layout="feature")
-                for form in forms.values()
-            ]
-            seconds = packed.time_in_turns(calls, config.turns)
-            for key, value in zip(forms, seconds, strict=True):
+            calls: dict[str, Any] = {
+                key: functools.partial(product, x, form, layout="feature")
+                for key, form in forms.items()
+            }
+            rows = np.asarray(x)
+            for key, matrix in matrices.items():
+                calls[key] = functools.partial(matrix.__matmul__, rows)
+            seconds = packed.time_in_turns(list(calls.values()), config.turns)
+            for key, value in zip(calls, seconds, strict=True):
                 found.setdefault(key, {})[str(batch)] = 1e3 * value
         return found
 

@@ -6,6 +6,7 @@ with thresholds among its parameters; parallel grow-and-prune is an epoch of cop
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -239,19 +240,23 @@ def epoch_of_copies(epoch: Epoch, phase: Phase, groups: gap.Partition) -> Epoch:
       groups: the partition.
     """
 
-    def train(state: TrainState, split: Split, key: Array):
-        def one(args: tuple[TrainState, Array]):
-            return epoch(args[0], split, args[1])
-
-        keys = jax.random.split(key, groups.kappa)
-        state, metrics = lax.map(one, (state, keys))
-
+    @functools.partial(jax.jit, donate_argnums=0)
+    def finish(state: TrainState) -> TrainState:
         def renew(state: TrainState) -> TrainState:
             whole = combined(state, phase.rules, groups)
             return copies_of(whole, phase, groups, whole.opt_state, state.opt_state)
 
         ended = state.step[0] % phase.round == 0
-        state = lax.cond(ended, renew, lambda s: s, state)
-        return state, jax.tree.map(jnp.mean, metrics)
+        return lax.cond(ended, renew, lambda s: s, state)
 
-    return jax.jit(train, donate_argnums=0)
+    def train(state: TrainState, split: Split, key: Array):
+        # Calls of one program: a loop over copies around it takes minutes to compile.
+        keys = jax.random.split(key, groups.kappa)
+        done = [
+            epoch(jax.tree.map(lambda x, i=i: x[i], state), split, keys[i])
+            for i in range(groups.kappa)
+        ]
+        state, metrics = jax.tree.map(lambda *x: jnp.stack(x), *done)
+        return finish(state), jax.tree.map(jnp.mean, metrics)
+
+    return train

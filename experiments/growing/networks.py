@@ -13,7 +13,6 @@ from core import trees
 from core.rules import Rules
 from core.types import Array
 from experiments import models
-from experiments.data import Dataset, Split
 from experiments.models.resnet import ResNet
 from experiments.training import crop_and_flip
 
@@ -28,6 +27,8 @@ class Network:
       build: makes the flax module.
       fixed: rules ahead of the density of all other prunable leaves.
       prunable: path regex of the leaves that get the density.
+      options: prefix of its options.
+      images: in the whole training split of its data.
       shrink: how many pixels of the data, each way, become one.
       augment: of the images of a batch, or None.
     """
@@ -37,6 +38,8 @@ class Network:
     build: Callable[[], nn.Module]
     fixed: Rules
     prunable: str
+    options: str
+    images: int
     shrink: int = 1
     augment: Callable[[Array, Array], Array] | None = None
 
@@ -56,6 +59,8 @@ LENET300 = Network(
     # A tenth of the 1,000 weights of the last layer, whatever the others keep.
     fixed=(("fc3/kernel", 0.1),),
     prunable="fc[12]/kernel",
+    options="lenet300",
+    images=60_000,
 )
 RESNET8 = Network(
     name="resnet8",
@@ -64,29 +69,22 @@ RESNET8 = Network(
     # The first convolution and the classifier stay dense, as is usual for CIFAR.
     fixed=(),
     prunable="layer.*/kernel",
+    options="cnn",
+    images=50_000,
     shrink=2,
     augment=_shift_and_flip,
 )
-NETWORKS = {n.name: n for n in (LENET300, RESNET8)}
-
-
-def shrunk(dataset: Dataset, factor: int) -> Dataset:
-    """Returns a data set of which `factor` x `factor` pixels became their mean.
-
-    Means are rounded to whole pixel values, halves to even.
-    """
-    if factor == 1:
-        return dataset
-
-    def pool(split: Split) -> Split:
-        n, h, w, c = split.images.shape
-        tiles = split.images.reshape(n, h // factor, factor, w // factor, factor, c)
-        means = tiles.mean(axis=(2, 4), dtype=np.float32)
-        return Split(np.rint(means).astype(np.uint8), split.labels)
-
-    return dataclasses.replace(
-        dataset, train=pool(dataset.train), test=pool(dataset.test)
-    )
+RESNET20 = Network(
+    name="resnet20",
+    title="ResNet-20",
+    build=lambda: models.create("resnet20"),
+    fixed=(),
+    prunable="layer.*/kernel",
+    options="cnn",
+    images=50_000,
+    augment=crop_and_flip,
+)
+NETWORKS = {n.name: n for n in (LENET300, RESNET8, RESNET20)}
 
 
 def kernel_macs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:

@@ -22,7 +22,8 @@ from core.types import PyTree
 from experiments import data
 from experiments.growing import methods
 from experiments.growing.methods import Phase
-from experiments.growing.networks import Network, kernel_macs, shrunk
+from experiments.growing.networks import Network, kernel_macs
+from experiments.images import shrunk
 from experiments.pruning.fit import fit, stage_key
 from experiments.pruning.methods import decayed_adam
 from experiments.training import (
@@ -47,7 +48,21 @@ class Trial(NamedTuple):
     density: float
 
     def stage(self, network: Network, part: str) -> str:
-        """The name of a stage of this trial."""
+        """The name of a stage of this trial, shared by all that train the same."""
+        if part == "grow":
+            return self.grown()._name(network, part)
+        return self._name(network, part)
+
+    def grown(self) -> "Trial":
+        """The trial whose first phase this one takes.
+
+        One-shot prunes the dense network's; STR knows no density in it.
+        """
+        method = {"one_shot": "dense"}.get(self.method, self.method)
+        density = 1.0 if method in ("dense", "str") else self.density
+        return Trial(self.seed, method, density)
+
+    def _name(self, network: Network, part: str) -> str:
         return f"{network.name}-s{self.seed}-{self.method}-{self.density:g}-{part}"
 
 
@@ -74,19 +89,21 @@ class Protocol:
 
     def __init__(self, run: Run, config: Any, network: Network):
         self.run, self.config, self.network = run, config, network
-        found = data.load(config.dataset_of(network), data_dir=run.data_dir)
-        found = shrunk(found, network.shrink)
-        train = found.train
-        if examples := config.examples_of(network):
+        found = data.load(config.of(network, "dataset"), data_dir=run.data_dir)
+        train, test = found.train, shrunk(found.test, network.shrink)
+        if examples := config.of(network, "examples"):
             check_range("--examples", examples, 1, len(train.labels))
             train = data.subset(train, examples, 0)
-        watched = data.subset(found.test, min(WATCHED, len(found.test.labels)), 0)
+        train = shrunk(train, network.shrink)
+        watched = data.subset(test, min(WATCHED, len(test.labels)), 0)
         self.dataset = found
-        self.train, self.test, self.watched = map(put, (train, found.test, watched))
+        self.train, self.test, self.watched = map(put, (train, test, watched))
         self.steps_per_epoch = len(train.labels) // config.batch_size
         self.model = network.build()
         self.shape = train.images.shape[1:]
         self.macs = kernel_macs(self.model, self.shape)
+        # Compiled at every call: kept, for `fit` never gives a state away.
+        self._initial = functools.cache(self._make_initial)
         self.shapes = self._initial(0).params
         self._epoch = functools.lru_cache(maxsize=None)(self._make_epoch)
         self._evaluate = functools.cache(self._make_evaluate)
@@ -94,12 +111,12 @@ class Protocol:
     def trials(self) -> Iterator[Trial]:
         """Yields every trial, the dense network of each seed first."""
         config, network = self.config, self.network
-        for seed in self.run.seeds:
+        for seed in config.seeds_of(network, tuple(self.run.seeds)):
             yield Trial(seed, "dense", 1.0)
-            for density in config.densities_of(network):
-                for method in config.methods_of(network):
+            for density in config.of(network, "densities"):
+                for method in config.of(network, "methods"):
                     yield Trial(seed, method, density)
-            for method in config.ablation_of(network):
+            for method in config.of(network, "ablation"):
                 yield Trial(seed, method, config.ablation_density(network))
 
     def run_trial(self, trial: Trial) -> dict[str, Any]:
@@ -110,7 +127,7 @@ class Protocol:
         epochs and `reached`.
         """
         found = self._choose(trial)
-        _, epochs = self.config.epochs_of(self.network)
+        _, epochs = self.config.of(self.network, "epochs")
         stage = trial.stage(self.network, "tune")
         tuned = gap.masked(self._tuning(), found.masks)
         evaluate = self._evaluate(False)
@@ -126,7 +143,7 @@ class Protocol:
             watch=functools.partial(self._watch, "tune"),
             finish=functools.partial(self._finish, trial),
         )
-        first, _ = self.config.epochs_of(self.network)
+        first, _ = self.config.of(self.network, "epochs")
         densities = _densities(found.masks)
         cost = first * found.cost + epochs * gap.training_cost(densities, self.macs)
         return result | {
@@ -153,10 +170,7 @@ class Protocol:
         """The first phase, and pruning to the target where the method has not yet."""
         rules = self.network.rules(trial.density) if trial.density < 1 else []
         train = self._grow_copies if trial.method == "p_gap" else self._grow
-        if trial.method == "one_shot":  # the dense network's first phase
-            state = train(trial._replace(method="dense", density=1.0))
-        else:
-            state = train(trial)
+        state = train(trial.grown())
         none = trees.map_partial(lambda _: None, self.shapes)
         if trial.method == "dense":
             return Chosen(state, none, 1.0, 1.0, 1.0)
@@ -189,8 +203,8 @@ class Protocol:
         if method == "str":
             rules = [(self.network.prunable, True)]
             rules += [(regex, True) for regex, _ in self.network.fixed]
-            value = self.config.str_start
-            thresholds = gap.init_thresholds(params, rules, value)
+            start_at, _ = self.config.of(self.network, "str")
+            thresholds = gap.init_thresholds(params, rules, start_at)
             params = {"net": params, "thresholds": thresholds}
         tx = self._optimizer(method, trial.density, seed)
         state = restart(start, tx, params)
@@ -203,7 +217,7 @@ class Protocol:
             state,
             self._epoch(method, trial.density),
             self.train,
-            self.config.epochs_of(self.network)[0],
+            self.config.of(self.network, "epochs")[0],
             key=stage_key(seed, stage),
             watch=functools.partial(self._watch, method),
         )
@@ -228,28 +242,28 @@ class Protocol:
             state,
             self._epoch("p_gap", trial.density),
             self.train,
-            self.config.epochs_of(self.network)[0],
+            self.config.of(self.network, "epochs")[0],
             key=stage_key(trial.seed, stage),
             watch=watch,
         )
         return state
 
-    def _initial(self, seed: int) -> TrainState:
+    def _make_initial(self, seed: int) -> TrainState:
         key = stage_key(seed, f"{self.network.name}-init")
         return init_state(self.model, optax.sgd(0.0), key, self.shape)
 
     def _phase(self, density: float) -> Phase:
         config, per_epoch = self.config, self.steps_per_epoch
-        epochs, _ = config.epochs_of(self.network)
+        epochs, _ = config.of(self.network, "epochs")
         return Phase(
             rules=tuple(self.network.rules(density)) if density < 1 else (),
             steps=epochs * per_epoch,
             learning_rate=config.learning_rate,
             every=config.move_every,
-            stage=config.stage_epochs * per_epoch,
+            stage=config.of(self.network, "stage") * per_epoch,
             round=config.round_epochs * per_epoch,
             kappa=config.kappa,
-            decay=config.str_decay,
+            decay=config.of(self.network, "str")[1],
         )
 
     def _groups(self, density: float) -> gap.Partition:
@@ -262,7 +276,7 @@ class Protocol:
         return methods.optimizer(method, self._phase(density), key, self.shapes)
 
     def _tuning(self) -> optax.GradientTransformation:
-        steps = self.config.epochs_of(self.network)[1] * self.steps_per_epoch
+        steps = self.config.of(self.network, "epochs")[1] * self.steps_per_epoch
         return decayed_adam(self.config.learning_rate, steps, 0.01)
 
     def _make_epoch(self, method: str, density: float) -> Any:

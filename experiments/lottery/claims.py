@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.differences import RULES, SEEDS, Difference, difference
 from experiments.lottery.plans import LONG
 from experiments.lottery.trials import SHARE, Plan
 from experiments.results import Figure, Outcome, Row, Series, mean_std
@@ -15,17 +16,24 @@ KINDS = {
     "rr": "re-initialised",
     "random": "random ticket",
     "rewind": "rewound to epoch t",
-    "replay": "trained on, rates replayed",
+    "replay": "learning-rate rewinding",
 }
+LEARNED = 50.0
+"""Accuracy in % above which a dense network of ten classes learned at all."""
 METHODS = {"omp": "one-shot", "imp": "iterative"}
 
 
 class Part(NamedTuple):
-    """One table: its plan, the results by training, and its data set."""
+    """One table: its plan, the results by training, its data set.
+
+    Attributes:
+      judged: whether it is large and long enough to judge the paper's claims.
+    """
 
     plan: Plan
     found: Mapping[str, Any]
     dataset: str
+    judged: bool = True
 
     @property
     def long(self) -> bool:
@@ -96,14 +104,11 @@ def judge(part: Part, reference: float | None) -> list[Judged]:
     return judged
 
 
-def outcome(
-    parts: Sequence[Part], claims: bool, sources: tuple[str, ...] = ()
-) -> Outcome:
+def outcome(parts: Sequence[Part], sources: tuple[str, ...] = ()) -> Outcome:
     """Returns the report.
 
     Args:
       parts: all tables; a network's whole training before its shortened one.
-      claims: whether the paper's claims are judged: not on a few digits.
       sources: of the data.
     """
     rows: list[Row] = []
@@ -112,29 +117,40 @@ def outcome(
     for part in parts:
         rows += _accuracies(part)
         if part.long:
-            rows += _overlaps(part, claims)
-            rows += _shrinking(part, claims)
+            rows += _overlaps(part)
+            rows += _shrinking(part)
             rows += _methods(part)
             figures += _figures(part)
         if part.verdicts:
             judged = judge(part, None if part.long else _best_dense(parts, part))
-            rows += _verdicts(part, judged, claims)
+            rows += _verdicts(part, judged)
             notes += [_note(each) for each in judged]
-    rows += _undertraining(parts, claims)
-    diverged = sum(np.sum(f["diverged"]) for part in parts for f in part.found.values())
-    notes += [
+    rows += _undertraining(parts)
+    return Outcome(rows, figures, [*notes, *_general(parts)], sources)
+
+
+def _general(parts: Sequence[Part]) -> Iterator[str]:
+    yield (
         "Accuracy is that of the last epoch on the test split. Tolerance and gap are "
         "fixed for each data set in gap.lottery.tolerances. Masks come from the dense "
         "network of the same rate and seed; a ticket and its re-initialisation share "
-        "the mask, not the weights.",
+        "the mask, not the weights. Learning-rate rewinding after iterative pruning "
+        "has a mask of its own, found with those weights."
+    )
+    yield RULES
+    diverged = sum(np.sum(f["diverged"]) for part in parts for f in part.found.values())
+    yield (
         f"{int(diverged)} trainings ended with a loss that is not finite; they count "
-        "with the accuracy they have.",
-    ]
-    if not claims:
-        notes.append(
-            "The paper's claims are not judged on a few digits; --mode=full does that."
-        )
-    return Outcome(rows, figures, notes, sources)
+        "with the accuracy they have."
+    )
+    for part in parts:
+        if part.long and not part.judged:
+            yield (
+                f"{part.title}: smaller data or fewer epochs than in full mode, so the "
+                "paper's claims are not judged."
+            )
+        elif part.long and len(part.plan.seeds) < SEEDS:
+            yield f"{part.title}: fewer than {SEEDS} seeds, so no claim is judged."
 
 
 def _accuracies(part: Part) -> Iterator[Row]:
@@ -156,7 +172,21 @@ def _accuracies(part: Part) -> Iterator[Row]:
             yield Row(f"accuracy, {what}", setting, *_mean(runs[top]), best, unit="%")
 
 
-def _overlaps(part: Part, claims: bool) -> Iterator[Row]:
+def _extremes(part: Part) -> tuple[int, int]:
+    """The smallest rate and the largest at which every dense network learned.
+
+    A network that did not is no better than chance, and says nothing of its weights.
+    """
+    learned = np.flatnonzero(part.values("dense").min(1) > LEARNED)
+    return 0, int(learned[-1]) if len(learned) else len(part.plan.rates) - 1
+
+
+def _extremes_text(part: Part) -> str:
+    low, high = (part.plan.rates[i] for i in _extremes(part))
+    return f"rate {low:g} less rate {high:g}"
+
+
+def _overlaps(part: Part) -> Iterator[Row]:
     """How far large weights stay the large ones, falling with the rate."""
     runs = part.values("dense", "correlation")
     for rate, values in zip(part.plan.rates, runs, strict=True):
@@ -164,33 +194,34 @@ def _overlaps(part: Part, claims: bool) -> Iterator[Row]:
         yield Row(
             "overlap of large weights, dense", setting, *_mean(values), baseline=SHARE
         )
-    if len(runs) < 2:
+    low, high = _extremes(part)
+    if low == high:
         return
-    fall = bool(np.all(np.diff(runs.mean(1)) < 0))
+    fall = difference(runs[low], runs[high])
     yield Row(
-        "overlap at the smallest rate over that at the largest",
-        part.title,
-        *_mean(runs[0] / np.maximum(runs[-1], 1e-6)),
-        unit="x",
-        holds=fall if claims else None,
+        "overlap of large weights falls (better)",
+        f"{part.title}, {_extremes_text(part)}, {fall.text}",
+        *_pair(fall),
+        holds=fall.better(part.judged),
     )
 
 
-def _shrinking(part: Part, claims: bool) -> Iterator[Row]:
+def _shrinking(part: Part) -> Iterator[Row]:
     """Whether initial weights help less where the rate is large."""
-    if "rr" not in part.plan.controls or len(part.plan.rates) < 2:
+    low, high = _extremes(part)
+    if "rr" not in part.plan.controls or low == high:
         return
     for method in part.plan.methods:
         for level in part.plan.levels:
             lead = part.values(f"lt-{method}-{level}")
             lead = lead - part.values(f"rr-{method}-{level}")
-            change = lead[0] - lead[-1]
+            fall = difference(lead[low], lead[high])
             yield Row(
-                "lead over re-initialisation, smallest rate less largest",
-                part.setting(level, method),
-                *_mean(change),
+                "lead over re-initialisation falls (better)",
+                f"{part.setting(level, method)}, {_extremes_text(part)}, {fall.text}",
+                *_pair(fall),
                 unit="points",
-                holds=bool(change.mean() > 0) if claims else None,
+                holds=fall.better(part.judged),
             )
 
 
@@ -199,16 +230,14 @@ def _methods(part: Part) -> Iterator[Row]:
     if set(part.plan.methods) != {"omp", "imp"}:
         return
     for level in part.plan.levels:
-        lead = part.values(f"lt-imp-{level}") - part.values(f"lt-omp-{level}")
-        for rate, runs in zip(part.plan.rates, lead, strict=True):
-            mean, std = _mean(runs)
-            error = None if std is None else std / np.sqrt(len(runs))
-            words = "one seed" if error is None else f"standard error {error:.2f}"
-            setting = f"{part.setting(level)}, rate {rate:g}, {words}"
-            yield Row("iterative less one-shot", setting, mean, std, unit="points")
+        sides = part.values(f"lt-imp-{level}"), part.values(f"lt-omp-{level}")
+        for rate, ours, theirs in zip(part.plan.rates, *sides, strict=True):
+            lead = difference(ours, theirs)
+            setting = f"{part.setting(level)}, rate {rate:g}, {lead.text}"
+            yield Row("iterative less one-shot", setting, *_pair(lead), unit="points")
 
 
-def _verdicts(part: Part, judged: Iterable[Judged], claims: bool) -> Iterator[Row]:
+def _verdicts(part: Part, judged: Iterable[Judged]) -> Iterator[Row]:
     jackpots, secondary = 0, 0
     for each in judged:
         held = [bool(c) for c in each.verdict.conditions]
@@ -220,12 +249,13 @@ def _verdicts(part: Part, judged: Iterable[Judged], claims: bool) -> Iterator[Ro
         jackpots += each.verdict.winning
         secondary += each.verdict.kind == lottery.SECONDARY
     if part.long:
+        enough = part.judged and len(part.plan.seeds) >= SEEDS
         yield Row(
             "jackpot tickets",
             part.title,
             jackpots,
             paper=0,
-            holds=jackpots == 0 if claims else None,
+            holds=jackpots == 0 if enough else None,
         )
     yield Row("secondary prizes", part.title, secondary)
 
@@ -247,21 +277,22 @@ def _best_dense(parts: Sequence[Part], part: Part) -> float | None:
     return float(found[0].values("dense").mean(1).max()) if found else None
 
 
-def matches(part: Part) -> tuple[int, int]:
-    """Returns at how many (level, rate) one-shot tickets match their dense network.
+def matches(part: Part) -> tuple[np.ndarray, int]:
+    """Returns how many one-shot tickets match their dense network, by seed.
 
-    Condition 4 at every rate, and how many pairs there are.
+    Condition 4 at every level and rate, for each seed on its own: int [seeds], and how
+    many pairs of a level and a rate there are.
     """
     tol, _ = lottery.tolerances(part.dataset)
-    dense = part.values("dense").mean(1)
+    dense = part.values("dense")
     held = [
-        part.values(f"lt-omp-{level}").mean(1) >= dense - tol - 1e-4
+        part.values(f"lt-omp-{level}") >= dense - tol - 1e-4
         for level in part.plan.levels
     ]
-    return int(np.sum(held)), len(dense) * len(held)
+    return np.sum(held, axis=(0, 1)), len(dense) * len(held)
 
 
-def _undertraining(parts: Sequence[Part], claims: bool) -> Iterator[Row]:
+def _undertraining(parts: Sequence[Part]) -> Iterator[Row]:
     for part in parts:
         whole = [
             p
@@ -273,13 +304,20 @@ def _undertraining(parts: Sequence[Part], claims: bool) -> Iterator[Row]:
         if part.long or not whole:
             continue
         (short, pairs), (long, _) = matches(part), matches(whole[0])
+        more = difference(short, long)
         yield Row(
-            "tickets that match dense at their rate, short over whole training",
-            f"{part.title}, one-shot, all {pairs} densities and rates",
-            short,
-            baseline=long,
-            holds=short > long if claims else None,
+            "tickets that match dense at their rate, short over whole (better)",
+            f"{part.title}, one-shot, all {pairs} densities and rates, mean by seed; "
+            f"difference {more.mean:+.2g}, {more.text}",
+            float(short.mean()),
+            mean_std(short)[1] if more.seeds > 1 else None,
+            baseline=float(long.mean()),
+            holds=more.better(whole[0].judged),
         )
+
+
+def _pair(found: Difference) -> tuple[float, float | None]:
+    return found.mean, found.std if found.seeds > 1 else None
 
 
 def _mean(runs: np.ndarray) -> tuple[float, float | None]:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from jax import lax
@@ -15,6 +14,7 @@ import gap
 from core.errors import InputError, check_range, describe
 from core.types import Array, ArrayLike, PartialTree, PyTree
 from experiments.data import Dataset, Split, subset
+from experiments.images import shrunk
 from experiments.training import TrainState, make_evaluate, make_train_step, put
 
 
@@ -91,18 +91,7 @@ def make_data(dataset: Dataset, examples: int, pool: int) -> Data:
     if examples:
         check_range("examples", examples, 1, len(train.labels))
         train = subset(train, examples, 0)
-    return Data(put(_pooled(train, pool)), put(_pooled(dataset.test, pool)))
-
-
-def _pooled(split: Split, pool: int) -> Split:
-    if pool == 1:
-        return split
-    n, h, w, c = split.images.shape
-    if h % pool or w % pool:
-        raise InputError(f"pool: {describe(pool, f'a divisor of {h} and {w}')}")
-    squares = split.images.reshape(n, h // pool, pool, w // pool, pool, c)
-    means = np.floor(squares.mean((2, 4), dtype=np.float32) + np.float32(0.5))
-    return Split(means.astype(np.uint8), split.labels)
+    return Data(put(shrunk(train, pool)), put(shrunk(dataset.test, pool)))
 
 
 def make_train(

@@ -7,6 +7,8 @@ their weights.
 """
 
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -107,10 +109,16 @@ class Trials:
         final, early = state["final"], state["early"]
         masks: dict[tuple[str, int], PartialTree] = {}
         if "imp" in self.plan.methods:
-            results |= self._iterative(theta0, full, final, masks)
+            rounds = self._iterative("imp", self.plan.levels, theta0, final)
+            for j, one in rounds.items():
+                masks["imp", j] = one.masks
+                results[f"lt-imp-{j}"] = one.metrics
+            replayed = [j for j in self.plan.levels if self.plan.trains("replay", j)]
+            rounds = self._iterative("replay-imp", replayed, theta0, final)
+            results |= {f"replay-imp-{j}": one.metrics for j, one in rounds.items()}
         for level in self.plan.levels:
             if "omp" in self.plan.methods:
-                masks["omp", level] = self._prune(final, full, level)
+                masks["omp", level] = self._prune(final, level)
             for method in self.plan.methods:
                 mask = masks[method, level]
                 results |= self._tickets(method, level, mask, theta0, final, early)
@@ -131,28 +139,36 @@ class Trials:
         return self._kept("dense", theta0, full, like, keep)
 
     def _iterative(
-        self,
-        theta0: PyTree,
-        full: PartialTree,
-        final: PyTree,
-        masks: dict[tuple[str, int], PartialTree],
-    ) -> dict[str, Found]:
-        """All rounds of iterative pruning; fills `masks` at the plan's levels."""
-        results, mask, last = {}, full, final
-        for level in range(1, max(self.plan.levels) + 1):
-            mask = self._prune(last, mask, level)
+        self, name: str, levels: Sequence[int], theta0: PyTree, final: PyTree
+    ) -> dict[int, lottery.IMPRound]:
+        """Returns the rounds at some levels; all up to the last of them are trained.
+
+        Round 0 is the dense network, which is trained already. All rounds see the
+        images in its order, so their own keys are not used.
+        """
+        if not levels:
+            return {}
+        rounds = itertools.count()
+
+        def train(start: PyTree, masks: PartialTree, _: Array) -> tuple[PyTree, Any]:
+            j = next(rounds)
+            if j == 0:
+                return final, None
             found, state = self._kept(
-                f"imp-{level}",
-                lottery.ticket(theta0, mask),
-                mask,
-                {"final": theta0},
+                f"{name}-{j}",
+                start,
+                masks,
+                {"final": start},
                 lambda trained: {"final": trained.variables},
             )
-            last = state["final"]
-            if level in self.plan.levels:
-                masks["imp", level] = mask
-                results[f"lt-imp-{level}"] = found
-        return results
+            return state["final"], found
+
+        rewind = lottery.LEARNING_RATE if name.startswith("replay") else None
+        found = lottery.imp(
+            train, theta0, max(levels), self.rules, self.keys,
+            rewind=rewind, stacked=True,
+        )  # fmt: skip
+        return {j: found[j] for j in levels}
 
     def _tickets(
         self,
@@ -170,7 +186,7 @@ class Trials:
         starts |= {k: v for k, v in others.items() if plan.trains(k, level)}
         results = {}
         for kind, origin in starts.items():
-            if (kind, method) == ("lt", "imp"):
+            if method == "imp" and kind in ("lt", "replay"):
                 continue  # that is the round itself
             first = plan.rewind if kind == "rewind" else 0
             start = lottery.ticket(origin, masks)
@@ -196,13 +212,9 @@ class Trials:
         found = self._once(f"sdt-{level}", start, full, width=width)
         return found | {"weights": count(width), "target": target}
 
-    def _prune(self, params: PyTree, alive: PartialTree, level: int) -> PartialTree:
+    def _prune(self, params: PyTree, level: int) -> PartialTree:
         density = self.density(level)
-
-        def one(params: PyTree, alive: PartialTree) -> PartialTree:
-            return lottery.omp(params, density, self.rules, alive=alive)
-
-        return jax.vmap(one)(params, alive)
+        return jax.vmap(lambda p: lottery.omp(p, density, self.rules))(params)
 
     def _kept(self, name: str, start, masks, like, keep) -> tuple[Found, PyTree]:
         """A training whose weights later ones need."""

@@ -1,5 +1,7 @@
 """How much of the final weights was there at the start: the correlation indicator."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 
@@ -8,6 +10,7 @@ from core.errors import InputError, check_range, describe
 from core.rules import Rules
 from core.selection import topk_mask
 from core.types import Array, PartialTree, PyTree
+from gap.allocation import prunable
 from gap.lottery.masks import dense_masks
 
 
@@ -17,7 +20,7 @@ def correlation(
     p: float = 0.1,
     *,
     masks: PartialTree | None = None,
-    rules: Rules = ((".*", True),),
+    rules: Rules | None = None,
 ) -> Array:
     """Returns the overlap of the largest weights of two collections.
 
@@ -32,7 +35,8 @@ def correlation(
       b: another one of the same structure, such as the ticket after training.
       p: share of each layer that counts as large, in (0, 1].
       masks: of the remaining weights; a leaf without a mask takes no part.
-      rules: without masks, pairs of a path regex and True for leaves that take part.
+      rules: without masks, pairs of a path regex and True for leaves that take part;
+        by default those with two or more axes. Biases that start at 0 are all ties.
 
     Returns:
       float32 []; NaN where no layer has a large weight. Jittable, vmappable.
@@ -45,12 +49,14 @@ def correlation(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> a, b = {"w": jnp.array([4.0, 3.0, 2.0, 1.0])}, {"w": jnp.arange(4.0)}
+      >>> a, b = {"w": jnp.array([[4.0, 3.0, 2.0, 1.0]])}, {"w": jnp.arange(4.0)[None]}
       >>> float(correlation(a, b, 0.5)), float(correlation(a, a, 0.5))
       (0.0, 1.0)
     """
     check_range("p", p, 0.0, 1.0, low_open=True)
-    masks = dense_masks(a, rules) if masks is None else masks
+    if masks is None and rules is None:
+        rules = [(re.escape(path), True) for path in prunable(a)]
+    masks = dense_masks(a, rules or ()) if masks is None else masks
 
     def layer(mask: Array, x: Array, y: Array) -> tuple[Array, Array]:
         count = jnp.floor(p * mask.sum(dtype=jnp.float32) + 0.5).astype(jnp.int32)

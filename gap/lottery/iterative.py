@@ -8,8 +8,9 @@ import jax
 from core.errors import InputError, check_range, describe
 from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
-from gap.lottery.masks import Scope, dense_masks, imp_density, omp
+from gap.lottery.masks import dense_masks, imp_density, omp
 from gap.lottery.tickets import ticket
+from gap.scope import Scope
 
 Train = Callable[[PyTree, PartialTree, Array], tuple[PyTree, Any]]
 """train(params, masks, key) -> (trained params, metrics); keeps pruned weights at 0."""

@@ -5,23 +5,19 @@ layers with small weights lose more. `scope="layer"` gives every leaf one densit
 """
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from core import rules as core_rules
 from core import trees
 from core.errors import InputError, check_range, describe
 from core.numerics import check_finite
 from core.rules import Rules
-from core.selection import topk_mask
 from core.types import Array, PartialTree, PyTree
 from gap.masks import check_mask
 from gap.patterns import Pattern, Target, Unstructured
-
-Scope = Literal["global", "layer"]
+from gap.scope import Scope, active_scores, check_scope, joint_topk
 
 
 def imp_density(round: int, ratio: float = 0.2) -> float:
@@ -102,8 +98,7 @@ def dense_masks(params: PyTree, rules: Rules) -> PartialTree:
 
 def selection(params: PyTree, rules: Rules, scope: Scope) -> PartialTree:
     """Returns the pattern of every selected leaf, `None` elsewhere."""
-    if scope not in ("global", "layer"):
-        raise InputError(f"scope: {describe(repr(scope), 'global or layer')}")
+    check_scope(scope)
 
     def pattern(spec: object) -> Pattern:
         if spec is True:
@@ -179,19 +174,9 @@ def best(
             alive,
             counts,
         )
-    parts = jax.tree.leaves(scores)
-    dtype = functools.reduce(jnp.promote_types, [s.dtype for s in parts])
-    keep = topk_mask(jnp.concatenate([s.ravel().astype(dtype) for s in parts]), counts)
-    ends = np.cumsum([s.size for s in parts])[:-1]
-    masks = iter(jnp.split(keep, ends))
-    return trees.map_partial(
-        lambda _, m: next(masks).reshape(m.shape) & m, chosen, alive
-    )
+    masks = iter(joint_topk(jax.tree.leaves(scores), counts))
+    return trees.map_partial(lambda _, m: next(masks) & m, chosen, alive)
 
 
 def _scores(_: Pattern, w: Array, mask: Array) -> Array:
-    # A weight of a diverged run ranks last of the living, so that none comes back.
-    scores = jnp.abs(w)
-    lowest = jnp.finfo(scores.dtype).min
-    scores = jnp.where(jnp.isnan(scores), lowest, scores)
-    return jnp.where(check_mask(mask, w), scores, -jnp.inf)
+    return active_scores(jnp.abs(w), check_mask(mask, w))

@@ -15,9 +15,9 @@
 
 Example, a layer of 1/8 of its weights that runs from an eighth of them:
 
-    pattern = gap.BCR(128, 128)
-    mask = gap.magnitude_masks(params, [("fc1/kernel", gap.Target(1 / 8, pattern=...))])
-    packed = pack(params["fc1"]["kernel"], mask, pattern)
+    target = gap.Target(1 / 8, pattern=gap.BCR(128, 128))
+    masks = gap.magnitude_masks(params, [("fc1/kernel", target)])
+    packed = pack(params["fc1"]["kernel"], masks["fc1"]["kernel"], target)
     y = jax.jit(matmul)(x, packed)                    # packed is an argument
     grads = jax.grad(lambda v: loss(matmul(x, with_values(packed, v))))(packed.values)
 

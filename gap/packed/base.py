@@ -11,6 +11,7 @@ import numpy as np
 from core.errors import InputError, NonFiniteError, ShapeError, describe
 from core.gemm import GemmShape, gemm_shape
 from core.types import Array, ArrayLike
+from gap.packed import moves
 
 Layout = Literal["batch", "feature"]
 
@@ -20,12 +21,18 @@ class Packed(Protocol):
     """A pruned kernel without its zeros: a pytree whose shapes are static.
 
     `values` are the trainable numbers; all other leaves are integers and booleans that
-    say where they belong. Slots that pad a form hold 0 and get no gradient.
+    say where they belong. Slots that pad a form count as 0 whatever they hold, and get
+    no gradient.
     """
 
     @property
     def values(self) -> Array:
         """The trainable numbers."""
+        ...
+
+    @property
+    def keep(self) -> Array | None:
+        """Which values are weights of the mask, bool; None if all are."""
         ...
 
     @property
@@ -66,7 +73,8 @@ def with_values(packed: P, values: Array) -> P:
     """Returns `packed` with other values, such as those an optimizer has updated.
 
     `jax.grad` wants floating-point arguments only, so differentiate with respect to
-    `packed.values` and put them back with this function inside of the loss.
+    `packed.values` and put them back with this function inside of the loss. Slots that
+    pad the form become 0 again.
 
     Raises:
       ShapeError: values of another shape.
@@ -78,6 +86,7 @@ def with_values(packed: P, values: Array) -> P:
                 f"{jnp.shape(packed.values)}, those of the packed weight",
             )
         )
+    values = moves.frozen(jnp.asarray(values), packed.keep)
     return dataclasses.replace(packed, values=values)  # type: ignore[type-var]
 
 
@@ -97,7 +106,8 @@ def matmul(x: Array, packed: Packed, layout: Layout = "batch") -> Array:
 
     Returns:
       float [..., cols] or [cols, ...] of the dtype of `x`; differentiable in `x` and in
-      `packed.values`, forwards from packed weights and backwards too.
+      `packed.values` in reverse mode, forwards from packed weights and backwards too;
+      `moves` says which derivatives there are beyond that.
 
     Raises:
       ShapeError: `x` has not the rows of the kernel.

@@ -67,9 +67,7 @@ class PackedBlocks:
 
     def product(self, x: Array) -> Array:
         """Returns W^T x, see `Packed.product`."""
-        values = self.values.astype(x.dtype)
-        if self.keep is not None:
-            values = moves.frozen(values, self.keep)
+        values = moves.frozen(self.values, self.keep).astype(x.dtype)
         p, n_out, n_in = values.shape
         batch = x.shape[1]
         taken = moves.spread(x, self.inputs.reshape(-1), self.readers)
@@ -88,9 +86,7 @@ class PackedBlocks:
         outputs = self.outputs
         if outputs is None:
             outputs = jnp.arange(p * n_out, dtype=jnp.int32).reshape(p, n_out)
-        values = self.values
-        if self.keep is not None:
-            values = moves.frozen(values, self.keep)
+        values = moves.frozen(self.values, self.keep)
         matrix = jnp.zeros((view.rows, view.cols), self.values.dtype)
         place = self.inputs[:, None, :], outputs[:, :, None]
         return from_matrix(matrix.at[place].add(values, mode="drop"), self.shape)

@@ -48,17 +48,13 @@ class PackedColumns:
 
     def product(self, x: Array) -> Array:
         """Returns W^T x, see `Packed.product`."""
-        values = self.values.astype(x.dtype)
-        if self.keep is not None:
-            values = moves.frozen(values, self.keep)
+        values = moves.frozen(self.values, self.keep).astype(x.dtype)
         return _product(values, self.inputs, x)
 
     def dense(self) -> Array:
         """Returns the kernel with its zeros."""
         view = view_of(self)
-        values = self.values
-        if self.keep is not None:
-            values = moves.frozen(values, self.keep)
+        values = moves.frozen(self.values, self.keep)
         col = jnp.arange(view.cols, dtype=jnp.int32)[None, :]
         matrix = jnp.zeros((view.rows, view.cols), values.dtype)
         return from_matrix(matrix.at[self.inputs, col].add(values), self.shape)
@@ -71,6 +67,10 @@ class PackedColumns:
 @jax.custom_vjp
 def _product(values: Array, inputs: Array, x: Array) -> Array:
     """The sum over s of `values[s, :, None] * x[inputs[s]]`, float [cols, b]."""
+    return _sum_slots(values, inputs, x)
+
+
+def _sum_slots(values: Array, inputs: Array, x: Array) -> Array:
     slots, cols = values.shape
     batch = x.shape[1]
 
@@ -84,7 +84,7 @@ def _product(values: Array, inputs: Array, x: Array) -> Array:
 
 
 def _forward(values: Array, inputs: Array, x: Array):
-    return _product(values, inputs, x), (values, inputs, x)
+    return _sum_slots(values, inputs, x), (values, inputs, x)
 
 
 def _backward(saved: tuple[Array, Array, Array], gradient: Array):

@@ -57,9 +57,7 @@ class PackedGroups:
 
     def dense(self) -> Array:
         """Returns the kernel with its zeros."""
-        values = self.values
-        if self.keep is not None:
-            values = moves.frozen(values, self.keep)
+        values = moves.frozen(self.values, self.keep)
         slot = self.axis + 1
         wide = (*values.shape[:slot], self.m, *values.shape[slot + 1 :])
         place = jax.lax.broadcasted_iota(jnp.uint8, wide, slot)

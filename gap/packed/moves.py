@@ -4,6 +4,10 @@ XLA's CPU backend runs a scatter-add one row after the other, and JAX transposes
 gather to one. Where every row has only a few readers, gathering each reader's
 contribution and adding those up is faster and has one order of summation on every
 device, so both operations here are gathers, forwards and backwards.
+
+They have reverse mode rules of their own, and forward mode goes through those rules:
+`jax.jvp` of a `jax.grad` works, as do `jax.hessian` and second gradients. `jax.jvp` of
+a product itself raises JAX's `TypeError` for `custom_vjp` functions.
 """
 
 from typing import Any
@@ -60,7 +64,7 @@ def spread(x: Array, index: Array, inverse: Array | None) -> Array:
       float [s, b]; its gradient is `collect`.
     """
     del inverse
-    return jnp.take(x, index, axis=0, mode="clip")
+    return _take(x, index)
 
 
 @jax.custom_vjp
@@ -76,6 +80,16 @@ def collect(z: Array, index: Array, inverse: Array | None, like: Array) -> Array
     Returns:
       float [size, b]; its gradient is `spread`.
     """
+    return _add_up(z, index, inverse, like)
+
+
+# The rules call these plain functions, so that forward mode goes through them: a
+# Hessian-vector product is a forward derivative of a gradient.
+def _take(x: Array, index: Array) -> Array:
+    return jnp.take(x, index, axis=0, mode="clip")
+
+
+def _add_up(z: Array, index: Array, inverse: Array | None, like: Array) -> Array:
     size = like.shape[0]
     if inverse is None:
         zeros = jnp.zeros((size, z.shape[1]), z.dtype)
@@ -83,9 +97,7 @@ def collect(z: Array, index: Array, inverse: Array | None, like: Array) -> Array
     total = None
     for row in inverse:  # one fused loop over the output, unrolled over readers
         part = jnp.where(
-            (row < z.shape[0])[:, None],
-            jnp.take(z, row, axis=0, mode="clip"),
-            jnp.zeros((), z.dtype),
+            (row < z.shape[0])[:, None], _take(z, row), jnp.zeros((), z.dtype)
         )
         total = part if total is None else total + part
     assert total is not None
@@ -94,41 +106,32 @@ def collect(z: Array, index: Array, inverse: Array | None, like: Array) -> Array
 
 def _spread_forward(x: Array, index: Array, inverse: Array | None) -> tuple[Array, Any]:
     like = jnp.zeros((x.shape[0],), bool)
-    return spread(x, index, inverse), (index, inverse, like)
+    return _take(x, index), (index, inverse, like)
 
 
 def _spread_backward(saved: Any, gradient: Array) -> tuple[Array, None, None]:
     index, inverse, like = saved
-    return collect(gradient, index, inverse, like), None, None
+    return _add_up(gradient, index, inverse, like), None, None
 
 
 def _collect_forward(
     z: Array, index: Array, inverse: Array | None, like: Array
 ) -> tuple[Array, Any]:
-    return collect(z, index, inverse, like), (index, inverse)
+    return _add_up(z, index, inverse, like), index
 
 
-def _collect_backward(saved: Any, gradient: Array) -> tuple[Array, None, None, None]:
-    index, inverse = saved
-    return spread(gradient, index, inverse), None, None, None
+def _collect_backward(index: Array, gradient: Array) -> tuple[Array, None, None, None]:
+    # Rows that were left out are products of padding: what they get meets zeros.
+    return _take(gradient, index), None, None, None
 
 
 spread.defvjp(_spread_forward, _spread_backward)
 collect.defvjp(_collect_forward, _collect_backward)
 
 
-@jax.custom_vjp
-def frozen(values: Array, keep: Array) -> Array:
-    """Returns `values`; the gradient is 0 where `keep` is False.
+def frozen(values: Array, keep: Array | None) -> Array:
+    """Returns `values`, 0 where `keep` is False; so is the gradient there.
 
-    For slots that hold a constant 0, so that no optimizer fills them.
+    Slots that pad a form hold 0 whatever an optimizer or noise put into them.
     """
-    del keep
-    return values
-
-
-def _frozen_backward(keep: Array, gradient: Array) -> tuple[Array, None]:
-    return jnp.where(keep, gradient, jnp.zeros_like(gradient)), None
-
-
-frozen.defvjp(lambda values, keep: (values, keep), _frozen_backward)
+    return values if keep is None else jnp.where(keep, values, jnp.zeros_like(values))

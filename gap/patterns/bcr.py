@@ -89,6 +89,36 @@ class BCR:
         n_in, n_out = path[int(np.searchsorted(from_count, count, side="right")) - 1]
         return int(n_in), int(n_out)
 
+    def after_drop(
+        self, shape: tuple[int, ...], count: int, fraction: float | Array
+    ) -> int | Array:
+        """Returns the count that is left when a share of a block is dropped.
+
+        The pair of the staircase whose product is nearest to `1 - fraction` of that of
+        `count`; with any fraction above 0 each number that is neither 1 nor full falls
+        by at least 1, since a smaller step would move nothing.
+
+        Args:
+          shape: of the weight.
+          count: units, out of which `kept` makes inputs and outputs.
+          fraction: float32 [], may be traced.
+
+        Returns:
+          int32 [], a count of units.
+        """
+        check_count(count, self.units(shape))
+        block = self.block(shape)
+        path, from_count = _staircase(*block, float(self.split))
+        place = int(np.searchsorted(from_count, count, side="right")) - 1
+        free = (path[place] > 1) & (path[place] < np.array(block))
+        lower = path[:place] < path[place]
+        enough = np.flatnonzero(lower[:, free].all(axis=1)) if free.any() else [place]
+        products = jnp.asarray(path.astype(np.float32).prod(axis=1))
+        fraction = jnp.asarray(fraction, jnp.float32)
+        near = jnp.argmin(jnp.abs(products - (1 - fraction) * products[place]))
+        least = jnp.minimum(near, int(enough[-1]))
+        return jnp.asarray(from_count)[jnp.where(fraction > 0, least, place)]
+
     def mask(self, scores: Array, count: int | Array) -> Array:
         """Returns the mask of the best inputs and outputs; see `Pattern.mask`."""
         units = self.units(scores.shape)
@@ -113,13 +143,13 @@ class BCR:
         def choose_inputs(keep_out: Array) -> Array:
             energy = group_scores(jnp.where(keep_out, blocks, -jnp.inf), (3,))
             valid = jnp.broadcast_to(rows[:, :, None], energy.shape)
-            return best(energy, n_in, 1, valid)[..., None]
+            return best(energy, n_in, 1, valid, computed=True)[..., None]
 
         def choose_outputs(keep_in: Array) -> Array:
             axes = (0, 1) if self.share_outputs else (1,)
             energy = group_scores(jnp.where(keep_in, blocks, -jnp.inf), axes)
             valid = jnp.broadcast_to(cols, energy.shape)
-            chosen = best(energy, n_out, -1, valid)
+            chosen = best(energy, n_out, -1, valid, computed=True)
             return chosen[None, None] if self.share_outputs else chosen[:, None]
 
         keep_in = choose_inputs(jnp.ones((), bool))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from core.gemm import gemm_shape
 from core.types import Array
 from gap.patterns.base import (
+    Pattern,
     Storage,
     check_count,
     check_positive,
@@ -46,6 +48,32 @@ def join_blocks(blocks: Array, shape: tuple[int, ...]) -> Array:
     down, inputs, across, outputs = blocks.shape
     matrix = blocks.reshape(down * inputs, across * outputs)
     return matrix[: view.rows, : view.cols].reshape(shape)
+
+
+def grouped(pattern: Pattern, x: Array) -> Array:
+    """Returns, for every weight, the sum of x over its group divided by sqrt(n).
+
+    The squares of the results over a group of n weights add up to the squared sum.
+
+    Args:
+      pattern: `Filter`, `Channel`, `Shape` or `Block`; of any other pattern a weight
+        is a group of its own.
+      x: a finite number for each weight, float [...].
+    """
+    if isinstance(pattern, Block):
+        blocks = split_blocks(x, pattern.inputs, pattern.outputs)
+        padding = blocks == -jnp.inf
+        total = jnp.where(padding, jnp.zeros_like(blocks), blocks)
+        total = total.sum((1, 3), keepdims=True)
+        size = jnp.sum(~padding, (1, 3), keepdims=True)
+        mean = total / jnp.sqrt(size.astype(total.dtype))
+        return join_blocks(jnp.broadcast_to(mean, blocks.shape), x.shape)
+    if not isinstance(pattern, _Lines):
+        return x
+    axes = pattern.axes(x.ndim)
+    size = math.prod(x.shape[axis] for axis in axes)
+    mean = x.sum(axes, keepdims=True) / math.sqrt(max(size, 1))
+    return jnp.broadcast_to(mean, x.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +119,7 @@ class Block:
     def _mask(self, scores: Array, count: int | Array) -> Array:
         blocks = split_blocks(scores, self.inputs, self.outputs)
         energy = group_scores(blocks, (1, 3))
-        keep = best(energy.ravel(), count).reshape(energy.shape)
+        keep = best(energy.ravel(), count, computed=True).reshape(energy.shape)
         keep = jnp.broadcast_to(keep[:, None, :, None], blocks.shape)
         return join_blocks(keep, scores.shape)
 
@@ -115,13 +143,17 @@ class Block:
 @functools.partial(jax.jit, static_argnames="axes")
 def _line_mask(scores: Array, count: int | Array, axes: tuple[int, ...]) -> Array:
     """The mask of the `count` best groups over `axes` of `scores`."""
-    keep = best(group_scores(scores, axes).ravel(), count)
+    keep = best(group_scores(scores, axes).ravel(), count, computed=True)
     keep = keep.reshape([1 if i in axes else n for i, n in enumerate(scores.shape)])
     return jnp.broadcast_to(keep, scores.shape)
 
 
 class _Lines:
     """Whole lines of a kernel as units, all of one size."""
+
+    def axes(self, ndim: int) -> tuple[int, ...]:
+        """Returns the axes that a group spans, of a kernel of `ndim` axes."""
+        raise NotImplementedError
 
     def _line_size(self, shape: tuple[int, ...]) -> int:
         raise NotImplementedError
@@ -145,6 +177,10 @@ class _Lines:
 class Filter(_Lines):
     """Output features: the columns of the GEMM view."""
 
+    def axes(self, ndim: int) -> tuple[int, ...]:
+        """Returns all axes but the last."""
+        return tuple(range(ndim - 1))
+
     def _line_size(self, shape: tuple[int, ...]) -> int:
         return gemm_shape(shape).rows
 
@@ -155,7 +191,7 @@ class Filter(_Lines):
     def mask(self, scores: Array, count: int | Array) -> Array:
         """Returns the mask of the `count` best filters; see `Pattern.mask`."""
         check_count(count, self.units(scores.shape))
-        return _line_mask(scores, count, tuple(range(scores.ndim - 1)))
+        return _line_mask(scores, count, self.axes(scores.ndim))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +200,10 @@ class Channel(_Lines):
 
     The input features of a kernel are its axis -2. A depthwise kernel has one there.
     """
+
+    def axes(self, ndim: int) -> tuple[int, ...]:
+        """Returns all axes but the one before the last."""
+        return (*range(ndim - 2), ndim - 1)
 
     def _line_size(self, shape: tuple[int, ...]) -> int:
         view = gemm_shape(shape)
@@ -176,8 +216,7 @@ class Channel(_Lines):
     def mask(self, scores: Array, count: int | Array) -> Array:
         """Returns the mask of the `count` best channels; see `Pattern.mask`."""
         check_count(count, self.units(scores.shape))
-        axes = (*range(scores.ndim - 2), scores.ndim - 1)
-        return _line_mask(scores, count, axes)
+        return _line_mask(scores, count, self.axes(scores.ndim))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +226,10 @@ class Shape(_Lines):
     The rows are the columns of the usual im2col matrix with filters as rows, hence
     'filter shape' or 'column' pruning in the literature.
     """
+
+    def axes(self, ndim: int) -> tuple[int, ...]:
+        """Returns the last axis."""
+        return (ndim - 1,)
 
     def _line_size(self, shape: tuple[int, ...]) -> int:
         return gemm_shape(shape).cols
@@ -198,4 +241,4 @@ class Shape(_Lines):
     def mask(self, scores: Array, count: int | Array) -> Array:
         """Returns the mask of the `count` best rows; see `Pattern.mask`."""
         check_count(count, self.units(scores.shape))
-        return _line_mask(scores, count, (scores.ndim - 1,))
+        return _line_mask(scores, count, self.axes(scores.ndim))

@@ -123,7 +123,7 @@ class KernelPattern:
         chosen = jnp.argmax(order, axis=0)  # the first of the best
         fits = jnp.take(jnp.asarray(self.library), chosen, axis=0).T
         inside = jnp.where(fits, kernels[0], -jnp.inf)
-        keep = best(group_scores(inside, (0,)), count)
+        keep = best(group_scores(inside, (0,)), count, computed=True)
         return (fits & keep[None, :]).reshape(shape)
 
     def weights(self, shape: tuple[int, ...], count: int) -> int:

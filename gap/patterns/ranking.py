@@ -13,11 +13,16 @@ from core.selection import topk_mask
 from core.types import Array
 
 _PAIRWISE = 128
-"""Lines up to this length are ranked by comparing all pairs, which XLA fuses."""
+"""Lines up to this length are ranked by comparing all pairs."""
 
 
 def best(
-    scores: Array, count: int | Array, axis: int = -1, valid: Array | None = None
+    scores: Array,
+    count: int | Array,
+    axis: int = -1,
+    valid: Array | None = None,
+    *,
+    computed: bool = False,
 ) -> Array:
     """Marks the `count` largest scores of every line along `axis`.
 
@@ -27,6 +32,9 @@ def best(
       axis: the axis of the lines.
       valid: bool, shape of scores; False entries are padding at the end of a line,
         rank below NaN and are never marked.
+      computed: whether scores are sums over groups. XLA fuses comparisons with what
+        they compare, and would add the groups up again in each of them; a loop keeps
+        the sums. It is slower where scores are read as they are.
 
     Returns:
       bool, shape of scores, with min(count, valid entries) True in every line.
@@ -43,7 +51,7 @@ def best(
     n = keys.shape[axis]
     count = jnp.clip(jnp.asarray(count).astype(jnp.int32), 0, n)
     if n <= _PAIRWISE:
-        mask = _ranks(keys, axis) < count
+        mask = _ranks(keys, axis, loop=computed) < count
     elif keys.ndim == 1:
         mask = topk_mask(keys, count)
     else:
@@ -53,14 +61,20 @@ def best(
     return mask if valid is None else mask & valid
 
 
-def _ranks(keys: Array, axis: int) -> Array:
+def _ranks(keys: Array, axis: int, loop: bool) -> Array:
     """The number of entries of its line that go before each entry, int32."""
     position = lax.broadcasted_iota(jnp.int32, keys.shape, axis)
-    rank = jnp.zeros(keys.shape, jnp.int32)
-    for j in range(keys.shape[axis]):
-        other = lax.slice_in_dim(keys, j, j + 1, axis=axis)
+
+    def add(j: int | Array, rank: Array) -> Array:
+        other = lax.dynamic_slice_in_dim(keys, j, 1, axis=axis)
         first = (other > keys) | ((other == keys) & (j < position))
-        rank = rank + first.astype(jnp.int32)
+        return rank + first.astype(jnp.int32)
+
+    rank, length = jnp.zeros(keys.shape, jnp.int32), keys.shape[axis]
+    if loop:
+        return lax.fori_loop(0, length, add, rank)
+    for j in range(length):
+        rank = add(j, rank)
     return rank
 
 

@@ -18,6 +18,9 @@ class Target:
       count: the exact number of units to keep; None if `density` is given.
       pattern: which units there are.
 
+    Raises:
+      InputError: a density or count out of range or both or none, or no pattern.
+
     Example, at most 2 of every 4 weights along the input features:
       >>> from gap.patterns import NM
       >>> Target(density=0.5, pattern=NM(4)).weights((8, 3))
@@ -36,6 +39,10 @@ class Target:
                     "one of the two",
                     "Write Target(density=0.1) or Target(count=100).",
                 )
+            )
+        if isinstance(self.pattern, type) or not isinstance(self.pattern, Pattern):
+            raise InputError(
+                f"pattern: {describe(repr(self.pattern), 'a pattern, such as NM(4)')}"
             )
         if self.density is not None:
             _check_kind("density", self.density, numbers.Real, "a number")

@@ -8,9 +8,10 @@ import gap
 from core import trees
 from core.errors import InputError, UnknownNameError
 from experiments import models
-from experiments.bcr import Config
+from experiments.bcr import EXPERIMENT, Config, is_judged
 from experiments.block_pruning import claims, methods, networks
 from experiments.block_pruning.protocol import Trial, trials
+from experiments.options import build
 
 
 @pytest.mark.parametrize("name", sorted(networks.NETWORKS))
@@ -28,7 +29,8 @@ def test_packed_networks_are_the_pruned_ones(name, key):
     kept, full = networks.pruned_size(params, masks)
     assert full / kept == pytest.approx(8.0, rel=0.01)
     none = trees.map_partial(lambda _: None, params)
-    assert networks.pruned_size(params, none)[0] == 0
+    whole = sum(w.size for w in jax.tree.leaves(params))
+    assert networks.pruned_size(params, none) == (whole, whole)
     run = jax.jit(network.run)
     for method, tree in (("unstructured", params), ("bcr", params), ("dense", pruned)):
         # Any mask packs into blocks; the dense form takes what is pruned already.
@@ -36,6 +38,10 @@ def test_packed_networks_are_the_pruned_ones(name, key):
         form = network.pack(tree, masks if method != "dense" else none, pack)
         y = run(form, x.reshape(3, -1).T)
         np.testing.assert_allclose(y.T, expected, rtol=1e-4, atol=1e-4)
+    form = networks.in_numpy(network.pack(params, masks, methods.pack_scipy))
+    y = network.run_scipy(form, np.asarray(x).reshape(3, -1).T)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y.T, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_trials_are_listed_once_and_start_with_the_control():
@@ -47,37 +53,69 @@ def test_trials_are_listed_once_and_start_with_the_control():
     assert len({t.stage for t in listed}) == len(listed)
 
 
-def found(bcr, filters):
+def found(bcr, filters, seeds=(0, 1, 2)):
+    """Accuracies of BCR are half a point apart, all others are the same."""
     config = Config()
     values = {"unstructured": 97.0, "bcr": bcr, "bcr_inputs": 90.0, "filter": filters}
-    out = {Trial("lenet300", 0, "dense", 1.0): {"accuracy": 98.0}}
-    for method, accuracy in values.items():
-        block = methods.block_of(method, config.block)
-        trial = Trial("lenet300", 0, method, 8.0, block)
-        out[trial] = {"accuracy": accuracy, "kept": 10, "size": 80}
+    out = {}
+    for seed in seeds:
+        out[Trial("lenet300", seed, "dense", 1.0)] = {"accuracy": 98.0}
+        for method, accuracy in values.items():
+            block = methods.block_of(method, config.block)
+            trial = Trial("lenet300", seed, method, 8.0, block)
+            accuracy += 0.5 * (seed - 1) * (method == "bcr")
+            out[trial] = {"accuracy": accuracy, "kept": 10, "size": 80}
     return config, out
 
 
-@pytest.mark.parametrize(("bcr", "holds"), [(96.0, True), (94.9, False)])
-def test_accuracy_claims_are_computed(bcr, holds):
+@pytest.mark.parametrize(("bcr", "holds"), [(96.0, True), (95.5, False), (94, False)])
+def test_accuracy_claims_need_two_standard_errors(bcr, holds):
     config, values = found(bcr, 95.0)
-    rows = {r.setting: r for r in claims.accuracy_rows(values, config)}
-    row = rows["LeNet-300-100, 8x, BCR 16x16"]
-    assert row.holds is holds
+    rows = {(r.metric, r.setting): r for r in claims.accuracy_rows(values, config)}
+    lead = next(r for (m, _), r in rows.items() if m.endswith("filter (better)"))
+    assert lead.holds is holds  # the standard error is 0.29
+    assert lead.measured == pytest.approx(bcr - 95)
+    assert "3 seeds, s.e. 0.29" in lead.setting
+    row = rows["accuracy", "LeNet-300-100, 8x, BCR 16x16"]
     assert row.baseline == pytest.approx(98.0)
-    assert rows["LeNet-300-100, 8x, filter"].holds is None
-    assert rows["LeNet-300-100, 8x, BCR"].measured == 8.0
+    assert rows["rate, counted from masks", "LeNet-300-100, 8x, BCR"].measured == 8.0
+    assert [r.holds for r in rows.values()].count(None) == len(rows) - 1
+
+
+def test_few_seeds_or_short_trainings_are_not_judged():
+    config, values = found(96.0, 95.0, seeds=(0, 1))
+    assert all(r.holds is None for r in claims.accuracy_rows(values, config))
+    config, values = found(96.0, 95.0)
+    assert all(r.holds is None for r in claims.accuracy_rows(values, config, False))
+    full = build(Config, EXPERIMENT.modes["full"].overrides)
+    assert is_judged(full, 20_000)
+    assert not is_judged(full, 19_999)
+    assert not is_judged(Config(), 60_000)
 
 
 @pytest.mark.parametrize(
-    ("bcr", "unstructured", "holds"),
-    [(1.0, 3.0, True), (2.5, 3.0, False), (1.0, 0.5, False)],
+    ("bcr", "unstructured", "scipy", "holds"),
+    [
+        (1.0, 3.0, 3.0, True),
+        (2.5, 3.0, 3.0, False),
+        (1.0, 0.5, 3.0, False),
+        (1.0, 3.0, 0.5, False),
+    ],
 )
-def test_time_claims_need_both_rivals(bcr, unstructured, holds):
-    times = {"d": {"16": 2.0}, "u": {"16": unstructured}, "b": {"16": bcr}}
-    labels = {"d": "dense, 1x", "u": "unstructured, 8x", "b": "BCR, 8x"}
+def test_time_claims_need_every_rival(bcr, unstructured, scipy, holds):
+    times = {
+        "d": {"16": 2.0},
+        "u": {"16": unstructured},
+        "s": {"16": scipy},
+        "b": {"16": bcr},
+    }
+    titles = methods.TITLES
+    labels = {"d": "dense, 1x", "b": "BCR, 8x"}
+    labels |= {
+        k: f"{titles[m]}, 8x" for k, m in (("u", "unstructured"), ("s", "scipy"))
+    }
     rows = list(claims.time_rows("net", times, labels, "d"))
-    assert [r.holds for r in rows] == [None, None, holds]
+    assert [r.holds for r in rows if r.holds is not None] == [holds]
     assert all(r.baseline == 2.0 for r in rows)
 
 

@@ -10,7 +10,7 @@ from core.errors import InputError
 from experiments import models
 from experiments.data import Dataset, Split
 from experiments.lottery import claims, networks, plans, training, trials
-from experiments.lottery_ticket import CONTROLS, EXPERIMENT, Config
+from experiments.lottery_ticket import CONTROLS, EXPERIMENT, Config, is_judged
 from experiments.workdir import Run
 from gap import lottery
 
@@ -164,10 +164,14 @@ def plan(**changes):
 
 
 @pytest.fixture(scope="module")
-def trained(dataset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lottery")
+def programs(dataset):
     data = training.make_data(dataset, 0, 1)
-    programs = trials.Programs(NETWORK, training.Recipe(16, 0.0), dataset, data)
+    return trials.Programs(NETWORK, training.Recipe(16, 0.0), dataset, data)
+
+
+@pytest.fixture(scope="module")
+def trained(programs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lottery")
 
     def session(tables):
         about = {"experiment": "lottery_ticket", "mode": "quick", "config": Config()}
@@ -193,7 +197,8 @@ def test_every_training_is_a_stage_that_runs_once(trained):
     extra = ["random", "rewind", "replay"]
     names |= {f"{k}-{m}-2" for k in extra for m in ("omp", "imp")}
     assert set(parts[0].found) == names
-    assert len(fresh) == len(names) + 7
+    # The round of learning-rate rewinding on the way to level 2, and the short table.
+    assert len(fresh) == len(names) + 1 + 7
     assert none == []
     assert [p.found for p in again] == [p.found for p in parts]
     assert np.shape(parts[0].found["dense"]["accuracy"]) == (2, 2)
@@ -219,19 +224,53 @@ def test_iterative_rounds_prune_nested_masks_from_one_start(trained, dataset):
             assert not np.any((w != 0) & (trees.by_path(one)[name] == 0))
 
 
+def test_learning_rate_rewinding_goes_on_from_what_each_round_trained(
+    trained, programs
+):
+    """Round 1 begins at the dense network's weights, round 2 at those of round 1."""
+    _, _, folder = trained
+    like = jax.eval_shape(lambda: NETWORK.init(jax.random.key(0), SHAPE))
+    like = {"final": jax.tree.map(lambda w: jnp.zeros((4, *w.shape), w.dtype), like)}
+    with Run(folder, experiment="lottery_ticket", mode="quick", config=Config()) as run:
+        made = trials.Trials(run, plan(), programs)
+
+        def kept(name, like):
+            return run.checkpoints(f"tiny-T-{name}").restore(like)[1]["final"]
+
+        last = kept("dense", {**like, "early": like["final"]})
+        after = [kept(f"replay-imp-{j}", like) for j in (1, 2)]
+    span = training.Span(*map(jnp.int32, (0, 4, 1)))
+    alive = jax.vmap(lambda p: lottery.dense_masks(p, RULES))(last)
+    for j, found in enumerate(after):
+        alive = jax.vmap(
+            lambda p, a, j=j: lottery.omp(p, 0.8 ** (j + 1), RULES, alive=a)
+        )(last, alive)
+        start = lottery.ticket(last, alive)
+        expected = programs.train(1.0)(
+            start, alive, made.keys, made.rates, span, programs.data
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+            found,
+            expected.variables,
+        )
+        last = found
+
+
 def test_the_report_is_computed_from_the_trainings(trained):
     (parts, _), _, _ = trained
-    made = claims.outcome(parts, True, ("made up",))
+    made = claims.outcome(parts, ("made up",))
     rows = {(r.metric, r.setting): r for r in made.rows}
     assert len(rows) == len(made.rows)
     match = next(r for r in made.rows if "short over whole" in r.metric)
-    assert match.holds is (match.measured > match.baseline)
+    assert match.measured == claims.matches(parts[1])[0].mean()
+    assert match.baseline == claims.matches(parts[0])[0].mean()
     jackpots = next(r for r in made.rows if r.metric == "jackpot tickets")
     kinds = [e.verdict.kind for e in claims.judge(parts[0], None)]
     assert jackpots.measured == kinds.count("jackpot")
-    assert jackpots.holds is ("jackpot" not in kinds)
     assert sum(n.count("5. ") for n in made.notes) == 6
-    assert all(r.holds is None for r in claims.outcome(parts, False).rows)
+    assert all(r.holds is None for r in made.rows)  # two seeds
+    assert "fewer than 3 seeds" in made.notes[-1]
     best = parts[0].values("lt-omp-1").mean(1)
     row = next(
         r
@@ -242,53 +281,93 @@ def test_the_report_is_computed_from_the_trainings(trained):
     assert len(made.figures) == 6
 
 
-def part(short=False, **accuracy):
+def part(short=False, judged=True, **accuracy):
     """A table of made-up accuracies, [rates][seeds] each."""
     label = plans.SHORT if short else plans.LONG
+    seeds = range(len(accuracy["dense"][0]))
     made = plan(
-        label=f"tiny-{label}", levels=(8,), methods=("omp",), controls=("rr", "sdt")
+        label=f"tiny-{label}",
+        levels=(8,),
+        methods=("omp",),
+        controls=("rr", "sdt"),
+        seeds=tuple(seeds),
     )
     found = {
         name: {
             "accuracy": np.asarray(rows, float).tolist(),
-            "correlation": [[0.9, 0.9], [0.4, 0.5]],
-            "diverged": [[False] * 2] * 2,
+            "correlation": [[0.9 for _ in seeds], [0.4 + 0.1 * i for i in seeds]],
+            "diverged": [[False for _ in seeds]] * 2,
         }
         for name, rows in accuracy.items()
     }
     names = {"lt": "lt-omp-8", "rr": "rr-omp-8", "sdt": "sdt-8"}
-    return claims.Part(made, {names.get(k, k): v for k, v in found.items()}, "mnist")
+    found = {names.get(k, k): v for k, v in found.items()}
+    return claims.Part(made, found, "mnist", judged)
 
 
-def twice(*means):
-    return [[m, m] for m in means]
+def thrice(*means):
+    return [[m] * 3 for m in means]
+
+
+LEAD = "lead over re-initialisation falls (better)"
+OVERLAP = "overlap of large weights falls (better)"
+MATCH = "tickets that match dense at their rate, short over whole (better)"
 
 
 def test_claims_follow_the_numbers():
     whole = part(
-        dense=twice(96, 98), lt=twice(95, 97.5), rr=twice(93, 97), sdt=twice(92, 95)
+        dense=thrice(96, 98),
+        lt=thrice(95, 97.5),
+        rr=thrice(93, 97),
+        sdt=thrice(92, 95),
     )
     few = part(
-        True, dense=twice(90, 94), lt=twice(91, 94), rr=twice(85, 92), sdt=twice(84, 88)
+        True,
+        dense=thrice(90, 94),
+        lt=thrice(91, 94),
+        rr=thrice(85, 92),
+        sdt=thrice(84, 88),
     )
-    rows = {r.metric: r for r in claims.outcome([whole, few], True).rows}
-    assert rows["lead over re-initialisation, smallest rate less largest"].holds is True
+    rows = {r.metric: r for r in claims.outcome([whole, few]).rows}
+    assert (rows[LEAD].measured, rows[LEAD].holds) == (1.5, True)
     assert rows["jackpot tickets"].holds is True
-    seen = rows["tickets that match dense at their rate, short over whole training"]
+    seen = rows[MATCH]
     assert (seen.measured, seen.baseline, seen.holds) == (2, 0, True)
-    overlap = rows["overlap at the smallest rate over that at the largest"]
-    assert overlap.holds is True
+    assert rows[OVERLAP].measured == pytest.approx(0.4)
+    assert rows[OVERLAP].holds is True
     # Trained for long, the same network reaches 98: the short one proves nothing.
     assert claims.judge(few, None)[0].verdict.kind == "jackpot"
     assert claims.judge(few, 98.0)[0].verdict.kind == "none"
     best = part(
-        dense=twice(96, 98), lt=twice(95, 98), rr=twice(93, 97), sdt=twice(92, 95)
+        dense=thrice(96, 98), lt=thrice(95, 98), rr=thrice(93, 97), sdt=thrice(92, 95)
     )
-    rows = {r.metric: r for r in claims.outcome([best], True).rows}
+    rows = {r.metric: r for r in claims.outcome([best]).rows}
     assert (rows["jackpot tickets"].measured, rows["jackpot tickets"].holds) == (
         1,
         False,
     )
+
+
+def test_claims_need_three_seeds_and_more_than_two_standard_errors():
+    names = "dense", "lt", "rr", "sdt"
+    spread = [[96, 96, 96], [95, 95, 95.0]], [[95, 99, 95], [94, 94, 94.0]]
+    noisy = part(dense=thrice(96, 98), lt=spread[1], rr=spread[0], sdt=thrice(92, 95))
+    lead = next(r for r in claims.outcome([noisy]).rows if r.metric == LEAD)
+    assert lead.holds is False  # -1, 3, -1 less -1: mean 4/3, s.e. 4/3
+    assert "s.e. 1.3" in lead.setting
+    for other in (
+        part(judged=False, **{name: thrice(96, 98) for name in names}),
+        part(**{name: [[96, 96], [98, 98]] for name in names}),
+    ):
+        assert all(r.holds is None for r in claims.outcome([other]).rows)
+
+
+def test_rates_at_which_nothing_is_learned_are_not_compared():
+    lost = part(
+        dense=thrice(96, 10), lt=thrice(95, 10), rr=thrice(93, 10), sdt=thrice(92, 10)
+    )
+    metrics = {r.metric for r in claims.outcome([lost]).rows}
+    assert not metrics & {LEAD, OVERLAP}
 
 
 def test_options_are_checked():
@@ -298,15 +377,10 @@ def test_options_are_checked():
         Config(levels=())
     with pytest.raises(InputError, match="--short"):
         Config(epochs=2, short=4)
-    with pytest.raises(InputError, match="pool"):
-        training._pooled(made_up(), 4)
-
-
-def test_pooling_takes_means_of_squares():
-    images = np.arange(32, dtype=np.uint8).reshape(1, 4, 4, 2) * 7
-    out = training._pooled(Split(images, np.zeros(1, np.int32)), 2).images
-    expected = images.reshape(1, 2, 2, 2, 2, 2).astype(float).mean((2, 4))
-    np.testing.assert_array_equal(out, np.floor(expected + 0.5))
+    with pytest.raises(InputError, match="divisor of 6 and 6"):
+        training.make_data(
+            Dataset("x", "x", made_up(), made_up(), 10, (0.3,), (0.3,)), 0, 4
+        )
 
 
 @pytest.mark.parametrize("mode", EXPERIMENT.modes)
@@ -322,3 +396,6 @@ def test_plans_of_every_mode(mode):
             [first.epochs] if name == "lenet300" else []
         )
         assert plans.recipe(config, name).batch_size == config.batch_size
+        examples = plans.sizes(config, name)[0] or 60_000
+        assert is_judged(config, name, examples) is (mode != "quick")
+        assert not is_judged(config, name, 5_000)

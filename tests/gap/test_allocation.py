@@ -145,6 +145,37 @@ def test_rounding_adds_up(key):
     assert set(counts) == {3, 4}
 
 
+@pytest.mark.parametrize(
+    ("pattern", "shape"),
+    [
+        (gap.KernelPattern(), (3, 3, 4, 6)),
+        (gap.BCR(8, 6, split=0.5), (20, 13)),
+        (gap.NM(4), (18, 3)),
+        (gap.Block(4, 4), (10, 9)),
+        (gap.Filter(), (7, 5)),
+    ],
+    ids=str,
+)
+def test_the_nearest_number_of_weights_by_trying_every_count(pattern, shape):
+    counts = range(pattern.units(shape) + 1)
+    reached = [pattern.weights(shape, c) for c in counts] + [int(np.prod(shape))]
+    for wanted in np.linspace(0, np.prod(shape), 23):
+        got = allocation.nearest(pattern, shape, float(wanted)).weights(shape)
+        assert abs(got - wanted) == min(abs(n - wanted) for n in reached)
+
+
+@pytest.mark.parametrize(
+    "allocate", [gap.erdos_renyi, gap.global_density], ids=lambda f: f.__name__
+)
+def test_totals_count_weights_where_units_hold_few_of_them(key, allocate):
+    keys = jax.random.split(key, 2)
+    shapes = ((3, 3, 8, 16), (3, 3, 16, 16))
+    params = {f"conv{i}": jax.random.normal(keys[i], shapes[i]) for i in range(2)}
+    size = sum(w.size for w in params.values())
+    counts = kept(params, allocate(params, 0.3, pattern=gap.KernelPattern()))
+    assert abs(sum(counts.values()) - 0.3 * size) <= 2 * 2
+
+
 def test_bad_requests_are_refused(key):
     params = network(key)
     with pytest.raises(InputError):

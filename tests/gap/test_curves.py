@@ -162,6 +162,29 @@ def test_a_pattern_of_units_gets_densities(key):
     assert abs(sum(kept) - 40) <= (6 + 8) / 2
 
 
+def test_a_unit_of_few_weights_still_meets_the_total(key):
+    """A kept kernel holds 4 of 9 weights: a share of weights is no share of units."""
+    shapes = {"a": (3, 3, 4, 8), "b": (3, 3, 8, 16)}
+    params = {k: jax.random.normal(key, s) for k, s in shapes.items()}
+    total = sum(w.size for w in params.values())
+
+    def loss(p):
+        return sum(jnp.sum((p[k] - params[k]) ** 2) for k in p)
+
+    pattern = gap.KernelPattern()
+    curves = gap.sensitivity(loss, params, densities=[0.1, 0.5, 1.0], pattern=pattern)
+    assert curves.shapes == tuple(shapes.values())
+    for density in (0.1, 0.3, 0.4):
+        rules = gap.allocate(curves, density)
+        masks = gap.magnitude_masks(params, rules)
+        kept = sum(int(m.sum()) for m in masks.values())
+        assert abs(kept - density * total) <= 2 * 2  # half a kernel for each leaf
+    # More than any mask of the pattern keeps: a leaf stays dense.
+    kept = [t.weights(shapes[k]) for k, t in gap.allocate(curves, 0.9)]
+    assert kept[0] == 4 * 32 or kept[0] == 9 * 32
+    assert kept[1] == 9 * 128
+
+
 def test_bad_requests_are_refused(key):
     loss, params = network(key)
     with pytest.raises(InputError):

@@ -23,7 +23,7 @@ SIZES = {"fc1/kernel": 12, "fc2/kernel": 16, "fc3/kernel": 10}
 def test_random_masks_have_exact_counts_and_each_weight_its_fair_chance(key):
     params, _ = problem(key)
     keys = jax.random.split(key, 400)
-    masks = jax.vmap(lambda k: gap.random_masks(k, params, RULES))(keys)
+    masks = jax.jit(jax.vmap(lambda k: gap.random_masks(k, params, RULES)))(keys)
     assert masks["fc1"]["bias"] is None
     for name, count in (("fc1", 12), ("fc2", 16), ("fc3", 10)):
         many = np.asarray(masks[name]["kernel"])

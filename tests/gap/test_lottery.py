@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gap
@@ -164,6 +164,7 @@ def test_global_ranking_prunes_the_layer_of_small_weights_more(key):
     assert per_layer == {"fc1/kernel": 32, "fc2/kernel": 23}
 
 
+@settings(max_examples=10)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_counts_are_exact_and_nothing_comes_back(one, two):
     params = {"a": jnp.zeros((4, 3)), "b": jnp.ones((5,))}  # nothing but ties

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 import gap
 from core import trees
 from core.errors import InputError, NonFiniteError, RuleError, ShapeError
-from tests import strategies
+from tests.gap.training_cases import valued_trees
 
 DENSITIES = st.sampled_from([0.0, 0.07, 0.3, 0.5, 0.99, 1.0])
 
 
-@given(strategies.trees(), DENSITIES)
+@given(valued_trees(), DENSITIES)
 def test_each_leaf_keeps_exactly_its_count_of_the_largest(tree, density):
     masks = gap.magnitude_masks(tree, [(".*", density)])
     for name, mask in trees.by_path(masks).items():
@@ -25,7 +25,7 @@ def test_each_leaf_keeps_exactly_its_count_of_the_largest(tree, density):
             assert w[np.asarray(mask)].min() >= w[~np.asarray(mask)].max()
 
 
-@given(strategies.trees(), DENSITIES)
+@given(valued_trees(), DENSITIES)
 def test_global_masks_keep_one_count_over_all_leaves(tree, density):
     masks = gap.global_magnitude_masks(tree, density)
     size = trees.size(tree)
@@ -102,6 +102,8 @@ def test_summary_counts_the_weights_not_the_mask():
         ({"count": -1}, "count: got -1"),
         ({"count": 2.5}, "an integer"),
         ({"density": True}, "a number"),
+        ({"density": 0.5, "pattern": "2:4"}, "pattern: got '2:4'"),
+        ({"density": 0.5, "pattern": gap.NM}, "pattern: got <class"),
     ],
 )
 def test_a_bad_target_says_what_was_expected(kw, word):

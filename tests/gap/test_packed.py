@@ -15,9 +15,16 @@ import gap
 from core.errors import InputError, NonFiniteError, ShapeError
 from gap import packed
 from gap.packed import moves
+from tests.gap.packed_cases import (
+    kernel,
+    mask_of,
+    matmul,
+    matrix,
+    rebuilt,
+    unpack,
+)
 from tests.strategies import seeds
 
-SHAPE = (3, 3, 6, 20)
 PATTERNS = {
     "unstructured": gap.Unstructured(),
     "nm": gap.NM(m=4),
@@ -38,40 +45,6 @@ PATTERNS = {
 @pytest.fixture(params=sorted(PATTERNS))
 def name(request):
     return request.param
-
-
-def kernel(seed=0, shape=SHAPE, dtype=np.float32):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-_masks = jax.jit(lambda p, w, n: p.mask(jnp.abs(w), n), static_argnums=0)
-unpack = jax.jit(packed.unpack)
-matmul = jax.jit(packed.matmul, static_argnames="layout")
-
-
-def mask_of(pattern, w, share=0.3):
-    count = max(1, round(share * pattern.units(w.shape)))
-    return np.asarray(_masks(pattern, w, count))
-
-
-def rebuilt(form):
-    """The kernel from the documented invariants of `PackedBlocks`, in numpy."""
-    matrix = np.zeros((np.prod(form.shape[:-1]), form.shape[-1] + 1), np.float32)
-    outputs = form.outputs
-    if outputs is None:
-        n = form.values.shape[0] * form.values.shape[1]
-        outputs = np.minimum(np.arange(n), form.shape[-1]).reshape(
-            -1, len(form.values[0])
-        )
-    place = np.asarray(form.inputs)[:, None, :], np.asarray(outputs)[:, :, None]
-    np.add.at(matrix, place, np.asarray(form.values))
-    return matrix[:, :-1].reshape(form.shape)
-
-
-def matrix(w, mask):
-    return jnp.asarray(
-        np.where(mask, w, np.zeros((), w.dtype)).reshape(-1, w.shape[-1])
-    )
 
 
 def test_every_pattern_has_a_packed_form():
@@ -123,41 +96,20 @@ def test_gradients_are_those_of_the_masked_kernel(name):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_of_padding_are_exactly_zero():
-    w = kernel(6, (40, 30))
-    mask = np.random.default_rng(0).random(w.shape) < 0.2  # of no form: much padding
-    x = jnp.ones((2, 40))
-    for form in (
-        packed.pack_blocks(w, mask, (16, 8)),
-        packed.pack_blocks(w, mask, (16, 8), form="separate"),
-        packed.pack_columns(w, mask),
-        packed.pack_groups(w, mask, 8),
-    ):
-        d = jax.jit(
-            lambda form: jax.grad(
-                lambda v: packed.matmul(x, packed.with_values(form, v)).sum()
-            )(form.values)
-        )(form)
-        assert form.keep is not None
-        assert not np.any(np.asarray(d)[~np.asarray(form.keep)])
-        assert np.count_nonzero(form.keep) == mask.sum()
-        assert np.all(np.asarray(d)[np.asarray(form.keep)] > 0)
-
-
 def test_vmap_over_layers_and_over_inputs():
     pattern = gap.BCR(16, 8, split=0.5)
     ws = [kernel(i, (32, 24)) for i in range(3)]
     masks = [mask_of(pattern, w) for w in ws]
     forms = [packed.pack_blocks(w, m, (16, 8)) for w, m in zip(ws, masks, strict=True)]
     sizes = {tuple(map(jnp.shape, jax.tree.leaves(form))) for form in forms}
+    assert len(sizes) == 1  # balanced masks pack into one shape
     x = jnp.asarray(kernel(9, (3, 5, 32)))
-    if len(sizes) == 1:
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *forms)
-        y = jax.vmap(packed.matmul)(x, stacked)
-        expected = jnp.stack(
-            [a @ matrix(w, m) for a, w, m in zip(x, ws, masks, strict=True)]
-        )
-        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *forms)
+    y = jax.vmap(packed.matmul)(x, stacked)
+    expected = jnp.stack(
+        [a @ matrix(w, m) for a, w, m in zip(x, ws, masks, strict=True)]
+    )
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
     y = jax.vmap(packed.matmul, (0, None))(x, forms[0])
     expected = x.reshape(15, 32) @ matrix(ws[0], masks[0])
     np.testing.assert_allclose(y.reshape(15, 24), expected, rtol=1e-5, atol=1e-5)

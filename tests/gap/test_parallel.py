@@ -127,6 +127,23 @@ def test_a_round_equals_copies_that_were_trained_one_by_one(key):
     assert float(loss(together[0])) < float(loss(gap.apply_masks(params, masks)))
 
 
+def test_a_round_takes_leaves_from_the_copies_that_owners_name(key):
+    """A train that marks its copy: every bias from copy 2, kernels from their own."""
+    params, masks, _ = start(key)
+
+    def mark(params, masks, number):
+        return jax.tree.map(lambda w: jnp.full_like(w, number), params)
+
+    owners = GROUPS.owners(params, [(".*/bias", 2)])
+    found, _ = gap.parallel_round(
+        mark, params, masks, GROUPS, RULES, jnp.array([1.0, 2.0, 3.0]), owners=owners
+    )
+    for i in range(3):
+        layer = found[f"fc{i + 1}"]
+        assert float(layer["kernel"].max()) == i + 1
+        assert np.all(np.asarray(layer["bias"]) == 3)
+
+
 SHARDED = """
 import json, sys
 import jax, numpy as np
@@ -151,7 +168,9 @@ local = {s.data.shape[0] for s in shards}
 pruned, kept = jax.jit(
     lambda c: gap.prune_back(gap.combine_copies(c, groups), rules)
 )(trained)
-one, single = gap.parallel_round(trainer(loss), params, masks, groups, rules)
+one, single = jax.jit(
+    lambda p, m: gap.parallel_round(trainer(loss), p, m, groups, rules)
+)(params, masks)
 near = [np.allclose(a, b, rtol=1e-4, atol=1e-5)
         for a, b in zip(jax.tree.leaves(pruned), jax.tree.leaves(one), strict=True)]
 same = [bool((np.asarray(a) == np.asarray(b)).all())

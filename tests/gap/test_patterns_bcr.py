@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -211,3 +212,40 @@ def test_ties_go_to_the_first_inputs_and_outputs_of_a_block():
     mask = np.asarray(pattern.mask(jnp.ones((16, 12)), 12))
     expected = np.outer(np.arange(16) % 8 < n_in, np.arange(12) % 6 < n_out)
     np.testing.assert_array_equal(mask, expected)
+
+
+def test_energies_are_ranked_in_a_loop_and_not_once_for_each_comparison():
+    """Unrolled, XLA adds the groups up again for each of them: 24 times the work."""
+
+    def lines(n):
+        scores = jnp.ones((2 * n, 2 * n))
+        program = jax.make_jaxpr(lambda s, c: gap.BCR(n, n, split=0.5).mask(s, c))
+        return len(str(program(scores, jnp.int32(n * n // 8))).splitlines())
+
+    assert abs(lines(96) - lines(16)) < 16
+
+
+@pytest.mark.parametrize("split", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("count", [1, 9, 32, 255, 256])
+def test_a_drop_moves_every_side_that_can_and_is_otherwise_the_nearest(split, count):
+    pattern, shape = gap.BCR(16, 16, split=split), (32, 32)
+    before = pattern.kept(shape, count)
+    drop = jax.jit(lambda f: pattern.after_drop(shape, count, f))
+    assert pattern.kept(shape, int(drop(0.0))) == before
+    free = [1 < n < 16 for n in before]
+    least = pattern.kept(shape, int(drop(1e-3)))
+    for now, then, can in zip(least, before, free, strict=True):
+        assert (now < then) if can else (now <= then)
+        assert now >= 1
+    if not any(free):
+        assert least == before
+    for fraction in (0.5, 0.9):
+        wanted = (1 - fraction) * np.prod(before)
+        left = np.prod(pattern.kept(shape, int(drop(fraction))))
+        nearest = min(
+            (np.prod(pattern.kept(shape, c)) for c in range(count + 1)),
+            key=lambda n: abs(n - wanted),
+        )
+        assert left <= np.prod(least)
+        missed = pytest.approx(abs(nearest - wanted), abs=1e-3)
+        assert abs(left - wanted) == missed or left == np.prod(least)

@@ -227,6 +227,8 @@ def test_both_ways_of_ranking_agree(seed, count):
     # Denormals are ordered by numpy as well as by their bits.
     np.testing.assert_array_equal(ranking.best(x, jnp.int32(count)), expected)
     np.testing.assert_array_equal(ranking.best(x.T, jnp.int32(count), 0).T, expected)
+    loop = ranking.best(x, jnp.int32(count), computed=True)
+    np.testing.assert_array_equal(loop, expected)
     for row, want in zip(x, expected, strict=True):
         np.testing.assert_array_equal(ranking.topk_mask(row, count), want)
 

@@ -29,6 +29,7 @@ FINE = (gap.Unstructured(), gap.NM(4), gap.DBB(8), gap.BankBalanced(4))
 def numpy_move(w, mask, growth, count, fraction):
     """The specification, word by word, for single weights."""
     drop = int(np.floor(np.float32(fraction) * np.float32(count)))
+    drop = max(drop, int(fraction > 0))
     w, mask, growth = (np.asarray(x).ravel() for x in (w, mask, growth))
     active = np.flatnonzero(mask)
     active = active[np.argsort(-np.abs(w[active]), kind="stable")]
@@ -84,6 +85,37 @@ def test_every_pattern_keeps_its_form_and_its_count(name, key):
         np.testing.assert_array_equal(masks[-1], again)
     assert {m.sum() for m in masks} == {pattern.weights(shape, target.count)}
     assert any(np.any(a != b) for a, b in pairwise(masks)), "nothing ever moved"
+
+
+COARSE = {
+    "bcr": gap.Target(1 / 8, pattern=gap.BCR(16, 16)),
+    "bcr, both sides": gap.Target(1 / 8, pattern=gap.BCR(16, 16, split=0.5)),
+    "shape": gap.Target(count=4, pattern=gap.Shape()),
+    "filter": gap.Target(count=2, pattern=gap.Filter()),
+}
+
+
+@pytest.mark.parametrize("name", sorted(COARSE))
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.1])
+def test_a_small_fraction_still_moves_coarse_patterns(name, fraction, key):
+    """One unit at least, out of few; all that is moved is of least magnitude."""
+    target, shape = COARSE[name], (32, 32)
+    pattern, count = target.pattern, target.kept(shape)
+    mask = pattern.mask(jax.random.uniform(key, shape), count)
+    w = jnp.where(mask, 1 + jax.random.uniform(jax.random.key(1), shape), 0)
+    growth = jnp.where(mask, 0.0, 1 + jax.random.uniform(jax.random.key(2), shape))
+    new = moved_mask(target, w, mask, growth, fraction)
+    assert int(new.sum()) == int(mask.sum()) == pattern.weights(shape, count)
+    stayed = int((new & mask).sum())
+    if not fraction:
+        assert stayed == int(mask.sum())
+        return
+    assert 0 < stayed < int(mask.sum())
+    if name == "bcr, both sides":  # of 5 x 6 or so in each block, 4 x 5 stay
+        for i, j in ((0, 0), (0, 16), (16, 0), (16, 16)):
+            a, b = (np.asarray(m[i : i + 16, j : j + 16]) for m in (mask, new))
+            assert np.any(a.any(1) & ~b.any(1))
+            assert np.any(a.any(0) & ~b.any(0))
 
 
 @pytest.mark.parametrize("pattern", FINE, ids=str)
@@ -249,3 +281,28 @@ def test_bad_options_and_weights_are_named(key):
     params["fc1"]["kernel"] = params["fc1"]["kernel"].at[0, 0].set(jnp.nan)
     with pytest.raises(NonFiniteError, match="fc1/kernel"):
         make(fraction=0.3, every=1).init(params)
+
+
+def test_first_masks_must_be_as_the_rules_say(key):
+    params, _ = problem(key)
+    masks = gap.random_masks(key, params, RULES)
+
+    def init(masks, rules=RULES):
+        return gap.rigl(optax.sgd(0.1), rules, key, until=9, masks=masks).init(params)
+
+    init(masks)
+    fewer = {**masks, "fc3": {"bias": None, "kernel": jnp.arange(32).reshape(8, 4) < 2}}
+    with pytest.raises(InputError, match="fc3/kernel with 2 weights"):
+        init(fewer)
+    with pytest.raises(InputError, match="fc2/kernel"):
+        init({**masks, "fc2": {"bias": None, "kernel": None}})
+    with pytest.raises(InputError, match="fc1/bias"):
+        init({**masks, "fc1": {**masks["fc1"], "bias": jnp.ones(8, bool)}})
+    # The right count in another pattern.
+    other = [("fc2/kernel", gap.Target(0.25, pattern=gap.NM(4)))]
+    first = {"fc2": {"kernel": jnp.arange(64).reshape(8, 8) < 16, "bias": None}}
+    none = {"kernel": None, "bias": None}
+    with pytest.raises(InputError, match=r"fc2/kernel with 16 weights.*NM"):
+        init({"fc1": none, "fc3": none} | first, other)
+    # Traced masks cannot be read.
+    jax.jit(init)(masks)

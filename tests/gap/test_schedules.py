@@ -58,6 +58,7 @@ def test_due_steps():
     assert steps(gap.Cosine(2, 10, 3)) == [2, 5, 8, 10]
     assert steps(gap.Piecewise((3, 6), (0.5,))) == [3, 6]
     assert steps(gap.Constant(6)) == [0, 6, 12, 18]
+    assert steps(gap.Constant()) == [0]  # nothing is ranked again where nothing grows
 
 
 def test_a_constant_density_has_no_way_there():

@@ -38,7 +38,7 @@ def test_first_order_scores_are_what_removal_costs(key):
         x = x.astype(jnp.float64)
         grads = jax.grad(loss)(params, x)
         move = scores.movement(params, grads)
-        size, square = scores.snip(params, grads), scores.taylor(params, grads)
+        size, change = scores.snip(params, grads), scores.taylor(params, grads)
         f = jax.jit(loss)
         for name, i in entries(params):
             w = params[name][i]
@@ -49,9 +49,44 @@ def test_first_order_scores_are_what_removal_costs(key):
             slope = float(f(shrunk, x) - f(grown, x)) / 2e-5
             assert float(move[name][i]) == pytest.approx(slope, rel=1e-4, abs=1e-9)
             assert float(size[name][i]) == pytest.approx(abs(slope), rel=1e-4, abs=1e-9)
-            assert float(square[name][i]) == pytest.approx(
-                slope**2, rel=1e-3, abs=1e-12
+            assert float(change[name][i]) == pytest.approx(
+                abs(slope), rel=1e-4, abs=1e-9
             )
+
+
+GROUPS = {
+    "filter": (gap.Filter(), lambda w: [w[..., j] for j in range(6)]),
+    "channel": (gap.Channel(), lambda w: [w[..., i, :] for i in range(5)]),
+    "shape": (gap.Shape(), lambda w: list(w.reshape(-1, 6))),
+    "block": (
+        gap.Block(4, 4),
+        lambda w: [
+            w.reshape(-1, 6)[i : i + 4, j : j + 4]
+            for i in range(0, 20, 4)
+            for j in (0, 4)
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(GROUPS))
+def test_taylor_ranks_groups_by_the_square_of_their_sum(name):
+    """Equation 8 of the paper, group by group; SNIP's order is another."""
+    rng = np.random.default_rng(0)
+    w, g = rng.normal(size=(2, 2, 2, 5, 6)).astype(np.float32)
+    pattern, split = GROUPS[name]
+    rules = [("w", gap.Target(count=2, pattern=pattern))]
+    params, grads = {"w": jnp.asarray(w)}, {"w": jnp.asarray(g)}
+    got = np.asarray(scores.taylor(params, grads, rules)["w"])
+    importance = [np.sum(part) ** 2 for part in split((w * g).astype(np.float64))]
+    np.testing.assert_allclose(
+        [np.sum(part**2) for part in split(got)], importance, rtol=1e-4
+    )
+    mask = np.asarray(gap.score_masks({"w": got}, rules)["w"])
+    best = set(np.argsort(importance)[-2:].tolist())
+    assert {i for i, part in enumerate(split(mask)) if part.all()} == best
+    squares = [np.sum(part**2) for part in split(w * g)]
+    assert np.argsort(squares).tolist() != np.argsort(importance).tolist()
 
 
 def test_grasp_is_the_gradient_norm_that_goes_with_a_weight(key):

@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from core import trees
 from tests.relaxed import relaxed
+from tests.strategies import floats
 
 
 def adam(rate=0.05):
@@ -20,6 +23,14 @@ INNERS = {
     "adam": adam(),
     "adamw": relaxed(optax.adamw(0.05, weight_decay=0.1)),
 }
+
+
+def valued_trees():
+    """Trees of one structure with any values, ties among them: one compilation."""
+    shapes = {"fc1/kernel": (6, 5), "fc1/bias": (4,), "head/kernel": (2, 3, 4)}
+    return st.fixed_dictionaries(
+        {k: hnp.arrays(np.float32, s, elements=floats()) for k, s in shapes.items()}
+    )
 
 
 def problem(key, shapes=((6, 8), (8, 8), (8, 4))):

@@ -1,0 +1,89 @@
+"""Comparing two means over seeds, with the error that the comparison has.
+
+Both sides were trained with the same seeds (the same initial weights, the same order of
+images), so differences are taken seed by seed. A claim is judged by one of two rules,
+which every row that uses one repeats in its report:
+
+- "at least equal" holds if the mean difference >= -(its standard error);
+- "better" holds if the mean difference > 2 standard errors.
+
+Neither is judged with fewer than `SEEDS` seeds.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from core.errors import InputError, describe
+from experiments.results import mean_std
+
+SEEDS = 3
+"""The fewest seeds with which a difference is judged."""
+
+RULES = (
+    "Differences are means over seeds of paired differences, with their standard "
+    'error (s.e.). "At least equal" holds if the mean is no lower than minus one s.e., '
+    f'"better" if it is above two; with fewer than {SEEDS} seeds neither is judged.'
+)
+"""The note that belongs into every report with judged differences."""
+
+
+class Difference(NamedTuple):
+    """A mean of paired differences.
+
+    Attributes:
+      mean: of the differences; NaN if any is not finite.
+      std: their sample standard deviation, 0.0 for one seed.
+      seeds: how many there are.
+    """
+
+    mean: float
+    std: float
+    seeds: int
+
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean, `None` for one seed."""
+        return self.std / math.sqrt(self.seeds) if self.seeds > 1 else None
+
+    @property
+    def text(self) -> str:
+        """The number of seeds and the standard error, for a row's setting."""
+        if self.error is None:
+            return "one seed"
+        return f"{self.seeds} seeds, s.e. {self.error:.2g}"
+
+    def at_least(self, judged: bool = True) -> bool | None:
+        """Returns whether the left side is at least equal; `None` if not judged."""
+        if self.error is None or self.seeds < SEEDS or not judged:
+            return None
+        return self.mean >= -self.error
+
+    def better(self, judged: bool = True) -> bool | None:
+        """Returns whether the left side is better; `None` if not judged."""
+        if self.error is None or self.seeds < SEEDS or not judged:
+            return None
+        return self.mean > 2 * self.error
+
+
+def difference(left: Iterable[Any], right: Iterable[Any]) -> Difference:
+    """Returns the difference of two sides, seed by seed.
+
+    Args:
+      left: numbers, one for each seed.
+      right: numbers with the same seeds in the same order.
+
+    Raises:
+      InputError: sides of other lengths, or without a seed.
+
+    Example:
+      >>> found = difference([97.0, 98.0, 99.0], [96.0, 96.0, 96.0])
+      >>> found.mean, found.text, found.at_least(), found.better()
+      (2.0, '3 seeds, s.e. 0.58', True, True)
+    """
+    ours, theirs = [float(x) for x in left], [float(x) for x in right]
+    if len(ours) != len(theirs):
+        given = f"{len(ours)} and {len(theirs)} values"
+        raise InputError(describe(given, "the same seeds on both sides"))
+    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+    return Difference(*mean_std(gaps), len(gaps))
