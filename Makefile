@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
+BENCHMARKS := training_step projection sparse_layers sparse_training compaction verify_bounds
 
 .PHONY: run test check lint format bench clean
 
@@ -44,8 +45,11 @@ bench: $(VENV)/.bench
 	mkdir -p runs
 	$(BIN)/python -m benchmarks.training_step --json=runs/training_step.json
 	$(BIN)/python -m benchmarks.projection --json=runs/projection.json
+	$(BIN)/python -m benchmarks.sparse_layers --json=runs/sparse_layers.json
+	$(BIN)/python -m benchmarks.sparse_training --json=runs/sparse_training.json
+	$(BIN)/python -m benchmarks.compaction --json=runs/compaction.json
 	$(BIN)/python -m benchmarks.verify_bounds --json=runs/verify_bounds.json
-	$(BIN)/python -m benchmarks.report runs/training_step.json runs/projection.json runs/verify_bounds.json
+	$(BIN)/python -m benchmarks.report $(addprefix runs/,$(addsuffix .json,$(BENCHMARKS)))
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .jax_cache

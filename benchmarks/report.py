@@ -2,13 +2,14 @@
 
 python -m benchmarks.training_step --json=runs/training_step.json
 python -m benchmarks.projection --json=runs/projection.json
-python -m benchmarks.verify_bounds --json=runs/verify_bounds.json
-python -m benchmarks.report \
-    runs/training_step.json runs/projection.json runs/verify_bounds.json
+python -m benchmarks.report runs/training_step.json runs/projection.json
+
+Sections of other benchmarks stay as they are; `--only` drops them.
 """
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from benchmarks import _timing
@@ -40,13 +41,23 @@ def section(path: Path) -> str:
     return f"{title}\n{note}\n```\n{table}\n```\n"
 
 
+def sections(text: str) -> dict[str, str]:
+    """Returns the parts of a document by the name of their benchmark."""
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    return {part.split("\n", 1)[0][3:]: part.rstrip("\n") + "\n" for part in parts}
+
+
 def main() -> None:
     """Writes the document."""
     parser = argparse.ArgumentParser(description="docs/BENCHMARKS.md from JSON files.")
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/BENCHMARKS.md"))
+    parser.add_argument("--only", action="store_true", help="drop other sections")
     args = parser.parse_args()
-    args.out.write_text("\n".join([HEAD, *map(section, args.files)]))
+    kept = args.out.exists() and not args.only
+    parts = sections(args.out.read_text()) if kept else {}
+    parts |= {path.stem: section(path) for path in args.files}
+    args.out.write_text("\n".join([HEAD, *parts.values()]))
     print(args.out)
 
 

@@ -145,7 +145,7 @@ def _figures(parts: Mapping[str, Rows]) -> Iterable[Figure]:
 
 def _notes(rows: Rows) -> list[str]:
     notes = [
-        "Instances are decided one after the other, those of one network together; the "
+        "Instances are decided one after the other, those of one network in a row; the "
         "time of an instance includes reading its files and whatever is compiled for "
         "it. The baseline of solved instances is what any tool of the competition "
         "solved.",

@@ -13,7 +13,7 @@ from experiments.report import text
 from experiments.verification import cases, images
 from experiments.verification.images import Images, Published, Setting
 from experiments.verification.networks import Network
-from experiments.verification.search import SearchFlags, judged
+from experiments.verification.search import SearchFlags, judged, judged_all
 
 MODE = "robustness"
 TABLE = "results.csv"
@@ -54,6 +54,13 @@ class OwnFlags:
     first: int = option(0, "number of the first image", low=0)
     timeout: float = option(
         60.0, "time limit of an image", unit="seconds", low=0.0, low_open=True
+    )
+    together: int = option(
+        1,
+        "images decided at once: what is left to split of them shares every batch, "
+        "which fills an accelerator; the time limit is then their mean",
+        unit="images",
+        low=1,
     )
     workdir: str = option(
         "",
@@ -98,7 +105,9 @@ def run(flags: Flags, where: Any, again: str) -> int:
         rows = cases.decide_all(
             work,
             net.name,
-            image_cases(net, found, numbers, how, flags, flags.timeout),
+            image_cases(
+                net, found, numbers, how, flags, flags.timeout, together=flags.together
+            ),
             "image",
             TABLE,
             say=lambda row: print(_line(row), flush=True),
@@ -118,6 +127,7 @@ def image_cases(
     flags: SearchFlags,
     timeout_s: float,
     stage: str = "",
+    together: int = 1,
 ) -> list[cases.Case]:
     """Returns a case for each image.
 
@@ -129,8 +139,22 @@ def image_cases(
       flags: of the search.
       timeout_s: seconds for each.
       stage: how the names of the stages begin.
+      together: images that are decided by one call, when the first of them is asked
+        for. A stopped run decides the rest of such a group anew.
     """
     classify = images.classifier(net, how)
+    records: dict[int, dict[str, Any]] = {}
+
+    def decide_group(first: int) -> None:
+        asked = []
+        for number in numbers[first : first + together]:
+            image, label = found.pixels[number], int(found.labels[number])
+            if classify(image) == label:
+                asked.append((number, images.problem(net, image, label, how)))
+        for (number, _), each in zip(
+            asked, judged_all([p for _, p in asked], flags, timeout_s), strict=True
+        ):
+            records[number] = each
 
     def case(number: int) -> cases.Case:
         image, label = found.pixels[number], int(found.labels[number])
@@ -138,6 +162,12 @@ def image_cases(
         def decide() -> dict[str, Any]:
             if classify(image) != label:
                 return images.misclassified()
+            if together > 1:
+                if number not in records:
+                    at = numbers.index(number)
+                    decide_group(at - at % together)
+                record = records[number]
+                return {**record, "status": NAMES[record["status"]]}
             record, _ = judged(
                 lambda: images.problem(net, image, label, how), flags, timeout_s
             )

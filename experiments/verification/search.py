@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from experiments.options import option
@@ -129,6 +129,24 @@ def judged(
     left = max(timeout_s - (time.monotonic() - start), LEAST)
     verdict = decide(problem, search_config(flags, left))
     return record(verdict, time.monotonic() - start), verdict
+
+
+def judged_all(
+    problems: "Sequence[Problem]", flags: SearchFlags, timeout_s: float
+) -> list[dict[str, Any]]:
+    """Returns decisions made in common batches, as `judged` returns one.
+
+    Args:
+      problems: of one network.
+      flags: of the search.
+      timeout_s: seconds for each, as a mean; the seconds of each are that mean too.
+    """
+    from verify.several import verify_all
+
+    start = time.monotonic()
+    verdicts = verify_all(problems, search_config(flags, timeout_s))
+    mean = (time.monotonic() - start) / max(len(problems), 1)
+    return [record(verdict, mean) for verdict in verdicts]
 
 
 def record(verdict: "Verdict", seconds: float) -> dict[str, Any]:

@@ -340,6 +340,27 @@ def test_robustness_over_the_images_of_a_provided_network(
     assert "did you mean tiny" in capsys.readouterr().err
 
 
+def test_images_are_decided_together(stub, folder, monkeypatch):
+    provided(folder, monkeypatch)
+    groups = []
+
+    def verify_all(problems, config):
+        groups.append(len(problems))
+        fates = ["unsat", "sat", "timeout"][: len(problems)]
+        return [verdict(fate) for fate in fates]
+
+    monkeypatch.setattr("verify.several.verify_all", verify_all)
+    assert front("--net=tiny", "--together=3", "--workdir=all") == 0
+    rows = table(folder / "all/results.csv")
+    # The third image is misclassified, so it is not asked about.
+    assert groups == [2, 1]
+    fates = ["verified", "falsified", "misclassified", "verified"]
+    assert [row["status"] for row in rows] == fates
+    assert not stub.decided
+    assert front("--net=tiny", "--together=3", "--workdir=all") == 0
+    assert groups == [2, 1]  # nothing is decided twice
+
+
 def test_images_are_laid_out_as_networks_want_them():
     pixels = np.arange(24.0).reshape(2, 3, 4)
     planes = images.laid_out(pixels, (1, 4, 2, 3))
