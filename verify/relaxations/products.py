@@ -10,12 +10,23 @@ from verify.types import Bounds, Lines
 
 
 def _interval(x: Bounds, y: Bounds, **_: Any) -> Bounds:
-    corners = [x.lower * y.lower, x.lower * y.upper]
-    corners += [x.upper * y.lower, x.upper * y.upper]
-    lower, upper = corners[0], corners[0]
+    corners = [_product(a, b) for a in x for b in y]
+    lower, upper = corners[0]
     for corner in corners[1:]:
-        lower, upper = jnp.minimum(lower, corner), jnp.maximum(upper, corner)
+        lower = jnp.minimum(lower, corner.lower)
+        upper = jnp.maximum(upper, corner.upper)
     return Bounds(lower, upper)
+
+
+def _product(a: Array, b: Array) -> Bounds:
+    """A product, and the least normal number around it where it underflows."""
+    product, tiny = a * b, float(jnp.finfo(a.dtype).tiny)
+    lost = (jnp.abs(product) < tiny) & (a != 0) & (b != 0)
+    negative = (a < 0) != (b < 0)
+    return Bounds(
+        jnp.where(lost, jnp.where(negative, -tiny, 0.0), product),
+        jnp.where(lost, jnp.where(negative, 0.0, tiny), product),
+    )
 
 
 def _initial(x: Bounds, y: Bounds, **_: Any) -> Array:
