@@ -18,7 +18,7 @@ from experiments.verification import images, networks
 from verify import Bounds, Config, Problem, Region, Verifier, crown, vnnlib
 from verify.alpha import AlphaConfig
 from verify.beta import BetaConfig, Domains, bound_batch
-from verify.boxes import bound_boxes
+from verify.box_bounds import bound_boxes
 from verify.network import Network
 from verify.programs import Programs, Shape, round_config
 from verify.reduce import Reduced

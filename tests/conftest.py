@@ -26,8 +26,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 # Compilation makes the first example slow; examples are shared shapes, see strategies.
-settings.register_profile("lathe", deadline=None, max_examples=25)
-settings.load_profile("lathe")
+# A run is the same everywhere; HYPOTHESIS_PROFILE=explore looks for new examples.
+settings.register_profile("lathe", deadline=None, max_examples=25, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=100)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lathe"))
 
 
 @pytest.fixture(scope="module", autouse=True)

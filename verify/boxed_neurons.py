@@ -108,7 +108,7 @@ class NeuronSplitter:
         Args:
           weights: of the network.
           box: lower and upper ends, [B, n] each.
-          bounded: their `boxes.Bounded`.
+          bounded: their `box_bounds.Bounded`.
           specs: rows of each clause, of one number.
           config: of the search.
           deadline: of `time.monotonic`.

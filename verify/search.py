@@ -12,7 +12,7 @@ import numpy as np
 
 from core.errors import GraphError
 from core.types import PyTree
-from verify import bab, boxes, falsify, reduce, timing
+from verify import bab, box_bounds, boxes, falsify, reduce, timing
 from verify.clauses import decide_leaf, flattened, grouped, padded
 from verify.network import Network, network
 from verify.problem import Config, Problem, Verdict
@@ -148,9 +148,9 @@ class Verifier:
         self.boxes = boxes.BoxSearch(self.network)
 
     @functools.cached_property
-    def double(self) -> boxes.DoubleBounds:
+    def double(self) -> box_bounds.DoubleBounds:
         """Bounds boxes in float64."""
-        return boxes.DoubleBounds(self.fn, self.network.input.shape)
+        return box_bounds.DoubleBounds(self.fn, self.network.input.shape)
 
     @functools.cached_property
     def rooter(self) -> Rooter:

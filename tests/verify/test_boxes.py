@@ -11,7 +11,7 @@ import pytest
 
 import verify
 from tests.verify.network_cases import Case, layers, mlp
-from verify import boxed_neurons, boxes, certificate, crown, exact
+from verify import box_bounds, boxed_neurons, boxes, certificate, crown, exact
 from verify.boxed_neurons import Effort
 from verify.clauses import padded
 from verify.properties import Property, Spec
@@ -317,7 +317,7 @@ def test_two_programs_serve_all_boxes():
             asked = problem(seed, GAP)
             verdict = verifier()(asked.params, asked.property, config)
             assert verdict.status == "unsat"
-    assert verdict.info["programs"] == {f"boxes{boxes.CHUNK}": 2}
+    assert verdict.info["programs"] == {f"boxes{box_bounds.CHUNK}": 2}
 
 
 def shifted(p, x):
@@ -345,10 +345,10 @@ def test_what_float32_leaves_in_doubt_float64_decides():
 def test_bounds_in_float64_are_exact_for_any_number_of_boxes():
     params = {"w": np.float32([2]), "b": np.float32([-1])}
     rng = np.random.default_rng(0)
-    low = rng.normal(size=(boxes.CHUNK + 6, 1))
+    low = rng.normal(size=(box_bounds.CHUNK + 6, 1))
     high = low + rng.uniform(size=low.shape)
     specs = [Spec(np.ones((1, 1)), np.zeros(1)), Spec(-np.ones((1, 1)), np.ones(1))]
-    found = boxes.DoubleBounds(shifted, (1,))(params, low, high, specs)
+    found = box_bounds.DoubleBounds(shifted, (1,))(params, low, high, specs)
     assert found.dtype == np.float64
     wanted = np.minimum(2 * low - 1, 2 - 2 * high)[:, 0]
     np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)

@@ -9,8 +9,8 @@ import pytest
 
 import verify
 from verify import falsify
+from verify.box_bounds import bound_boxes
 from verify.boxed_neurons import Effort, NeuronSplitter
-from verify.boxes import bound_boxes
 from verify.clauses import padded, unpadded
 from verify.properties import Clause, Property, Spec
 from verify.search import verifier_of
