@@ -113,8 +113,9 @@ def bound_boxes(
         gain = size * half[None, None] + least[..., None]
         # Where nothing tells dimensions apart, the longest one.
         gain = gain.max((0, 1)) + 1e-3 * half * jnp.abs(best.min())
-        # Where a bound is no number nothing tells them apart either.
-        gain = jnp.where(jnp.isfinite(gain), gain, half)
+        # Nor does anything where a bound is no number.
+        known = jnp.isfinite(best.min()) & ~jnp.isnan(gain) & (gain < jnp.inf)
+        gain = jnp.where(known, gain, half)
         score = jnp.where(half > 0, gain, -jnp.inf)
         worst = jnp.argmin(best) * m + jnp.argmax(by_clause[jnp.argmin(best)])
         corner = jnp.where(given[worst] > 0, low, high)

@@ -265,7 +265,7 @@ def test_splitting_neurons_in_all_boxes_changes_no_verdict(monkeypatch, small_ba
     assert closed
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [0, 5])
 def test_no_box_with_a_counterexample_is_closed(monkeypatch, small_batches, seed):
     """Some boxes have one, the last of them barely; bounds leave all others open."""
     monkeypatch.setattr(boxed_neurons, "ROUNDS", 100)
