@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.devices import xla_flags
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
     "admm_pruning",
@@ -80,7 +82,7 @@ def test_killed_in_the_middle_of_admm_a_run_ends_with_the_same_numbers(tmp_path)
 def test_four_devices_and_bfloat16_train_as_well_as_one(tmp_path):
     tiny = ["admm_pruning", "--lenet300_epochs=3,2,1", "--examples=1000"]
     tiny += ["--methods=admm"]
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    four = {"XLA_FLAGS": xla_flags(4)}
     runs = {
         "one": launch(*tiny, f"--workdir={tmp_path / 'one'}"),
         "four": launch(*tiny, f"--workdir={tmp_path / 'four'}", **four),

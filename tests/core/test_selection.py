@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from core import selection
 from core.errors import InputError
 from core.selection import keep_largest, topk_mask
+from tests.devices import xla_flags
 
 FLOATS = ["bfloat16", "float16", "float32"]
 WIDE = ["float64", "int64", "uint64"]
@@ -306,7 +307,7 @@ print("sharded arrays agree")
 
 def test_sharded_over_four_devices():
     root = Path(__file__).resolve().parents[2]
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = xla_flags(4)
     result = subprocess.run(
         [sys.executable, "-c", SHARDED],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

@@ -31,6 +31,7 @@ from experiments.training import (
     put,
     restart,
 )
+from tests.devices import xla_flags
 from tests.relaxed import relaxed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,7 +314,7 @@ def test_four_devices_train_like_one():
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": xla_flags(4),
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(

@@ -12,6 +12,7 @@ import pytest
 
 import gap
 from core import trees
+from tests.devices import xla_flags
 from tests.gap.training_cases import adam, counts, problem
 
 RULES = [("fc.*/kernel", 0.25)]
@@ -183,7 +184,7 @@ print(json.dumps({"devices": sorted(owner), "local": sorted(local),
 def test_copies_train_on_four_devices_as_on_one():
     root = Path(__file__).resolve().parents[2]
     env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": xla_flags(4),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(root),
     }

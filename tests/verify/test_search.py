@@ -14,6 +14,7 @@ import pytest
 
 import verify
 from core.errors import LatheError
+from tests.devices import xla_flags
 from tests.verify.network_cases import CASES
 from verify import certificate, crown, exact, network
 from verify.beta import BetaConfig, Domains, bound_batch
@@ -257,7 +258,7 @@ def test_four_devices_give_the_same_verdicts():
     root = Path(__file__).resolve().parents[2]
     found = []
     for count in (1, 4):
-        flags = f"--xla_force_host_platform_device_count={count}"
+        flags = xla_flags(count)
         environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(root)}
         run = subprocess.run(
             [sys.executable, "-c", CHILD],
