@@ -11,7 +11,7 @@ run: $(VENV)/.run
 	$(BIN)/python launch.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist=loadfile tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist=loadfile --no-loadscope-reorder tests
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

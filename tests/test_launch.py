@@ -18,7 +18,7 @@ SMALL = [
     "admm_pruning",
     "--lenet300_epochs=2,8,3",
     "--examples=1000",
-    "--methods=admm,gradual",
+    "--methods=admm",
     "--lenet300_interval=7",
 ]
 
@@ -50,30 +50,30 @@ def lines(folder):
 def test_killed_in_the_middle_of_admm_a_run_ends_with_the_same_numbers(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     reference = launch(*SMALL, f"--workdir={whole}")
-    _, err = reference.communicate(timeout=300)
+    _, err = reference.communicate(timeout=900)
     assert reference.returncode == 0, err
 
     process = launch(*SMALL, f"--workdir={parts}", "--checkpoint_secs=0")
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not any("admm-22.9x-prune" in line for line in lines(parts)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert not (parts / "results.json").exists()
 
     resumed = launch(*SMALL, f"--workdir={parts}", "--checkpoint_secs=0")
-    out, err = resumed.communicate(timeout=300)
+    out, err = resumed.communicate(timeout=900)
     assert resumed.returncode == 0, err
     assert "lenet300-s0-pretrain" not in out
     assert results(parts) == results(whole)
     assert lines(parts) == lines(whole)
     names = {json.loads(line)["stage"] for line in lines(whole)}
-    assert "lenet300-s0-gradual-22.9x-retrain" in names
-    # Equal budgets: every method and the dense control run as many epochs.
+    assert "lenet300-s0-admm-22.9x-retrain" in names
+    # Equal budgets: the method and the dense control run as many epochs.
     counts = Counter(json.loads(line)["stage"] for line in lines(whole))
-    for trial in ("dense-1x", "admm-22.9x", "gradual-22.9x"):
+    for trial in ("dense-1x", "admm-22.9x"):
         assert counts[f"lenet300-s0-{trial}-prune"] == 8
         assert counts[f"lenet300-s0-{trial}-retrain"] == 3
 
@@ -90,7 +90,7 @@ def test_four_devices_and_bfloat16_train_as_well_as_one(tmp_path):
             *tiny, f"--workdir={tmp_path / 'bf16'}", "--compute_dtype=bfloat16"
         ),
     }
-    errors = {name: run.communicate(timeout=300)[1] for name, run in runs.items()}
+    errors = {name: run.communicate(timeout=900)[1] for name, run in runs.items()}
     assert [run.returncode for run in runs.values()] == [0, 0, 0], errors
     logs = {
         name: [json.loads(line) for line in lines(tmp_path / name)] for name in runs
@@ -115,7 +115,7 @@ def test_four_devices_and_bfloat16_train_as_well_as_one(tmp_path):
 )
 def test_a_users_mistake_is_one_line_and_code_2(argv, word, tmp_path):
     process = launch(*argv, cwd=tmp_path)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert word in err
     assert err.count("\n") == 1
@@ -123,6 +123,6 @@ def test_a_users_mistake_is_one_line_and_code_2(argv, word, tmp_path):
 
 
 def test_list_names_paper_claim_modes_and_data():
-    out, _ = launch("--list").communicate(timeout=60)
+    out, _ = launch("--list").communicate(timeout=300)
     for word in ("admm_pruning", "1804.03294", "2018", "quick", "full", "mnist_5k"):
         assert word in out
