@@ -105,7 +105,11 @@ def test_equal_networks_are_equal_keys(name):
     assert create(name) != create(name, num_classes=3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Deeper networks of a family differ from these by their number of equal blocks.
+RUN = [case for case in NAMES if case.values[0] not in ("resnet32", "resnet56")]
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_evaluation(name):
     model, variables, x = ready(name)
     traces = []
@@ -126,7 +130,7 @@ def test_evaluation(name):
     assert 0 < error < 0.05
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUN)
 def test_training(name):
     model, variables, x = ready(name)
     labels = jnp.arange(len(x))
