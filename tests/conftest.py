@@ -43,11 +43,19 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
+@pytest.fixture(scope="session")
+def _modules():
+    """The number of modules that have ended."""
+    return [0]
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _forget_programs():
-    """Frees what a module compiled: a whole run holds gigabytes otherwise."""
+def _forget_programs(_modules):
+    """Frees what some modules compiled: a whole run holds gigabytes otherwise."""
     yield
-    jax.clear_caches()
+    _modules[0] += 1
+    if _modules[0] % 16 == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture
