@@ -1,12 +1,11 @@
 """The networks that are trained sparse, and the images they see."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from core import trees
@@ -14,6 +13,7 @@ from core.rules import Rules
 from core.types import Array
 from experiments import models
 from experiments.models.resnet import ResNet
+from experiments.pruning.networks import output_positions
 from experiments.training import crop_and_flip
 
 
@@ -94,27 +94,10 @@ def kernel_macs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, float]:
       model: a flax module; every layer with a kernel returns its output features last.
       shape: of one input, such as (28, 28, 1).
     """
-
-    def trace() -> tuple[Any, Any]:
-        x = jnp.zeros((1, *shape), jnp.float32)
-        variables = model.init(jax.random.key(0), x, train=False)
-        _, state = model.apply(
-            variables,
-            x,
-            train=False,
-            capture_intermediates=True,
-            mutable=["intermediates"],
-        )
-        return variables["params"], state["intermediates"]
-
-    params, outputs = jax.eval_shape(trace)
-    found = {}
-    for path, kernel in trees.by_path(params).items():
-        *layers, last = path.split("/")
-        if last == "kernel":
-            output = outputs
-            for layer in layers:
-                output = output[layer]
-            positions = np.prod(output["__call__"][0].shape[1:-1], dtype=np.int64)
-            found[path] = float(kernel.size * positions)
-    return found
+    x = jnp.zeros((1, *shape), jnp.float32)
+    start = functools.partial(model.init, train=False)
+    sizes = trees.by_path(jax.eval_shape(start, jax.random.key(0), x)["params"])
+    return {
+        f"{layer}/kernel": float(sizes[f"{layer}/kernel"].size * positions)
+        for layer, positions in output_positions(model, shape).items()
+    }

@@ -1,6 +1,7 @@
 """The networks that are pruned: per-layer targets and multiply-accumulates."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from core import trees
 from core.errors import check_range, unknown_name
 from core.rules import Rules
 from core.types import PyTree
@@ -133,12 +135,12 @@ def output_positions(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]
     """Returns how often each layer's kernel is applied to one input.
 
     Args:
-      model: a flax module whose layers with a kernel are direct children.
+      model: a flax module; every layer with a kernel returns its output features last.
       shape: of one input, such as (28, 28, 1).
 
     Returns:
-      For each child that has a kernel, the number of output positions: height times
-      width for a convolution, 1 for a dense layer.
+      For each layer that has a kernel, by its path, the number of output positions:
+      height times width for a convolution, 1 for a dense layer.
     """
 
     def trace() -> tuple[Any, Any]:
@@ -154,11 +156,15 @@ def output_positions(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]
         return variables["params"], state["intermediates"]
 
     params, outputs = jax.eval_shape(trace)
-    return {
-        name: math.prod(outputs[name]["__call__"][0].shape[1:-1])
-        for name, layer in params.items()
-        if "kernel" in layer
-    }
+    found = {}
+    for path in trees.by_path(params):
+        layer, _, last = path.rpartition("/")
+        if last == "kernel":
+            output = functools.reduce(
+                lambda of, name: of[name], layer.split("/"), outputs
+            )
+            found[layer] = math.prod(output["__call__"][0].shape[1:-1])
+    return found
 
 
 def macs(left: Mapping[str, int], positions: Mapping[str, int]) -> int:
