@@ -188,7 +188,7 @@ def alpha(verifier: Verifier, weights: Any, region: Region, spec: Spec) -> Any:
     all nonlinear operators are ReLUs, slopes of the rows alone are optimised.
     """
     net = verifier.network
-    if verifier.is_piecewise_linear:
+    if verifier.network.is_piecewise_linear:
         rooter = verifier.rooter
         each = [Spec(*(part[k : k + 1] for part in spec)) for k in range(len(spec.d))]
         hidden = rooter.hidden(weights, region)

@@ -31,8 +31,7 @@ from verify.crown import (
     concretize,
     intervals_from,
     relaxation,
-    rounding,
-    rows_of_spec,
+    spec_pass,
 )
 from verify.network import Network, Weights
 from verify.properties import Spec
@@ -227,13 +226,10 @@ def bounds_at(
         dict(zip(free_nodes(network, network.output), slopes["output"], strict=True)),
         cuts("output", network.output, None),
     )
-    left, offset, size = backward(network, table, rows_of_spec(network, spec), relax)
-    d = jnp.asarray(spec.d, offset.dtype)
-    offset, size = offset + d, size + jnp.abs(d)
-    lower = concretize(network, left, offset, region)
-    if margin and network.input in left:
-        slack = rounding(left[network.input], offset, size, region)
-        lower = lower - lax.stop_gradient(slack)
+    output = spec_pass(network, table, region, spec, relax)
+    lower = output.least
+    if margin:
+        lower = lower - lax.stop_gradient(output.slack)
     return lower, tuple(found[value] for value in network.hidden)
 
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.types import Array
-from verify.beta import Domains
 from verify.pool import Batch, Pool
 from verify.problem import Config
 from verify.programs import Programs, RoundConfig, round_config
@@ -139,7 +138,7 @@ def search(
         began, ready = time.monotonic(), programs.is_ready(size, settings)
         found, margins = programs.round(
             *fixed,
-            _domains(padded, rows, sizes),
+            spread(padded.domains(rows, sizes), size),
             spread(padded.lower.astype(rows[0].dtype), size),
             settings,
         )
@@ -202,24 +201,6 @@ def _pad(batch: Batch, size: int) -> Batch:
     """Repeats the first sub-domain up to a fixed size."""
     extra = size - len(batch.lower)
     return Batch(*(np.concatenate([a, np.repeat(a[:1], extra, 0)]) for a in batch))
-
-
-def _domains(batch: Batch, rows: Any, sizes: Sequence[int]) -> Domains:
-    """The batch on the devices, the sub-domains spread over all of them."""
-    ends, dtype = np.cumsum(sizes)[:-1], rows[0].dtype
-
-    def split(flat: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(np.split(flat, ends, axis=1))
-
-    domains = Domains(
-        rows[0][batch.clause],
-        rows[1][batch.clause],
-        batch.weights.astype(dtype),
-        split(batch.splits),
-        split(batch.alpha.astype(dtype)),
-        split(batch.beta.astype(dtype)),
-    )
-    return spread(domains, len(batch.lower))
 
 
 def spread(tree: Any, count: int) -> Any:

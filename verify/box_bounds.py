@@ -92,19 +92,14 @@ def bound_boxes(
             slopes = dict(zip(free, best.slopes["output"], strict=True))
             first = dict(zip(free, start["output"], strict=True))
         relax = crown.relaxation(network, table, found, slopes)
-        rows = crown.rows_of_spec(network, spec)
-        left, offset, terms = backward(network, table, rows, relax)
-        offset = offset + spec.d
-        given = left.get(network.input)
-        if given is None:
-            given = jnp.zeros((count * m, *low.shape), low.dtype)
-        least = offset + region.minimum(given)
-        terms = terms + jnp.abs(spec.d)
-        slack = crown.rounding(given, offset, terms, region).reshape(count, m)
+        passed = crown.spec_pass(network, table, region, spec, relax)
+        least, given = passed.least, passed.given
+        slack = passed.slack.reshape(count, m)
         by_clause = jnp.where(jnp.isnan(least), -jnp.inf, least).reshape(count, m)
         best = by_clause.max(-1)
         best_row = by_clause.argmax(-1)
         half = 0.5 * (high - low).reshape(-1)
+        rows = crown.rows_of_spec(network, spec)
         smeared, *_ = backward(network, table, rows, _upper_slopes(relax))
         size = jnp.abs(given) + jnp.abs(smeared.get(network.input, given))
         size = size.reshape(count, m, -1)

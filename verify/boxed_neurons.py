@@ -44,11 +44,6 @@ class Tried(NamedTuple):
     point: np.ndarray | None = None
 
 
-def splits_neurons(network: Network) -> bool:
-    """Whether all nonlinear operators of a network are ReLUs."""
-    return all(node.op == "relu" for node in network.nonlinear)
-
-
 @dataclasses.dataclass
 class Effort:
     """What a search has learnt about splitting neurons inside of its boxes.

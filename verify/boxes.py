@@ -11,7 +11,7 @@ import numpy as np
 
 from core.types import Array
 from verify.box_bounds import CHUNK, Bounded, bound_boxes
-from verify.boxed_neurons import Effort, NeuronSplitter, splits_neurons
+from verify.boxed_neurons import Effort, NeuronSplitter
 from verify.network import Network, Weights
 from verify.problem import Config
 from verify.properties import Spec
@@ -66,7 +66,7 @@ class BoxSearch:
         self.network = network
         self.traces: dict[str, int] = {}
         self._bound = jax.jit(self._bound_counted, static_argnums=5)
-        self.splitter = NeuronSplitter(network) if splits_neurons(network) else None
+        self.splitter = NeuronSplitter(network) if network.is_piecewise_linear else None
 
     def _bound_counted(self, weights, lower, upper, C, d, with_slopes) -> Bounded:
         name = f"boxes{lower.shape[0]}"

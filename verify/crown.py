@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -290,8 +290,50 @@ def spec_bound(
       slopes: free parameters of nonlinear nodes; the rules' defaults if left out.
       margin: whether the bounds are lowered by `rounding`.
     """
-    least, slack, _ = spec_terms(network, weights, region, spec, hidden, slopes)
-    return least - slack if margin else least
+    found = spec_terms(network, weights, region, spec, hidden, slopes)
+    return found.least - found.slack if margin else found.least
+
+
+class SpecPass(NamedTuple):
+    """One backward pass of a specification.
+
+    Attributes:
+      least: lower bounds of its rows, [S].
+      slack: what `rounding` says of them, [S].
+      size: of the constants of affine operators and of the rows, [S].
+      given: coefficients on the input, [S, *input shape].
+    """
+
+    least: Array
+    slack: Array
+    size: Array
+    given: Array
+
+
+def spec_pass(
+    network: Network,
+    table: Mapping[Value, Array],
+    region: Region,
+    spec: Spec,
+    relax: Relax,
+) -> SpecPass:
+    """Bounds C y + d over a region by one pass through relaxations.
+
+    Args:
+      network: the function.
+      table: its weights, `network.table(weights)`.
+      region: of the input.
+      spec: the rows.
+      relax: as `relaxation` gives it.
+    """
+    left, offset, size = backward(network, table, rows_of_spec(network, spec), relax)
+    d = jnp.asarray(spec.d, offset.dtype)
+    offset, size = offset + d, size + jnp.abs(d)
+    least = concretize(network, left, offset, region)
+    given = left.get(network.input)
+    if given is None:
+        given = jnp.zeros((least.shape[0], *network.input.shape), offset.dtype)
+    return SpecPass(least, rounding(given, offset, size, region), size, given)
 
 
 def spec_terms(
@@ -301,22 +343,12 @@ def spec_terms(
     spec: Spec,
     hidden: Hidden,
     slopes: Mapping[Node, Array] | None = None,
-) -> tuple[Array, Array, Array]:
-    """As `spec_bound`; returns bounds, what `rounding` says of them, and sizes, [S].
-
-    The sizes are those of the constants of affine operators and of the rows.
-    """
+) -> SpecPass:
+    """As `spec_bound`, with all that the pass says."""
     table = network.table(weights)
     found = intervals_from(network, region, hidden)
     relax = relaxation(network, table, found, slopes)
-    left, offset, size = backward(network, table, rows_of_spec(network, spec), relax)
-    d = jnp.asarray(spec.d, offset.dtype)
-    offset, size = offset + d, size + jnp.abs(d)
-    least = concretize(network, left, offset, region)
-    given = left.get(network.input)
-    if given is None:
-        given = jnp.zeros((least.shape[0], *network.input.shape), offset.dtype)
-    return least, rounding(given, offset, size, region), size
+    return spec_pass(network, table, region, spec, relax)
 
 
 def interval_bound(

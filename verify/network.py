@@ -62,6 +62,11 @@ class Network:
         dtype = self.input.dtype
         return tuple(_floating(given[value], dtype) for value in self.known)
 
+    @property
+    def is_piecewise_linear(self) -> bool:
+        """Whether splitting neurons decides every property."""
+        return all(node.op == "relu" for node in self.nonlinear)
+
     @functools.cached_property
     def active(self) -> frozenset[Value]:
         """The values that the input reaches, itself among them."""

@@ -1,8 +1,11 @@
 """The open sub-domains of a search, on the host, in memory that is bounded."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from verify.beta import Domains
 
 
 class Batch(NamedTuple):
@@ -25,6 +28,29 @@ class Batch(NamedTuple):
     beta: np.ndarray
     weights: np.ndarray
     node: np.ndarray
+
+    def domains(
+        self, rows: tuple[np.ndarray, np.ndarray], sizes: Sequence[int]
+    ) -> Domains:
+        """Returns the sub-domains as programs take them, in the type of the rows.
+
+        Fields may have more than one leading axis.
+
+        Args:
+          rows: C and d of every clause, [clauses, m, n_y] and [clauses, m].
+          sizes: neurons of each layer.
+        """
+        C, d = (part[self.clause] for part in rows)
+        ends = np.cumsum(sizes)[:-1]
+        splits, alpha, beta = (
+            tuple(np.split(flat, ends, axis=-1))
+            for flat in (
+                self.splits,
+                self.alpha.astype(C.dtype),
+                self.beta.astype(C.dtype),
+            )
+        )
+        return Domains(C, d, self.weights.astype(C.dtype), splits, alpha, beta)
 
 
 # In the order of a batch. Any alpha in [0, 1] and beta >= 0 is sound: half is enough.

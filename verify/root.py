@@ -101,9 +101,9 @@ class Rooter:
         if (lower > 0).all() or config.method == "interval":
             return Root(lower, "interval", specs)
         hidden = self.hidden(weights, region)
-        least, slack, size = self.bound(weights, region, spec, hidden)
-        found = by_clause(least - slack, specs)
-        lost = crown.share(least.dtype) * np.asarray(size)[:real]
+        passed = self.bound(weights, region, spec, hidden)
+        found = by_clause(passed.least - passed.slack, specs)
+        lost = crown.share(passed.least.dtype) * np.asarray(passed.size)[:real]
         lowered = [
             s._replace(d=s.d - each)
             for s, each in zip(specs, np.split(lost, len(specs)), strict=True)

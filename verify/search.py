@@ -157,15 +157,10 @@ class Verifier:
         """Bounds and reduces; only for ReLU networks."""
         return Rooter(self.network)
 
-    @property
-    def is_piecewise_linear(self) -> bool:
-        """Whether splitting neurons decides every property."""
-        return all(node.op == "relu" for node in self.network.nonlinear)
-
     def halves_inputs(self, config: Config) -> bool:
         """Whether a search splits the input box, not neurons."""
         small = int(np.prod(self.network.input.shape)) <= config.input_limit
-        either = small or not self.is_piecewise_linear
+        either = small or not self.network.is_piecewise_linear
         return config.branching == "input" or (config.branching == "auto" and either)
 
     def __call__(
@@ -279,7 +274,7 @@ class Verifier:
             if witness is not None:
                 return search.verdict("sat", witness=witness)
             return self._boxes(search, weights, inside, specs, clauses)
-        if not self.is_piecewise_linear:
+        if not self.network.is_piecewise_linear:
             raise GraphError(
                 "branching='relu': the network has operators that are not piecewise "
                 "linear; use branching='input' or 'auto'"

@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.types import Array, PyTree
-from verify.beta import Domains
 from verify.crown import Hidden
 from verify.pool import Batch, Pool
 from verify.problem import Config
-from verify.programs import Programs, RoundConfig, round_config
+from verify.programs import Programs, round_config
 from verify.properties import Spec
 from verify.reduce import Reduced
 from verify.regions import Region
@@ -123,7 +122,7 @@ def search(
     while len(pool) and found.rounds < max_rounds and not pool.full:
         if time.monotonic() > deadline:
             break
-        shape = _lanes(programs, forms, len(pool), config)
+        shape = _lanes(forms, len(pool), config)
         parents = pool.take(shape[0] * shape[1])
         slots, rest = assign(owner[parents.clause], parents.lower, *shape)
         if len(rest):
@@ -150,7 +149,7 @@ def search(
                 found.stuck.add(int(owner[clause]))
             if said in ("point", "open"):
                 alive[owner[clause]] = False
-        pool.add(_children(result, slots, parents, settings))
+        pool.add(_children(result, slots, parents))
         pool.keep(alive[owner[pool.clauses]])
         if progress is not None:
             left = len(np.unique(owner[pool.clauses]))
@@ -162,9 +161,7 @@ def search(
     return found
 
 
-def _lanes(
-    programs: Programs, forms: Forms, alive: int, config: Config
-) -> tuple[int, int]:
+def _lanes(forms: Forms, alive: int, config: Config) -> tuple[int, int]:
     """Lanes and parents in each: few where few sub-domains are open."""
     weights = sum(a[0].nbytes for a in jax.tree.leaves(forms.params))
     parents = 1 if weights <= IN_CACHE else min(8, config.batch)
@@ -208,23 +205,11 @@ def _round(programs, forms, parents, slots, owner, rows, sizes, settings):
     """Runs one round on lanes; empty places repeat a sub-domain that is there."""
     lane_first = np.where(slots[:, :1] >= 0, slots[:, :1], slots[0, 0])
     filled = np.where(slots >= 0, slots, lane_first)
-    ends, dtype = np.cumsum(sizes)[:-1], rows[0].dtype
-    clause = parents.clause[filled]
-
-    def split(flat: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(np.split(flat[filled], ends, axis=-1))
-
-    domains = Domains(
-        rows[0][clause],
-        rows[1][clause],
-        parents.weights[filled].astype(dtype),
-        split(parents.splits),
-        split(parents.alpha.astype(dtype)),
-        split(parents.beta.astype(dtype)),
-    )
-    item = jnp.asarray(owner[clause[:, 0]])
+    placed = Batch(*(a[filled] for a in parents))
+    item = jnp.asarray(owner[placed.clause[:, 0]])
+    lower = placed.lower.astype(rows[0].dtype)
     found, margins = programs.rounds(
-        _gathered(forms, item), domains, parents.lower[filled].astype(dtype), settings
+        _gathered(forms, item), placed.domains(rows, sizes), lower, settings
     )
     return jax.tree.map(np.asarray, found), np.asarray(margins)
 
@@ -245,7 +230,7 @@ def _suspects(result, margins, slots, parents, owner):
         yield int(owner[parents.clause[slots[k[:2]]]]), result.point[k]
 
 
-def _children(result, slots, parents: Batch, settings: RoundConfig) -> Batch:
+def _children(result, slots, parents: Batch) -> Batch:
     """The children that are open."""
     there = slots >= 0
     lower = result.lower  # [lanes, parents, children]

@@ -319,12 +319,11 @@ def test_few_programs_compile():
 
 def test_lanes_are_few_where_little_is_open_and_shared_where_weights_are_large():
     forms = together.stacked(several(0).items)
-    shape = programs(Shape(4, (8, 8), 2, "float32"))
     config = dataclasses.replace(CONFIG, batch=64)
-    assert together._lanes(shape, forms, 4, config) == (4, 1)
-    assert together._lanes(shape, forms, 5, config) == (32, 1)
+    assert together._lanes(forms, 4, config) == (4, 1)
+    assert together._lanes(forms, 5, config) == (32, 1)
     large = forms._replace(params=np.zeros((1, together.IN_CACHE // 4 + 1), np.float32))
-    assert together._lanes(shape, large, 1000, config) == (4, 8)
+    assert together._lanes(large, 1000, config) == (4, 8)
 
 
 def test_a_pool_keeps_what_is_chosen():
