@@ -1,12 +1,19 @@
 """Strict numerics, one compilation cache, keys and the data folder."""
 
+import gc
 import os
 import signal
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of a run is compilation of what is called once: XLA need not polish it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# Most of a run is compilation of what is called once: XLA need not polish it. The older
+# emitters compile faster; XLA aborts on flags that it no longer has.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+    + " --xla_cpu_use_fusion_emitters=false" * (version("jaxlib") < "0.12"),
+)
 
 import jax
 import pytest
@@ -18,13 +25,17 @@ ROOT = Path(__file__).resolve().parents[1]
 # that interrupt a run need the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Traces are many small objects that live on: looking through them often is in vain.
+gc.set_threshold(200_000, 20, 100)
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
     "jax_compilation_cache_dir",
     os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")),
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 # Compilation makes the first example slow; examples are shared shapes, see strategies.

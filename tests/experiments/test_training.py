@@ -65,8 +65,8 @@ def stripes(n, seed=0):
     return Split(images.astype(np.uint8), labels.astype(np.int32))
 
 
-def adam(rate=1e-2):
-    return relaxed(optax.adam(rate))
+def adam(rate=1e-2, eps=1e-8):
+    return relaxed(optax.adam(rate, eps=eps))
 
 
 def start(optimizer=None, model=None, **kwargs):
@@ -280,7 +280,8 @@ def main():
     """Trains on one device and on all; run in a process that has four."""
     key, data, report = jax.random.key(3), stripes(70), {}
     for name, mesh in [("one", None), ("all", data_mesh())]:
-        optimizer, model = adam(), Tiny()
+        # A large eps: else the first steps are signs, and rounding decides some of them.
+        optimizer, model = adam(eps=1e-3), Tiny()
         settings = {"mesh": mesh, **PIXELS}
         state = init_state(model, optimizer, key, (8, 8, 1), mesh=mesh)
         epoch = make_epoch(
@@ -331,7 +332,7 @@ def test_four_devices_train_like_one():
     assert (one["devices"], every["devices"]) == (1, 4)
     assert (one["traces"], every["traces"]) == (0, 0)
     np.testing.assert_allclose(every["losses"], one["losses"], rtol=2e-4)
-    np.testing.assert_allclose(every["loss"], one["loss"], rtol=2e-3)
+    np.testing.assert_allclose(every["loss"], one["loss"], rtol=2e-4)
     assert "multiple of the 4 devices" in report["error"]
 
 
