@@ -280,7 +280,7 @@ def main():
     """Trains on one device and on all; run in a process that has four."""
     key, data, report = jax.random.key(3), stripes(70), {}
     for name, mesh in [("one", None), ("all", data_mesh())]:
-        # A large eps: else the first steps are signs, and rounding decides some of them.
+        # A large eps: otherwise first steps are signs, and rounding decides some.
         optimizer, model = adam(eps=1e-3), Tiny()
         settings = {"mesh": mesh, **PIXELS}
         state = init_state(model, optimizer, key, (8, 8, 1), mesh=mesh)
