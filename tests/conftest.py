@@ -65,7 +65,7 @@ def _forget_programs(_modules):
     """Frees what some modules compiled: a whole run holds gigabytes otherwise."""
     yield
     _modules[0] += 1
-    if _modules[0] % 16 == 0:
+    if _modules[0] % 32 == 0:
         jax.clear_caches()
 
 

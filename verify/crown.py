@@ -16,7 +16,7 @@ from verify.backward import Relax, backward, lower_of
 from verify.network import Network, Weights
 from verify.properties import Spec
 from verify.regions import Region
-from verify.relaxations import RULES, Relaxation
+from verify.relaxations import RULES
 from verify.types import Bounds, Lines
 
 Hidden = tuple[Bounds, ...]
@@ -52,6 +52,7 @@ def relaxation(
     found: intervals.Intervals,
     slopes: Mapping[Node, Array] | None = None,
     cuts: Mapping[Node, Array] | None = None,
+    lines: Mapping[Node, Lines] | None = None,
 ) -> Relax:
     """Returns the relaxation of every nonlinear node within intervals.
 
@@ -64,25 +65,23 @@ def relaxation(
       cuts: beta times the sign of each split neuron of a node, [S, *shape]: what the
         half-spaces take from the coefficients on its operand (arXiv 2103.06624,
         equation 8).
+      lines: of nodes without slopes that earlier passes went through already.
     """
+    lines = lines or {}
 
     def relax(node: Node, rows: Array) -> tuple[Sequence[Array], Array]:
-        rule = RULES[node.op]
-        bounds = intervals.operand_bounds(network, table, node, found)
         alpha = None if slopes is None else slopes.get(node)
-
-        def make(alpha: Array | None) -> Lines:
-            return _lines(rule, bounds, alpha, node.params)
-
-        per_row = alpha is not None and alpha.ndim == rows.ndim + 1
-        if per_row:
-            lines = jax.vmap(make)(alpha)
+        bounds = intervals.operand_bounds(network, table, node, found)
+        make = functools.partial(_lines, node, bounds)
+        if alpha is not None and alpha.ndim == rows.ndim + 1:
+            own = jax.vmap(make)(alpha)
         else:
-            lines = jax.tree.map(lambda a: a[None], make(alpha))
+            one = lines[node] if alpha is None and node in lines else make(alpha)
+            own = jax.tree.map(lambda a: a[None], one)
         reached = [v in network.active for v in node.inputs]
         zero = jnp.zeros((), rows.dtype)
         values = [table.get(v, zero) for v in node.inputs]
-        parts, offset = lower_of(lines, rows, reached, values)
+        parts, offset = lower_of(own, rows, reached, values)
         if cuts is not None and node in cuts:
             parts = [parts[0] - cuts[node]]
         return parts, offset
@@ -90,10 +89,9 @@ def relaxation(
     return relax
 
 
-def _lines(
-    rule: Relaxation, bounds: Sequence[Bounds], alpha: Array | None, params: Any
-) -> Lines:
-    """A rule's lines; where an operand is unbounded, what its interval says."""
+def _lines(node: Node, bounds: Sequence[Bounds], alpha: Array | None = None) -> Lines:
+    """A node's lines; where an operand is unbounded, what its interval says."""
+    rule, params = RULES[node.op], node.params
     if rule.name == "relu":  # in the inner loop; it has no poles, and NaN fails closed
         return rule.lines(*bounds, alpha=alpha, **params)
     finite = [jnp.isfinite(b.lower) & jnp.isfinite(b.upper) for b in bounds]
@@ -171,12 +169,18 @@ def hidden_bounds(
     """
     table = network.table(weights)
     found = intervals.start(network, region.lower, region.upper)
+    lines: dict[Node, Lines] = {}
     for value in network.hidden:
         before = network.before(value)
         new = [node for node in before if node.outputs[0] not in found]
         intervals.advance(network, table, new, found)
         if backward_passes and not _is_exact(network, before, region):
-            relax = relaxation(network, table, found)
+            # Once for all passes, and outside of their loops over chunks of rows.
+            for node in network.nonlinear:
+                if node in before and node not in lines:
+                    bounds = intervals.operand_bounds(network, table, node, found)
+                    lines[node] = _lines(node, bounds)
+            relax = relaxation(network, table, found, lines=lines)
             own = found[value]
             tighter = _rows_bounds(
                 network, table, region, relax, value, own, before, config
