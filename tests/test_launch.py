@@ -79,19 +79,16 @@ def test_killed_in_the_middle_of_admm_a_run_ends_with_the_same_numbers(tmp_path)
 
 
 @pytest.mark.slow
-def test_four_devices_and_bfloat16_train_as_well_as_one(tmp_path):
+def test_four_devices_train_as_well_as_one(tmp_path):
     tiny = ["admm_pruning", "--lenet300_epochs=3,2,1", "--examples=1000"]
     tiny += ["--methods=admm"]
     four = {"XLA_FLAGS": xla_flags(4)}
     runs = {
         "one": launch(*tiny, f"--workdir={tmp_path / 'one'}"),
         "four": launch(*tiny, f"--workdir={tmp_path / 'four'}", **four),
-        "bf16": launch(
-            *tiny, f"--workdir={tmp_path / 'bf16'}", "--compute_dtype=bfloat16"
-        ),
     }
     errors = {name: run.communicate(timeout=900)[1] for name, run in runs.items()}
-    assert [run.returncode for run in runs.values()] == [0, 0, 0], errors
+    assert [run.returncode for run in runs.values()] == [0, 0], errors
     logs = {
         name: [json.loads(line) for line in lines(tmp_path / name)] for name in runs
     }
@@ -99,9 +96,6 @@ def test_four_devices_and_bfloat16_train_as_well_as_one(tmp_path):
     for one, four in pairs:
         assert one["stage"] == four["stage"]
         assert four["train_loss"] == pytest.approx(one["train_loss"], rel=2e-2)
-    dense = {name: log[2]["accuracy"] for name, log in logs.items()}
-    assert dense["bf16"] == pytest.approx(dense["one"], abs=3.0)
-    assert logs["bf16"][0]["train_loss"] != logs["one"][0]["train_loss"]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_verdicts_equal_the_mixed_integer_programs(branching, heuristic):
     assert seen == {"sat", "unsat"}
 
 
-@pytest.mark.parametrize("name", ["dense", "residual"])
+@pytest.mark.parametrize("name", ["dense", "conv"])
 def test_both_ways_to_split_agree_and_certify(name):
     for seed in range(3):
         asked = problem(name, seed, shift=0.3)
