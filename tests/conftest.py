@@ -40,12 +40,15 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Compilation makes the first example slow; examples are shared shapes, see strategies.
 # A run is the same everywhere; HYPOTHESIS_PROFILE=explore looks for new examples.
-settings.register_profile("lathe", deadline=None, max_examples=15, derandomize=True)
+settings.register_profile("lathe", deadline=None, max_examples=10, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lathe"))
 
 
-LONGEST = ("test_launch.py", "test_docs.py", "test_bounds.py", "test_search.py")
+LONGEST = (
+    *("test_launch.py", "test_docs.py", "test_bounds.py", "test_search.py"),
+    *("test_relaxations.py", "test_contracts.py", "test_models.py"),
+)
 """Files that begin a parallel run, so that none of them is alone at its end."""
 
 

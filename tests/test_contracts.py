@@ -19,6 +19,7 @@ import admm
 import core
 import gap
 import graph
+import quant
 import verify
 from core.errors import InputError
 from tests.relaxed import relaxed
@@ -98,7 +99,9 @@ def test_registered_transforms_are_public():
         assert {f.__name__ for f in room.TRANSFORMS.values()} <= set(room.__all__)
 
 
-@pytest.mark.parametrize("room", [graph, gap, admm, verify], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "room", [graph, gap, quant, admm, verify], ids=lambda m: m.__name__
+)
 def test_public_names_exist_in_order(room):
     assert list(room.__all__) == sorted(set(room.__all__), key=_as_ruff_sorts)
     assert all(hasattr(room, name) for name in room.__all__)
@@ -135,7 +138,7 @@ def test_library_rooms_load_nothing_heavy():
         [
             sys.executable,
             "-c",
-            "import sys, core, graph, gap, admm, verify\n"
+            "import sys, core, graph, gap, quant, admm, verify\n"
             f"print(*set(sys.modules).intersection({heavy.split()!r}))",
         ],
         capture_output=True,

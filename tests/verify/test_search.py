@@ -84,10 +84,9 @@ def test_verdicts_equal_the_mixed_integer_programs(branching, heuristic):
     assert seen == {"sat", "unsat"}
 
 
-@pytest.mark.parametrize(("name", "problems"), [("dense", 3), ("residual", 1)])
-def test_both_ways_to_split_agree_and_certify(name, problems):
-    for seed in range(problems):
-        asked = problem(name, seed, shift=0.3)
+def test_both_ways_to_split_agree_and_certify():
+    for seed in range(3):
+        asked = problem("dense", seed, shift=0.3)
         found = [
             verify.verify(
                 asked,

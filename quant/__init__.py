@@ -1,0 +1,70 @@
+"""Quantization: number formats, quantizers, and rounding without data.
+
+| number formats | |
+|------|------|
+| `Uniform`, `Binary`, `Ternary`, `Levels` | fixed point, one and two bits, any set |
+| `PowerOfTwo`, `SumOfPowers` | shifts instead of products; SP2 |
+| `ElasticSignificantBits`, `Flint`, `SmallFloat` | ESB, ANT's flint, small floats |
+| `Format`, `Cost` | levels, words, exact rounding; shifts and adds of a product |
+
+| quantizers | |
+|------|------|
+| `Quantizer(format, per, calibration)` | `fit`, `encode`, `decode`, `fake` |
+| `Per`, `TENSOR`, `CHANNEL` | what shares a scale |
+| `calibration` (a module), `Scaling` | scales: by extremes, error, divergence, DDA |
+| `straight_through` | rounding with the gradient of its clip |
+
+| rounding without data | |
+|------|------|
+| `squant` (a module) | SQuant of a kernel or a tree, in one program |
+
+Example, every kernel to four bits of SP2, a scale each:
+
+    quantizer = quant.Quantizer(quant.SumOfPowers(4))
+    scaling = quantizer.fit(kernel)
+    words = quantizer.encode(kernel, scaling)  # what hardware stores
+    kernel = quantizer.decode(words, scaling)
+
+References: MSQ, arXiv 2012.04240; ESB, arXiv 2109.03513; ANT, arXiv 2208.14286; SQuant,
+arXiv 2202.07471; learned steps, arXiv 1902.08153.
+"""
+
+from quant import calibration, squant
+from quant.calibration import Calibration, Scaling
+from quant.formats import (
+    Binary,
+    Cost,
+    ElasticSignificantBits,
+    Flint,
+    Format,
+    Levels,
+    PowerOfTwo,
+    SmallFloat,
+    SumOfPowers,
+    Ternary,
+    Uniform,
+)
+from quant.quantizers import CHANNEL, TENSOR, Per, Quantizer, straight_through
+
+__all__ = [
+    "CHANNEL",
+    "TENSOR",
+    "Binary",
+    "Calibration",
+    "Cost",
+    "ElasticSignificantBits",
+    "Flint",
+    "Format",
+    "Levels",
+    "Per",
+    "PowerOfTwo",
+    "Quantizer",
+    "Scaling",
+    "SmallFloat",
+    "SumOfPowers",
+    "Ternary",
+    "Uniform",
+    "calibration",
+    "squant",
+    "straight_through",
+]

@@ -1,0 +1,326 @@
+"""Scales of quantizers: from the extremes, from percentiles, by least error.
+
+A calibration is a frozen dataclass that is called with rows [groups, n], each of which
+gets a scale of its own, and a format; it returns a `Scaling` of arrays [groups]. A row
+without a range, all of it 0, gets scale 1.
+"""
+
+import abc
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from core.errors import InputError, check_range, describe
+from core.types import Array
+from quant.formats import Format, Uniform
+
+
+class Scaling(NamedTuple):
+    """How numbers become levels: level = x / scale + zero.
+
+    Attributes:
+      scale: positive.
+      zero: the level that stands for 0; a whole number where codes are integers.
+    """
+
+    scale: Array
+    zero: Array
+
+
+class Calibration(abc.ABC):
+    """A way to choose scales."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Array, fmt: Format) -> Scaling:
+        """Returns the scaling of every row [groups] of x [groups, n]."""
+
+
+def _symmetric(scale: Array) -> Scaling:
+    """Scales that are positive and finite, around 0."""
+    tiny = jnp.asarray(jnp.finfo(scale.dtype).tiny, scale.dtype)
+    usable = jnp.where(scale >= tiny, scale, jnp.ones_like(scale))
+    return Scaling(usable, jnp.zeros_like(usable))
+
+
+def _extreme(x: Array, fmt: Format) -> Array:
+    """The largest number that counts: of magnitudes, or of what is not negative."""
+    size = jnp.abs(x) if fmt.signed else jnp.maximum(x, 0)
+    return size.max(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaxAbs(Calibration):
+    """The largest magnitude becomes the format's largest level.
+
+    Attributes:
+      ratio: of the largest magnitude, that becomes it instead; below 1 clips.
+    """
+
+    ratio: float = 1.0
+
+    def __post_init__(self):
+        check_range("ratio", self.ratio, 0.0, low_open=True)
+
+    def __call__(self, x: Array, fmt: Format) -> Scaling:
+        """Returns the scaling of every row; see `Calibration`."""
+        return _symmetric(self.ratio * _extreme(x, fmt) / fmt.max)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinMax(Calibration):
+    """The range from the least to the largest number, and 0, on all integers.
+
+    For `Uniform` alone: the zero is an integer of the format, so 0 is exact.
+    """
+
+    def __call__(self, x: Array, fmt: Format) -> Scaling:
+        """Returns the scaling of every row; see `Calibration`."""
+        if not isinstance(fmt, Uniform):
+            raise InputError(
+                describe(f"MinMax() for {fmt}", "the format Uniform", "Take MaxAbs().")
+            )
+        zero = jnp.zeros((), x.dtype)
+        low, high = jnp.minimum(x.min(-1), zero), jnp.maximum(x.max(-1), zero)
+        scale, _ = _symmetric((high - low) / (fmt.highest - fmt.lowest))
+        place = jnp.round(fmt.lowest - low / scale)
+        return Scaling(scale, jnp.clip(place, fmt.lowest, fmt.highest))
+
+
+@dataclasses.dataclass(frozen=True)
+class Percentile(Calibration):
+    """A percentile of the magnitudes becomes the largest level; what is above clips.
+
+    Attributes:
+      percent: above 0 and at most 100.
+    """
+
+    percent: float = 99.9
+
+    def __post_init__(self):
+        check_range("percent", self.percent, 0.0, 100.0, low_open=True)
+
+    def __call__(self, x: Array, fmt: Format) -> Scaling:
+        """Returns the scaling of every row; see `Calibration`."""
+        size = jnp.abs(x) if fmt.signed else jnp.maximum(x, 0)
+        return _symmetric(jnp.percentile(size, self.percent, axis=-1) / fmt.max)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastError(Calibration):
+    """The scale of least mean squared error among multiples of that of `MaxAbs`.
+
+    The first of equals is taken. With the defaults the search of ANT (MICRO 2022).
+
+    Attributes:
+      low, high: the least and the largest multiple, both tried.
+      steps: how many multiples, evenly spaced.
+    """
+
+    low: float = 0.75
+    high: float = 1.49
+    steps: int = 75
+
+    def __post_init__(self):
+        check_range("low", self.low, 0.0, low_open=True)
+        check_range("high", self.high, self.low)
+        check_range("steps", self.steps, 1)
+
+    def __call__(self, x: Array, fmt: Format) -> Scaling:
+        """Returns the scaling of every row; see `Calibration`."""
+        return self.search(x, fmt)[0]
+
+    def search(self, x: Array, fmt: Format) -> tuple[Scaling, Array]:
+        """Returns scalings and their mean squared errors, [groups] each."""
+        most = MaxAbs()(x, fmt).scale
+        shares = jnp.linspace(self.low, self.high, self.steps, dtype=x.dtype)
+
+        def better(best: tuple[Array, Array], share: Array):
+            scale = most * share
+            error = squared_error(x, fmt, scale)
+            is_less = error < best[1]
+            kept = jnp.where(is_less, scale, best[0]), jnp.minimum(error, best[1])
+            return kept, None
+
+        start = most, jnp.full_like(most, jnp.inf)
+        (scale, error), _ = lax.scan(better, start, shares)
+        return _symmetric(scale), error
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastSquares(Calibration):
+    """Levels and the scale that fits them best, in turns (arXiv 2012.04240).
+
+    scale = <x, v> / <v, v> with v the levels of x; from `MaxAbs`.
+
+    Attributes:
+      iterations: turns.
+    """
+
+    iterations: int = 10
+
+    def __post_init__(self):
+        check_range("iterations", self.iterations, 0)
+
+    def __call__(self, x: Array, fmt: Format) -> Scaling:
+        """Returns the scaling of every row; see `Calibration`."""
+
+        def turn(_, scale: Array) -> Array:
+            v = fmt.round(x / scale[:, None])
+            size = (v * v).sum(-1)
+            fitted = (x * v).sum(-1) / jnp.where(size > 0, size, jnp.ones_like(size))
+            return jnp.where(fitted > 0, fitted, scale)
+
+        first = MaxAbs()(x, fmt).scale
+        return _symmetric(lax.fori_loop(0, self.iterations, turn, first))
+
+
+@dataclasses.dataclass(frozen=True)
+class Aligned(Calibration):
+    """DDA: the best scale for a normal distribution of the same spread (2109.03513).
+
+    scale = alpha * sigma; see `normal_scale`. sigma is the root of the mean square,
+    which unsigned formats take of what is not negative.
+    """
+
+    def __call__(self, x: Array, fmt: Format) -> Scaling:
+        """Returns the scaling of every row; see `Calibration`."""
+        most, _ = _symmetric(_extreme(x, fmt))
+        share = (x if fmt.signed else jnp.maximum(x, 0)) / most[:, None]
+        sigma = most * jnp.sqrt(jnp.mean(share * share, -1))  # squares do not overflow
+        return _symmetric(normal_scale(fmt) * sigma)
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastDivergence(Calibration):
+    """The clip of least Kullback-Leibler divergence from the histogram of magnitudes.
+
+    As published with TensorRT: for each clip the clipped histogram, what lies beyond in
+    its last bin, is compared with itself spread evenly over the numbers of a level.
+
+    Attributes:
+      bins: of the histogram.
+      steps: how many clips are tried.
+    """
+
+    bins: int = 2048
+    steps: int = 128
+
+    def __post_init__(self):
+        check_range("bins", self.bins, 16)
+        check_range("steps", self.steps, 1, self.bins // 4)
+
+    def __call__(self, x: Array, fmt: Format) -> Scaling:
+        """Returns the scaling of every row; see `Calibration`."""
+        most = _extreme(x, fmt)
+        size = jnp.abs(x) if fmt.signed else jnp.maximum(x, 0)
+        unit = jnp.where(most > 0, most, jnp.ones_like(most)) / self.bins
+        place = jnp.clip((size / unit[:, None]).astype(jnp.int32), 0, self.bins - 1)
+        count = jax.vmap(lambda at: jnp.bincount(at, length=self.bins))(place)
+        clip = jax.vmap(functools.partial(self._clip, fmt))(count.astype(x.dtype))
+        return _symmetric(clip * unit / fmt.max)
+
+    def _clip(self, fmt: Format, count: Array) -> Array:
+        """The best clip of one histogram, in bins."""
+        index = jnp.arange(self.bins)
+        middles = index.astype(count.dtype) + 0.5
+        clips = jnp.linspace(self.bins // 4, self.bins, self.steps).astype(jnp.int32)
+        total = count.sum()
+
+        def divergence(clip: Array) -> Array:
+            inside = index < clip
+            p = jnp.where(inside, count, 0)
+            beyond = total - p.sum()
+            own = p  # without what lies beyond: what the levels can tell apart
+            p = p.at[clip - 1].add(beyond)
+            levels = fmt.encode(middles / clip.astype(count.dtype) * fmt.max)
+            levels = levels.astype(jnp.int32)
+            filled = (own > 0) & inside
+            sums = jnp.zeros(2**fmt.bits, count.dtype).at[levels].add(own)
+            sizes = jnp.zeros(2**fmt.bits, count.dtype)
+            sizes = sizes.at[levels].add(filled.astype(count.dtype))
+            q = jnp.where(filled, sums[levels] / jnp.maximum(sizes[levels], 1), 0)
+            p, q = p / total, q / jnp.maximum(q.sum(), 1)
+            ratio = jnp.where(q > 0, p / jnp.where(q > 0, q, 1), 1e4)
+            safe = jnp.where((p > 0) & (ratio > 0), ratio, 1)
+            return jnp.where(p > 0, p * jnp.log(safe), 0).sum()
+
+        return clips[jnp.argmin(lax.map(divergence, clips))].astype(count.dtype)
+
+
+def squared_error(x: Array, fmt: Format, scale: Array) -> Array:
+    """Returns the mean squared error of each row of x at its scale, [groups]."""
+    unit = x / scale[:, None]
+    return jnp.mean(jnp.square(fmt.round(unit) - unit), -1) * scale * scale
+
+
+def normal_error(fmt: Format, scale: float) -> float:
+    """Returns E[(x - scale * round(x / scale))**2] for a standard normal x, exactly.
+
+    For unsigned formats x is half-normal. The closed form of arXiv 2109.03513's
+    alignment objective: the moments of the normal density between the boundaries of
+    each level.
+    """
+    levels = fmt.levels * scale
+    inner = (levels[:-1] + levels[1:]) / 2
+    edges = np.concatenate([[-np.inf if fmt.signed else 0.0], inner, [np.inf]])
+    low, high = edges[:-1], edges[1:]
+    zeroth = _below(high) - _below(low)
+    first = _density(low) - _density(high)
+    ends = [np.where(np.isfinite(e), e, 0) * _density(e) for e in (low, high)]
+    second = zeroth + ends[0] - ends[1]
+    error = (second - 2 * levels * first + levels**2 * zeroth).sum()
+    return float(error if fmt.signed else 2 * error)
+
+
+@functools.lru_cache(maxsize=256)
+def normal_scale(fmt: Format) -> float:
+    """Returns the scale of least `normal_error`; of several minima the first is chosen.
+
+    Scales between those at which the largest level is 1/4 and at which the smallest is
+    8 standard deviations are scanned in steps of 1 %, from the small end; the interval
+    around the least is then searched by golden section. Where a later minimum is better
+    by less than 2 %, the first stays: so (4, 0) has the authors' published scale.
+    """
+    smallest = fmt.levels[fmt.levels > 0].min()
+    low, high = 0.25 / fmt.max, 8.0 / smallest
+    count = math.ceil(math.log(high / low) / math.log(1.01)) + 1
+    scales = np.geomspace(low, high, count)
+    errors = np.array([normal_error(fmt, scale) for scale in scales])
+    dips = np.flatnonzero((errors[1:-1] <= errors[:-2]) & (errors[1:-1] < errors[2:]))
+    at = next(i + 1 for i in dips if errors[i + 1] <= 1.02 * errors.min())
+    return _golden(lambda s: normal_error(fmt, s), scales[at - 1], scales[at + 1])
+
+
+def _golden(fn, low: float, high: float) -> float:
+    """The minimum of a function with one between two points, to 1e-7 of it."""
+    share = (math.sqrt(5) - 1) / 2
+    a, b = high - share * (high - low), low + share * (high - low)
+    fa, fb = fn(a), fn(b)
+    while high - low > 1e-7 * high:
+        if fa < fb:
+            high, b, fb = b, a, fa
+            a = high - share * (high - low)
+            fa = fn(a)
+        else:
+            low, a, fa = a, b, fb
+            b = low + share * (high - low)
+            fb = fn(b)
+    return (low + high) / 2
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _below(x: np.ndarray) -> np.ndarray:
+    """The share of a standard normal below x."""
+    return 0.5 * (1 + _erf(x / math.sqrt(2)))
+
+
+def _density(x: np.ndarray) -> np.ndarray:
+    return np.exp(-np.square(x) / 2) / math.sqrt(2 * math.pi)

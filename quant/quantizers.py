@@ -1,0 +1,186 @@
+"""Quantizers: a format, what shares a scale, how scales are found."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from core.errors import InputError, ShapeError, check_range, describe
+from core.numerics import check_finite
+from core.types import Array, ArrayLike
+from quant.calibration import Calibration, MaxAbs, Scaling
+from quant.formats import Format, base
+
+
+@dataclasses.dataclass(frozen=True)
+class Per:
+    """What shares a scale.
+
+    Attributes:
+      axes: axes whose every index has scales of its own; none for one scale a tensor.
+        Output channels of flax kernels are axis -1.
+      group: how many neighbours along `group_axis` share a scale; all if None.
+      group_axis: see `group`.
+    """
+
+    axes: tuple[int, ...] = ()
+    group: int | None = None
+    group_axis: int = 0
+
+    def __post_init__(self):
+        if self.group is not None:
+            check_range("group", self.group, 1)
+
+
+TENSOR = Per()
+"""One scale a tensor."""
+CHANNEL = Per(axes=(-1,))
+"""One scale an output channel."""
+LARGEST = MaxAbs()
+"""The largest magnitude is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantizer:
+    """Numbers to code words and back; hashable, so static under `jit`.
+
+        quantizer = Quantizer(SumOfPowers(4), CHANNEL)
+        scaling = quantizer.fit(kernel)
+        words = quantizer.encode(kernel, scaling)
+        kernel = quantizer.decode(words, scaling)
+
+    Attributes:
+      format: the levels.
+      per: what shares a scale.
+      calibration: how scales are found.
+    """
+
+    format: Format
+    per: Per = TENSOR
+    calibration: Calibration = LARGEST
+
+    def fit(self, x: ArrayLike) -> Scaling:
+        """Returns the scaling of x: arrays of x's rank that broadcast against groups.
+
+        The shape is that of x with 1 for every axis that shares a scale; an axis in
+        groups has as many entries as groups.
+
+        Args:
+          x: floating point; the statistics are taken in float32 or wider.
+
+        Raises:
+          NonFiniteError: NaN or infinity in an array that is not traced.
+          ShapeError: an empty array, an axis that is not there, or groups that do not
+            fill their axis.
+          InputError: integers.
+        """
+        x = _numbers(x)
+        rows, shape = self._rows(x)
+        return Scaling(
+            *(part.reshape(shape) for part in self.calibration(rows, self.format))
+        )
+
+    def encode(self, x: ArrayLike, scaling: Scaling) -> Array:
+        """Returns the words of the nearest levels, of x's shape.
+
+        Args:
+          x: floating point, as was given to `fit`, or alike.
+          scaling: as `fit` returns it.
+
+        Raises:
+          NonFiniteError: NaN or infinity in an array that is not traced.
+        """
+        x = _numbers(x)
+        scale, zero = self._spread(scaling, x)
+        return self.format.encode(x / scale + zero)
+
+    def decode(self, words: ArrayLike, scaling: Scaling) -> Array:
+        """Returns the numbers of words, in the type of the scale."""
+        words = jnp.asarray(words)
+        scale, zero = self._spread(scaling, words)
+        return (self.format.decode(words, scale.dtype) - zero) * scale
+
+    def fake(self, x: ArrayLike, scaling: Scaling | None = None) -> Array:
+        """Returns decode(encode(x)) with a straight-through gradient, in the type of x.
+
+        The derivative in x is 1 within the levels' range and 0 beyond it. That in the
+        scale is the learned step's (arXiv 1902.08153, equation 3): the level less x /
+        scale within the range, the end beyond it. The zero has none.
+
+        Args:
+          x: floating point; NaN stays NaN.
+          scaling: as `fit` returns it; fitted to x, as a constant, if left out.
+        """
+        x = jnp.asarray(x)
+        if scaling is None:
+            scaling = jax.lax.stop_gradient(self._fit_traced(x))
+        scale, zero = self._spread(scaling, x)
+        wide = x.astype(scale.dtype)
+        zero = jax.lax.stop_gradient(zero)
+        level = straight_through(self.format, wide / scale + zero)
+        return ((level - zero) * scale).astype(x.dtype)
+
+    def _fit_traced(self, x: Array) -> Scaling:
+        rows, shape = self._rows(x.astype(base.wide(x.dtype)))
+        found = self.calibration(rows, self.format)
+        return Scaling(*(part.reshape(shape) for part in found))
+
+    def _rows(self, x: Array) -> tuple[Array, tuple[int, ...]]:
+        """Returns x as [groups, n], and the shape of its scales."""
+        kept = self._kept(x.ndim)
+        if not x.size:
+            raise ShapeError(describe(f"shape {x.shape}", "at least one number"))
+        shape = [size if axis in kept else 1 for axis, size in enumerate(x.shape)]
+        split = list(x.shape)
+        if self.per.group is not None:
+            axis = self._axis(self.per.group_axis, x.ndim)
+            count, left = divmod(x.shape[axis], self.per.group)
+            if left or axis in kept:
+                raise ShapeError(
+                    describe(
+                        f"groups of {self.per.group} along axis {axis} of {x.shape}",
+                        "groups that fill an axis without scales of its own",
+                    )
+                )
+            shape[axis] = count
+            split[axis : axis + 1] = [count, self.per.group]
+            kept = {k + int(k > axis) for k in kept} | {axis}
+        order = sorted(kept) + [a for a in range(len(split)) if a not in kept]
+        rows = x.reshape(split).transpose(order)
+        groups = 1
+        for a in sorted(kept):
+            groups *= split[a]
+        return rows.reshape(groups, -1), tuple(shape)
+
+    def _kept(self, rank: int) -> set[int]:
+        return {self._axis(axis, rank) for axis in self.per.axes}
+
+    @staticmethod
+    def _axis(axis: int, rank: int) -> int:
+        if not -rank <= axis < rank:
+            raise ShapeError(describe(f"axis {axis}", f"an axis of {rank}"))
+        return axis % rank
+
+    def _spread(self, scaling: Scaling, x: Array) -> Scaling:
+        """Scales that broadcast against x: those of groups are repeated."""
+        if self.per.group is None:
+            return scaling
+        axis = self._axis(self.per.group_axis, x.ndim)
+        return Scaling(*(jnp.repeat(part, self.per.group, axis) for part in scaling))
+
+
+def straight_through(fmt: Format, x: Array) -> Array:
+    """Returns the nearest levels; the derivative is 1 within their range, 0 beyond."""
+    # Not jnp.clip, whose derivative at the ends is 1/2: the largest number lies there.
+    outside = (x < fmt.min) | (x > fmt.max)
+    inside = jnp.where(outside, jax.lax.stop_gradient(x), x)
+    return inside + jax.lax.stop_gradient(fmt.round(x) - inside)
+
+
+def _numbers(x: ArrayLike) -> Array:
+    """An array of float32 or wider without NaN, if it is not traced."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(describe(f"numbers of type {x.dtype}", "floating point"))
+    check_finite(x, "numbers to quantize")
+    return x.astype(base.wide(x.dtype))

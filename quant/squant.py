@@ -1,0 +1,309 @@
+"""SQuant: rounding without data by diagonal Hessian approximation (ICLR 2022).
+
+The second moment of a layer's input is close to a diagonal, plus one constant a kernel,
+plus one constant: so the loss grows with the squared errors of elements and with the
+squared sums of errors of kernels and channels (arXiv 2202.07471). Rounding to nearest
+bounds the first; flipping the direction of some elements bounds the sums of kernels by
+half a step, then those of channels.
+
+Arrays are [K, N, M]: kernel window, input channels, output channels, the order of flax
+kernels (a dense kernel has K = 1). Sums over kernels run over K, those over channels
+over K and N.
+"""
+
+import functools
+import math
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from core import rules as path_rules
+from core import trees
+from core.errors import InputError, ShapeError, describe
+from core.numerics import check_finite
+from core.types import Array, ArrayLike, PyTree
+from quant.formats.base import check_bits, wide
+
+Mode = Literal["e", "ec", "ek", "ekc"]
+"""Stages that run: elements (rounding to nearest), kernels, channels."""
+
+FLOOR = 1e-8
+"""The least range of a channel: constant channels have a finite scale."""
+
+
+class Grid(NamedTuple):
+    """The affine grid of each output channel: x = slope * w - zero.
+
+    Attributes:
+      slope: steps per unit of weight, [M]; what other quantizers call 1 / scale.
+      zero: whole numbers, [M], in the type of the weights.
+    """
+
+    slope: Array
+    zero: Array
+
+
+class Rounding(NamedTuple):
+    """Weights on the grid, part of the way.
+
+    Attributes:
+      r: rounded numbers, [K, N, M].
+      delta: r - x, [K, N, M].
+      up: priority of raising an element by 1; 0 where it is no candidate.
+      down: priority of lowering it by 1.
+    """
+
+    r: Array
+    delta: Array
+    up: Array
+    down: Array
+
+
+class Quantized(NamedTuple):
+    """A quantized kernel.
+
+    Attributes:
+      codes: whole numbers from -2**(bits - 1) to 2**(bits - 1) - 1, int8 (int16 above 8
+        bits), of the kernel's shape.
+      scale: one step in units of weight, [M].
+      zero: of the grid, [M]; the weight of code q is (q + zero) * scale.
+    """
+
+    codes: Array
+    scale: Array
+    zero: Array
+
+    def weights(self) -> Array:
+        """Returns the kernel, in the type of the scale."""
+        lead = (1,) * (self.codes.ndim - 1)
+        scale, zero = self.scale.reshape(*lead, -1), self.zero.reshape(*lead, -1)
+        return (self.codes.astype(scale.dtype) + zero) * scale
+
+
+def affine_grid(w: ArrayLike, bits: int) -> Grid:
+    """Returns the grid between the least and the largest weight of each channel.
+
+    slope = (2**bits - 1) / max(max - min, 1e-8), zero = round(slope * min) +
+    2**(bits - 1).
+
+    Args:
+      w: a kernel in flax layout, outputs last; floating point.
+      bits: 2 to 16.
+    """
+    w = jnp.asarray(w)
+    axes = tuple(range(w.ndim - 1))
+    low, high = w.min(axes), w.max(axes)
+    slope = (2**bits - 1) / jnp.maximum(high - low, jnp.asarray(FLOOR, w.dtype))
+    return Grid(slope, jnp.round(slope * low) + 2 ** (bits - 1))
+
+
+def on_grid(w: Array, grid: Grid) -> Array:
+    """Returns weights [..., M] in steps of their grid: slope * w - zero."""
+    slope, zero = (each.reshape((1,) * (w.ndim - 1) + (-1,)) for each in grid)
+    return slope * w - zero
+
+
+def elements(x: Array, bits: int, mask: Array | None = None) -> Rounding:
+    """Rounds to nearest, half to even, and names the candidates for flips.
+
+    Args:
+      x: weights on the grid, [K, N, M].
+      bits: what the grid has.
+      mask: elements that may be flipped, bool [K, N, M]; all if left out.
+    """
+    top = 2 ** (bits - 1) - 1
+    r = jnp.round(x)
+    delta = r - x
+    none = jnp.zeros((), x.dtype)
+    free = jnp.ones((), bool) if mask is None else mask
+    up = jnp.where((delta < 0) & (x < top) & free, -delta, none)
+    down = jnp.where((delta > 0) & (x > -top - 1) & free, delta, none)
+    return Rounding(r, delta, up, down)
+
+
+def kernels(state: Rounding) -> Rounding:
+    """Flips elements until the error of each kernel is at most half a step.
+
+    One element of each kernel stays a candidate for `channels`: the last one flipped,
+    back, if the kernel was corrected past zero; otherwise the next one.
+    """
+    r, delta, up, down = state
+    error = delta.sum(0, keepdims=True)
+    raises = error < 0
+    priority = jnp.where(raises, up, down)
+    count = jnp.round(jnp.abs(error))
+    rank = _ranks(priority)
+    candidate = priority > 0
+    step = _sign(raises, r)
+    flips = ((rank < count) & candidate).astype(r.dtype) * step
+    r, delta = r + flips, delta + flips
+    past = (count >= jnp.abs(error)) & (count >= 1)
+    short = count < jnp.abs(error)
+    chosen = candidate & (rank == jnp.where(past, count - 1, count)) & (past | short)
+    # Past zero the candidate is a flipped element: |delta| is what it has become.
+    size = jnp.where(chosen, jnp.abs(delta), jnp.zeros((), r.dtype))
+    rises = raises != past
+    none = jnp.zeros_like(size)
+    return Rounding(
+        r, delta, jnp.where(rises, size, none), jnp.where(rises, none, size)
+    )
+
+
+def channels(state: Rounding) -> Rounding:
+    """Flips candidates until the error of each channel is at most half a step."""
+    r, delta, up, down = state
+    error = delta.sum((0, 1))
+    raises = error < 0
+    raises = raises[None, None]
+    priority = jnp.where(raises, up, down).reshape(-1, r.shape[-1])
+    count = jnp.round(jnp.abs(error)).astype(jnp.int32)
+    step = _sign(raises, r)
+    flips = _largest(priority, count).reshape(r.shape).astype(r.dtype) * step
+    none = jnp.zeros_like(r)
+    return Rounding(r + flips, delta + flips, none, none)
+
+
+def _sign(raises: Array, like: Array) -> Array:
+    return jnp.where(raises, jnp.ones((), like.dtype), -jnp.ones((), like.dtype))
+
+
+def _ranks(priority: Array) -> Array:
+    """Places in falling order along the first axis, the first of equals first."""
+    size = priority.shape[0]
+    index = jnp.arange(size).reshape(-1, *(1,) * (priority.ndim - 1))
+
+    def count(j: Array | int, ranks: Array) -> Array:
+        other = lax.dynamic_index_in_dim(priority, j, 0)
+        before = (other > priority) | ((other == priority) & (j < index))
+        return ranks + before.astype(priority.dtype)
+
+    ranks = jnp.zeros_like(priority)
+    if size <= 16:  # one fused loop
+        for j in range(size):
+            ranks = count(j, ranks)
+        return ranks
+    return lax.fori_loop(0, size, count, ranks)
+
+
+def _largest(priority: Array, count: Array) -> Array:
+    """Marks the `count` largest positive entries of each column, the first of equals.
+
+    By halving the interval of the count-th largest in the order of its bits.
+    """
+    integer = jnp.int64 if priority.dtype == jnp.float64 else jnp.int32
+    keys = lax.bitcast_convert_type(priority, integer)
+    low = jnp.zeros_like(count, integer)
+    high = keys.max(0) + 1
+
+    def halve(_, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends  # more than `count` reach low, at most `count` reach high
+        middle = low + (high - low) // 2
+        many = (keys >= middle[None]).sum(0, dtype=jnp.int32) > count
+        return jnp.where(many, middle, low), jnp.where(many, high, middle)
+
+    _, bound = lax.fori_loop(0, 63 if integer == jnp.int64 else 31, halve, (low, high))
+    above = keys >= bound[None]
+    left = count - above.sum(0, dtype=jnp.int32)
+    equal = (keys == bound[None] - 1) & (keys > 0)
+    first = jnp.cumsum(equal, axis=0, dtype=jnp.int32) <= left[None]
+    return (above | (equal & first)) & (keys > 0)
+
+
+def round_on_grid(
+    x: Array, bits: int, mode: Mode = "ekc", mask: Array | None = None
+) -> Array:
+    """Returns whole numbers for weights on a grid, [K, N, M], within its ends."""
+    state = elements(x, bits, mask)
+    if "k" in mode and x.shape[0] > 1:
+        state = kernels(state)
+    if "c" in mode:
+        state = channels(state)
+    top = 2 ** (bits - 1) - 1
+    return jnp.clip(state.r, -top - 1, top)
+
+
+def quantize(
+    w: ArrayLike, bits: int, mode: Mode = "ekc", mask: ArrayLike | None = None
+) -> Quantized:
+    """Quantizes a dense or convolution kernel without data.
+
+    Args:
+      w: a kernel in flax layout, [*window, in, out], floating point. A depthwise kernel
+        has in = 1.
+      bits: 2 to 16.
+      mode: stages that run.
+      mask: weights that may be flipped, bool of the kernel's shape. (A weight that is
+        exactly 0 keeps its code 0 in any case: it lies on the grid.)
+
+    Raises:
+      InputError: a width or mode that does not exist, or an integer kernel.
+      ShapeError: fewer than two axes, or an empty kernel.
+      NonFiniteError: NaN or infinity in a kernel that is not traced.
+    """
+    check_bits("bits", bits, 2, 16)
+    if mode not in get_args(Mode):
+        raise InputError(describe(f"mode={mode!r}", " or ".join(get_args(Mode))))
+    w = jnp.asarray(w)
+    if w.ndim < 2 or not w.size:
+        raise ShapeError(
+            describe(
+                f"a kernel of shape {w.shape}",
+                "at least one weight, and axes of inputs and outputs",
+                "Biases are not quantized.",
+            )
+        )
+    if not jnp.issubdtype(w.dtype, jnp.floating):
+        raise InputError(describe(f"a kernel of {w.dtype}", "floating point"))
+    check_finite(w, "the kernel")
+    return _quantize(w.astype(wide(w.dtype)), bits, mode, mask)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _quantize(w: Array, bits: int, mode: Mode, mask: Array | None) -> Quantized:
+    grid = affine_grid(w, bits)
+    shape = (math.prod(w.shape[:-2]), *w.shape[-2:])
+    x = on_grid(w.reshape(shape), grid)
+    free = None if mask is None else jnp.asarray(mask, bool).reshape(shape)
+    codes = round_on_grid(x, bits, mode, free).reshape(w.shape)
+    small = jnp.int8 if bits <= 8 else jnp.int16
+    return Quantized(codes.astype(small), 1 / grid.slope, grid.zero)
+
+
+def quantize_tree(
+    params: PyTree,
+    rules: path_rules.Rules,
+    mode: Mode = "ekc",
+) -> PyTree:
+    """Returns parameters with the kernels that rules name quantized, as numbers.
+
+    Args:
+      params: a pytree of arrays.
+      rules: `(path regex, bits)`, first match wins; other leaves stay as they are.
+      mode: stages that run.
+
+    Raises:
+      RuleError: a rule without a leaf. Otherwise as `quantize`.
+    """
+    widths = path_rules.match(rules, params)
+
+    def one(bits: int, leaf: Array) -> Array:
+        found = quantize(leaf, bits, mode).weights()
+        return found.astype(jnp.result_type(leaf))
+
+    return trees.map_partial(one, widths, params, absent=trees.keep_rest)
+
+
+class Case(NamedTuple):
+    """The largest |sum of errors| of each size, in steps: what SQuant bounds."""
+
+    element: Array
+    kernel: Array
+    channel: Array
+
+
+def case_objective(delta: Array) -> Case:
+    """Returns the largest absolute sums of errors [K, N, M], each of shape []."""
+    sums = delta, delta.sum(0), delta.sum((0, 1))
+    return Case(*(jnp.abs(each).max() for each in sums))

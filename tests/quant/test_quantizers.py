@@ -1,0 +1,115 @@
+"""Quantizers: what shares a scale, codes and numbers, gradients, bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core.errors import InputError, NonFiniteError, ShapeError
+from quant.calibration import MinMax
+from quant.formats import Flint, SumOfPowers, Uniform
+from quant.quantizers import CHANNEL, TENSOR, Per, Quantizer, straight_through
+
+KERNEL = jax.random.normal(jax.random.key(0), (3, 3, 8, 4))
+SHARES = {
+    "tensor": (TENSOR, (1, 1, 1, 1)),
+    "channel": (CHANNEL, (1, 1, 1, 4)),
+    "two axes": (Per(axes=(2, -1)), (1, 1, 8, 4)),
+    "groups": (Per(axes=(-1,), group=2, group_axis=2), (1, 1, 4, 4)),
+    "groups alone": (Per(group=3, group_axis=0), (1, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize(("per", "shape"), SHARES.values(), ids=SHARES)
+def test_scales_have_the_shape_of_what_shares_them(per, shape):
+    quantizer = Quantizer(SumOfPowers(4), per)
+    scaling = quantizer.fit(KERNEL)
+    assert scaling.scale.shape == scaling.zero.shape == shape
+    words = quantizer.encode(KERNEL, scaling)
+    assert (words.shape, words.dtype) == (KERNEL.shape, jnp.uint8)
+    found = quantizer.decode(words, scaling)
+    np.testing.assert_array_equal(quantizer.encode(found, scaling), words)
+    np.testing.assert_array_equal(quantizer.fake(KERNEL), found)
+    jitted = jax.jit(quantizer.encode)(KERNEL, scaling)
+    np.testing.assert_array_equal(jitted, words)
+
+
+def test_groups_have_the_scale_of_their_own_maximum():
+    quantizer = Quantizer(Uniform(4), Per(axes=(-1,), group=2, group_axis=2))
+    found = quantizer.fit(KERNEL).scale
+    blocks = np.abs(np.asarray(KERNEL)).reshape(3, 3, 4, 2, 4)
+    np.testing.assert_allclose(found[0, 0], blocks.max((0, 1, 3)) / 7, rtol=1e-6)
+
+
+def test_gradients_are_straight_through_and_the_scales_is_the_learned_steps():
+    quantizer = Quantizer(Uniform(3))
+    x = jnp.array([-9.0, -1.3, 0.2, 0.7, 2.6, 8.0])
+    scaling = quantizer.fit(x)._replace(scale=jnp.array([1.0]))
+
+    def total(x, scale):
+        return quantizer.fake(x, scaling._replace(scale=scale)).sum()
+
+    by_x, by_scale = jax.grad(total, (0, 1))(x, scaling.scale)
+    np.testing.assert_array_equal(by_x, [0, 1, 1, 1, 1, 0])
+    wanted = -4 + (-1 + 1.3) + (0 - 0.2) + (1 - 0.7) + (3 - 2.6) + 3
+    np.testing.assert_allclose(by_scale, [wanted], rtol=1e-5)
+    ones = jax.grad(lambda x: Quantizer(Flint(4)).fake(x).sum())(KERNEL)
+    np.testing.assert_array_equal(ones, jnp.ones_like(KERNEL))
+
+
+def test_affine_codes_of_ranges():
+    quantizer = Quantizer(Uniform(8, signed=False), calibration=MinMax())
+    x = jnp.linspace(0.0, 6.0, 100)
+    scaling = quantizer.fit(x)
+    words = quantizer.encode(x, scaling)
+    assert (int(words.min()), int(words.max())) == (0, 255)
+    np.testing.assert_allclose(quantizer.decode(words, scaling), x, atol=6 / 255 / 1.99)
+    assert quantizer.decode(jnp.uint8(scaling.zero), scaling) == 0
+
+
+def test_types_are_kept_and_nan_is_not_hidden():
+    quantizer = Quantizer(Flint(4), CHANNEL)
+    half = KERNEL.astype(jnp.bfloat16)
+    assert quantizer.fake(half).dtype == jnp.bfloat16
+    assert quantizer.fit(half).scale.dtype == jnp.float32
+    spoilt = KERNEL.at[0, 0, 0, 0].set(jnp.nan)
+    for call in (quantizer.fit, lambda x: quantizer.encode(x, quantizer.fit(KERNEL))):
+        with pytest.raises(NonFiniteError, match="numbers"):
+            call(spoilt)
+    scaling = quantizer.fit(KERNEL)
+    found = quantizer.fake(spoilt, scaling)
+    assert np.isnan(found[0, 0, 0, 0])
+    assert np.isfinite(found.reshape(-1)[1:]).all()
+
+
+def test_arrays_that_cannot_be_quantized_are_named():
+    with pytest.raises(ShapeError, match=r"shape \(0,\)"):
+        Quantizer(Flint(4)).fit(jnp.zeros(0))
+    with pytest.raises(ShapeError, match="axis 5"):
+        Quantizer(Flint(4), Per(axes=(5,))).fit(KERNEL)
+    with pytest.raises(ShapeError, match="groups of 3"):
+        Quantizer(Flint(4), Per(group=3, group_axis=2)).fit(KERNEL)
+    with pytest.raises(ShapeError, match="groups of 2"):
+        Quantizer(Flint(4), Per(axes=(-1,), group=2, group_axis=3)).fit(KERNEL)
+    with pytest.raises(InputError, match="int32"):
+        Quantizer(Flint(4)).fit(jnp.arange(3))
+    with pytest.raises(InputError, match="group"):
+        Per(group=0)
+
+
+def test_one_number_and_zeros_have_defined_codes():
+    for x in (jnp.zeros((4,)), jnp.full((1,), 0.7), jnp.full((3,), -2.0)):
+        quantizer = Quantizer(Uniform(4))
+        scaling = quantizer.fit(x)
+        assert np.isfinite(scaling.scale).all()
+        np.testing.assert_allclose(quantizer.fake(x), x, rtol=1e-6)
+
+
+def test_straight_through_is_the_identity_within_the_range():
+    fmt = SumOfPowers(4)
+    x = jnp.linspace(-2.0, 2.0, 41)
+    np.testing.assert_array_equal(straight_through(fmt, x), fmt.round(x))
+    slope = jax.vmap(jax.grad(lambda v: straight_through(fmt, v)))(x)
+    inside = np.abs(np.asarray(x)) < 1 - 1e-6
+    np.testing.assert_array_equal(np.asarray(slope)[inside], 1.0)
+    np.testing.assert_array_equal(np.asarray(slope)[np.abs(x) > 1 + 1e-6], 0.0)
