@@ -14,6 +14,11 @@
 | `calibration` (a module), `Scaling` | scales: by extremes, error, divergence, DDA |
 | `straight_through` | rounding with the gradient of its clip |
 
+| formats by row and by tensor | |
+|------|------|
+| `RowMix`, `assign_rows`, `row_variance` | MSQ: SP2 rows and fixed-point rows |
+| `choose`, `candidates`, `promote` | ANT: the format of least error; more bits |
+
 | rounding without data | |
 |------|------|
 | `squant` (a module) | SQuant of a kernel or a tree, in one program |
@@ -31,6 +36,7 @@ arXiv 2202.07471; learned steps, arXiv 1902.08153.
 
 from quant import calibration, squant
 from quant.calibration import Calibration, Scaling
+from quant.choice import Choice, candidates, choose, promote
 from quant.formats import (
     Binary,
     Cost,
@@ -45,12 +51,14 @@ from quant.formats import (
     Uniform,
 )
 from quant.quantizers import CHANNEL, TENSOR, Per, Quantizer, straight_through
+from quant.rows import RowMix, RowScaling, assign_rows, row_variance
 
 __all__ = [
     "CHANNEL",
     "TENSOR",
     "Binary",
     "Calibration",
+    "Choice",
     "Cost",
     "ElasticSignificantBits",
     "Flint",
@@ -59,12 +67,19 @@ __all__ = [
     "Per",
     "PowerOfTwo",
     "Quantizer",
+    "RowMix",
+    "RowScaling",
     "Scaling",
     "SmallFloat",
     "SumOfPowers",
     "Ternary",
     "Uniform",
+    "assign_rows",
     "calibration",
+    "candidates",
+    "choose",
+    "promote",
+    "row_variance",
     "squant",
     "straight_through",
 ]

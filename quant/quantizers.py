@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from core.errors import InputError, ShapeError, check_range, describe
 from core.numerics import check_finite
 from core.types import Array, ArrayLike
-from quant.calibration import Calibration, MaxAbs, Scaling
+from quant.calibration import Calibration, LeastError, MaxAbs, Scaling
 from quant.formats import Format, base
 
 
@@ -74,11 +74,26 @@ class Quantizer:
             fill their axis.
           InputError: integers.
         """
-        x = _numbers(x)
+        x = numbers(x)
         rows, shape = self._rows(x)
         return Scaling(
             *(part.reshape(shape) for part in self.calibration(rows, self.format))
         )
+
+    def searched(self, x: ArrayLike) -> tuple[Scaling, Array]:
+        """Returns the scaling and the mean squared error of every scale.
+
+        Both have the shape of `fit`'s scales; the calibration must be `LeastError`.
+
+        Raises:
+          InputError: another calibration. Otherwise as `fit`.
+        """
+        if not isinstance(self.calibration, LeastError):
+            raise InputError(describe(f"{self.calibration}", "LeastError(...)"))
+        rows, shape = self._rows(numbers(x))
+        scaling, error = self.calibration.search(rows, self.format)
+        placed = Scaling(*(part.reshape(shape) for part in scaling))
+        return placed, error.reshape(shape)
 
     def encode(self, x: ArrayLike, scaling: Scaling) -> Array:
         """Returns the words of the nearest levels, of x's shape.
@@ -90,7 +105,7 @@ class Quantizer:
         Raises:
           NonFiniteError: NaN or infinity in an array that is not traced.
         """
-        x = _numbers(x)
+        x = numbers(x)
         scale, zero = self._spread(scaling, x)
         return self.format.encode(x / scale + zero)
 
@@ -177,8 +192,13 @@ def straight_through(fmt: Format, x: Array) -> Array:
     return inside + jax.lax.stop_gradient(fmt.round(x) - inside)
 
 
-def _numbers(x: ArrayLike) -> Array:
-    """An array of float32 or wider without NaN, if it is not traced."""
+def numbers(x: ArrayLike) -> Array:
+    """Returns an array as float32 or wider, checked for NaN if it is not traced.
+
+    Raises:
+      InputError: an array of integers.
+      NonFiniteError: NaN or infinity.
+    """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(describe(f"numbers of type {x.dtype}", "floating point"))

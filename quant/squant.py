@@ -151,16 +151,26 @@ def kernels(state: Rounding) -> Rounding:
     )
 
 
-def channels(state: Rounding) -> Rounding:
-    """Flips candidates until the error of each channel is at most half a step."""
+def channels(state: Rounding, *, one_per_kernel: bool = False) -> Rounding:
+    """Flips candidates until the error of each channel is at most half a step.
+
+    Args:
+      state: as `elements` or `kernels` returns it.
+      one_per_kernel: whether no kernel has more than one candidate in a direction, as
+        after `kernels`: whole kernels are then ordered, not elements.
+    """
     r, delta, up, down = state
     error = delta.sum((0, 1))
-    raises = error < 0
-    raises = raises[None, None]
-    priority = jnp.where(raises, up, down).reshape(-1, r.shape[-1])
+    raises = (error < 0)[None, None]
     count = jnp.round(jnp.abs(error)).astype(jnp.int32)
-    step = _sign(raises, r)
-    flips = _largest(priority, count).reshape(r.shape).astype(r.dtype) * step
+    priority = jnp.where(raises, up, down)
+    if one_per_kernel:
+        chosen = _largest(priority.max(0), count)[None] & (priority > 0)
+    else:  # of equals, those of the first kernel
+        by_kernel = priority.swapaxes(0, 1)
+        marks = _largest(by_kernel.reshape(-1, r.shape[-1]), count)
+        chosen = marks.reshape(by_kernel.shape).swapaxes(0, 1)
+    flips = chosen.astype(r.dtype) * _sign(raises, r)
     none = jnp.zeros_like(r)
     return Rounding(r + flips, delta + flips, none, none)
 
@@ -216,10 +226,11 @@ def round_on_grid(
 ) -> Array:
     """Returns whole numbers for weights on a grid, [K, N, M], within its ends."""
     state = elements(x, bits, mask)
-    if "k" in mode and x.shape[0] > 1:
+    has_kernels = "k" in mode and x.shape[0] > 1
+    if has_kernels:
         state = kernels(state)
     if "c" in mode:
-        state = channels(state)
+        state = channels(state, one_per_kernel=has_kernels or x.shape[0] == 1)
     top = 2 ** (bits - 1) - 1
     return jnp.clip(state.r, -top - 1, top)
 

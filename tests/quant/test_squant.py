@@ -24,27 +24,27 @@ def flip(r, delta, order, count, priority, step):
 
 def by_loops(x, bits, mode):
     """The algorithm as released, one kernel after another, on [K, N, M]."""
-    x = np.moveaxis(x, -1, 0)  # [M, K, N]
+    x = x.transpose(2, 1, 0)  # [M, N, K], the order of the released code
     top = 2 ** (bits - 1) - 1
     r = np.round(x)
     delta = r - x
     up = np.where((delta < 0) & (x < top), -delta, 0)
     down = np.where((delta > 0) & (x > -top - 1), delta, 0)
-    if "k" in mode and x.shape[1] > 1:
+    if "k" in mode and x.shape[2] > 1:
         later = {1: np.zeros_like(up), -1: np.zeros_like(up)}
-        for m, n in np.ndindex(x.shape[0], x.shape[2]):
-            error = delta[m, :, n].sum(dtype=x.dtype)
+        for m, n in np.ndindex(x.shape[:2]):
+            error = delta[m, n].sum(dtype=x.dtype)
             step = 1 if error < 0 else -1
-            priority = (up if error < 0 else down)[m, :, n].copy()
+            priority = (up if error < 0 else down)[m, n]
             count = int(np.round(abs(error)))
             order = np.argsort(-priority, kind="stable")
-            whole = flip(r[m, :, n], delta[m, :, n], order, count, priority, step)
+            whole = flip(r[m, n], delta[m, n], order, count, priority, step)
             if 1 <= count >= abs(error) and whole:
                 last = order[count - 1]
-                later[-step][m, last, n] = abs(delta[m, last, n])
+                later[-step][m, n, last] = abs(delta[m, n, last])
             elif count < abs(error) and priority[order[count]] > 0:
                 following = order[count]
-                later[step][m, following, n] = abs(delta[m, following, n])
+                later[step][m, n, following] = abs(delta[m, n, following])
         up, down = later[1], later[-1]
     if "c" in mode:
         for m in range(x.shape[0]):
@@ -55,7 +55,7 @@ def by_loops(x, bits, mode):
             flat = r[m].reshape(-1), delta[m].reshape(-1)
             flip(*flat, order, int(np.round(abs(error))), priority, step)
             r[m], delta[m] = (part.reshape(r[m].shape) for part in flat)
-    return np.moveaxis(np.clip(r, -top - 1, top), 0, -1)
+    return np.clip(r, -top - 1, top).transpose(2, 1, 0)
 
 
 def on_grid(shape, bits, seed=0):
