@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
-BENCHMARKS := training_step projection sparse_layers sparse_training compaction verify_bounds
+BENCHMARKS := training_step projection sparse_layers sparse_training compaction squant \
+  quant_encode verify_bounds
 
 .PHONY: run test check lint format bench clean
 
@@ -48,6 +49,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.sparse_layers --json=runs/sparse_layers.json
 	$(BIN)/python -m benchmarks.sparse_training --json=runs/sparse_training.json
 	$(BIN)/python -m benchmarks.compaction --json=runs/compaction.json
+	$(BIN)/python -m benchmarks.squant --json=runs/squant.json
+	$(BIN)/python -m benchmarks.quant_encode --json=runs/quant_encode.json
 	$(BIN)/python -m benchmarks.verify_bounds --json=runs/verify_bounds.json
 	$(BIN)/python -m benchmarks.report $(addprefix runs/,$(addsuffix .json,$(BENCHMARKS)))
 

@@ -5,7 +5,7 @@
 Both find the nearest level of every weight; numpy, on one thread, by binary search in
 the middles of the levels, and looks the words up. `bytes/s` is what a pass over the
 weights moves, 5 bytes each; a copy of the weights stands beside it. All words are
-compared.
+compared, but for the few numbers in the very middle of two levels.
 """
 
 import argparse
@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 def by_search(fmt: Format, x: np.ndarray) -> np.ndarray:
-    """Words by binary search; ties up, as random weights have none."""
+    """Words by binary search; ties go up."""
     levels = fmt.levels
     middles = ((levels[:-1] + levels[1:]) / 2).astype(x.dtype)
     return fmt.words.astype(fmt.dtype)[np.searchsorted(middles, x, side="right")]
@@ -60,7 +60,9 @@ def main() -> None:
             ],
             turns=args.turns,
         )
-        same = (np.asarray(encode(given)) == by_search(fmt, x)).all()
+        middles = np.float32((fmt.levels[:-1] + fmt.levels[1:]) / 2)
+        differ = np.asarray(encode(given)) != by_search(fmt, x)
+        same = np.isin(x[differ], middles).all()  # ties go to the larger magnitude
         for method, timing in found.items():
             moved = (8 if method == "copy" else 5) * args.size
             rows.append(
