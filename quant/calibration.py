@@ -9,6 +9,7 @@ import abc
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -41,17 +42,16 @@ class Calibration(abc.ABC):
         """Returns the scaling of every row [groups] of x [groups, n]."""
 
 
-def _symmetric(scale: Array) -> Scaling:
-    """Scales that are positive and finite, around 0."""
+def symmetric(scale: Array) -> Scaling:
+    """Returns scales around 0, all positive: 1 where none is left."""
     tiny = jnp.asarray(jnp.finfo(scale.dtype).tiny, scale.dtype)
     usable = jnp.where(scale >= tiny, scale, jnp.ones_like(scale))
     return Scaling(usable, jnp.zeros_like(usable))
 
 
-def _extreme(x: Array, fmt: Format) -> Array:
-    """The largest number that counts: of magnitudes, or of what is not negative."""
-    size = jnp.abs(x) if fmt.signed else jnp.maximum(x, 0)
-    return size.max(-1)
+def _sizes(x: Array, fmt: Format) -> Array:
+    """What levels have to reach: magnitudes, or what is not negative."""
+    return jnp.abs(x) if fmt.signed else jnp.maximum(x, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class MaxAbs(Calibration):
 
     def __call__(self, x: Array, fmt: Format) -> Scaling:
         """Returns the scaling of every row; see `Calibration`."""
-        return _symmetric(self.ratio * _extreme(x, fmt) / fmt.max)
+        return symmetric(self.ratio * _sizes(x, fmt).max(-1) / fmt.max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class MinMax(Calibration):
             )
         zero = jnp.zeros((), x.dtype)
         low, high = jnp.minimum(x.min(-1), zero), jnp.maximum(x.max(-1), zero)
-        scale, _ = _symmetric((high - low) / (fmt.highest - fmt.lowest))
+        scale, _ = symmetric((high - low) / (fmt.highest - fmt.lowest))
         place = jnp.round(fmt.lowest - low / scale)
         return Scaling(scale, jnp.clip(place, fmt.lowest, fmt.highest))
 
@@ -107,8 +107,8 @@ class Percentile(Calibration):
 
     def __call__(self, x: Array, fmt: Format) -> Scaling:
         """Returns the scaling of every row; see `Calibration`."""
-        size = jnp.abs(x) if fmt.signed else jnp.maximum(x, 0)
-        return _symmetric(jnp.percentile(size, self.percent, axis=-1) / fmt.max)
+        most = jnp.percentile(_sizes(x, fmt), self.percent, axis=-1)
+        return symmetric(most / fmt.max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,7 @@ class LeastError(Calibration):
 
         start = most, jnp.full_like(most, jnp.inf)
         (scale, error), _ = lax.scan(better, start, shares)
-        return _symmetric(scale), error
+        return symmetric(scale), error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,15 +169,8 @@ class LeastSquares(Calibration):
 
     def __call__(self, x: Array, fmt: Format) -> Scaling:
         """Returns the scaling of every row; see `Calibration`."""
-
-        def turn(_, scale: Array) -> Array:
-            v = fmt.round(x / scale[:, None])
-            size = (v * v).sum(-1)
-            fitted = (x * v).sum(-1) / jnp.where(size > 0, size, jnp.ones_like(size))
-            return jnp.where(fitted > 0, fitted, scale)
-
         first = MaxAbs()(x, fmt).scale
-        return _symmetric(lax.fori_loop(0, self.iterations, turn, first))
+        return symmetric(least_squares(x, fmt.round, first, self.iterations))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,10 +183,11 @@ class Aligned(Calibration):
 
     def __call__(self, x: Array, fmt: Format) -> Scaling:
         """Returns the scaling of every row; see `Calibration`."""
-        most, _ = _symmetric(_extreme(x, fmt))
-        share = (x if fmt.signed else jnp.maximum(x, 0)) / most[:, None]
+        size = _sizes(x, fmt)
+        most, _ = symmetric(size.max(-1))
+        share = size / most[:, None]
         sigma = most * jnp.sqrt(jnp.mean(share * share, -1))  # squares do not overflow
-        return _symmetric(normal_scale(fmt) * sigma)
+        return symmetric(normal_scale(fmt) * sigma)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,13 +211,12 @@ class LeastDivergence(Calibration):
 
     def __call__(self, x: Array, fmt: Format) -> Scaling:
         """Returns the scaling of every row; see `Calibration`."""
-        most = _extreme(x, fmt)
-        size = jnp.abs(x) if fmt.signed else jnp.maximum(x, 0)
-        unit = jnp.where(most > 0, most, jnp.ones_like(most)) / self.bins
+        size = _sizes(x, fmt)
+        unit = symmetric(size.max(-1)).scale / self.bins
         place = jnp.clip((size / unit[:, None]).astype(jnp.int32), 0, self.bins - 1)
         count = jax.vmap(lambda at: jnp.bincount(at, length=self.bins))(place)
         clip = jax.vmap(functools.partial(self._clip, fmt))(count.astype(x.dtype))
-        return _symmetric(clip * unit / fmt.max)
+        return symmetric(clip * unit / fmt.max)
 
     def _clip(self, fmt: Format, count: Array) -> Array:
         """The best clip of one histogram, in bins."""
@@ -251,6 +244,29 @@ class LeastDivergence(Calibration):
             return jnp.where(p > 0, p * jnp.log(safe), 0).sum()
 
         return clips[jnp.argmin(lax.map(divergence, clips))].astype(count.dtype)
+
+
+def least_squares(
+    x: Array, nearest: Callable[[Array], Array], first: Array, iterations: int
+) -> Array:
+    """Returns the scale of each row that fits its levels best, [groups].
+
+    scale = <x, v> / <v, v> with v = nearest(x / scale), in turns.
+
+    Args:
+      x: rows [groups, n].
+      nearest: maps rows in units of their scales to their levels.
+      first: scales to begin with, [groups].
+      iterations: turns.
+    """
+
+    def turn(_, scale: Array) -> Array:
+        v = nearest(x / scale[:, None])
+        size = (v * v).sum(-1)
+        fitted = (x * v).sum(-1) / jnp.where(size > 0, size, jnp.ones_like(size))
+        return jnp.where(fitted > 0, fitted, scale)
+
+    return lax.fori_loop(0, iterations, turn, first)
 
 
 def squared_error(x: Array, fmt: Format, scale: Array) -> Array:

@@ -74,11 +74,7 @@ class Quantizer:
             fill their axis.
           InputError: integers.
         """
-        x = numbers(x)
-        rows, shape = self._rows(x)
-        return Scaling(
-            *(part.reshape(shape) for part in self.calibration(rows, self.format))
-        )
+        return self._fitted(numbers(x))
 
     def searched(self, x: ArrayLike) -> tuple[Scaling, Array]:
         """Returns the scaling and the mean squared error of every scale.
@@ -128,15 +124,16 @@ class Quantizer:
         """
         x = jnp.asarray(x)
         if scaling is None:
-            scaling = jax.lax.stop_gradient(self._fit_traced(x))
+            fitted = self._fitted(x.astype(base.floating(x)))
+            scaling = jax.lax.stop_gradient(fitted)
         scale, zero = self._spread(scaling, x)
         wide = x.astype(scale.dtype)
         zero = jax.lax.stop_gradient(zero)
         level = straight_through(self.format, wide / scale + zero)
         return ((level - zero) * scale).astype(x.dtype)
 
-    def _fit_traced(self, x: Array) -> Scaling:
-        rows, shape = self._rows(x.astype(base.wide(x.dtype)))
+    def _fitted(self, x: Array) -> Scaling:
+        rows, shape = self._rows(x)
         found = self.calibration(rows, self.format)
         return Scaling(*(part.reshape(shape) for part in found))
 
@@ -192,15 +189,32 @@ def straight_through(fmt: Format, x: Array) -> Array:
     return inside + jax.lax.stop_gradient(fmt.round(x) - inside)
 
 
-def numbers(x: ArrayLike) -> Array:
+def numbers(x: ArrayLike, what: str = "numbers to quantize") -> Array:
     """Returns an array as float32 or wider, checked for NaN if it is not traced.
 
     Raises:
       InputError: an array of integers.
-      NonFiniteError: NaN or infinity.
+      NonFiniteError: NaN or infinity; the message names `what`.
     """
     x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise InputError(describe(f"numbers of type {x.dtype}", "floating point"))
-    check_finite(x, "numbers to quantize")
-    return x.astype(base.wide(x.dtype))
+    dtype = base.floating(x)
+    check_finite(x, what)
+    return x.astype(dtype)
+
+
+def kernel(w: ArrayLike) -> Array:
+    """Returns a kernel in flax layout, checked as `numbers` does, and for its shape.
+
+    Raises:
+      ShapeError: fewer than two axes, or no weights.
+    """
+    w = numbers(w, "the kernel")
+    if w.ndim < 2 or not w.size:
+        raise ShapeError(
+            describe(
+                f"a kernel of shape {w.shape}",
+                "at least one weight, and axes of inputs and outputs",
+                "Biases are not quantized.",
+            )
+        )
+    return w

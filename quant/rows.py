@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from core.errors import ShapeError, check_range, describe
+from core.errors import check_range
+from core.selection import topk_mask
 from core.types import Array, ArrayLike
 from quant import quantizers
+from quant.calibration import least_squares, symmetric
 from quant.formats import SumOfPowers, Uniform
 
 
@@ -47,8 +49,7 @@ def assign_rows(variance: ArrayLike, share: float) -> Array:
     """
     check_range("share", share, 0.0, 1.0)
     variance = jnp.asarray(variance)
-    rank = jnp.argsort(jnp.argsort(variance, stable=True), stable=True)
-    return rank < round(share * variance.shape[0])
+    return topk_mask(-variance, round(share * variance.size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,24 +89,16 @@ class RowMix:
           NonFiniteError: NaN or infinity in a kernel that is not traced.
           ShapeError: a kernel without rows.
         """
-        w = quantizers.numbers(w)
-        if w.ndim < 2 or not w.size:
-            raise ShapeError(
-                describe(f"shape {w.shape}", "a kernel with inputs and outputs")
-            )
+        w = quantizers.kernel(w)
         if sums is None:
             sums = assign_rows(row_variance(w), self.share)
 
-        def turn(_, scale: Array) -> Array:
-            v = self._unit(w / scale, sums)
-            size = (v * v).sum()
-            fitted = (w * v).sum() / jnp.where(size > 0, size, jnp.ones_like(size))
-            return jnp.where(fitted > 0, fitted, scale)
+        def nearest(unit: Array) -> Array:
+            return self._unit(unit.reshape(w.shape), sums).reshape(1, -1)
 
-        most = jnp.abs(w).max()
-        tiny = jnp.asarray(jnp.finfo(w.dtype).tiny, w.dtype)
-        first = jnp.where(most >= tiny, most, jnp.ones_like(most))
-        return RowScaling(lax.fori_loop(0, self.iterations, turn, first), sums)
+        first = symmetric(jnp.abs(w).max()[None]).scale
+        scale = least_squares(w.reshape(1, -1), nearest, first, self.iterations)
+        return RowScaling(scale[0], sums)
 
     def encode(self, w: ArrayLike, scaling: RowScaling) -> Array:
         """Returns words, uint8 of the kernel's shape; a row's format says how to read.

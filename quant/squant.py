@@ -21,10 +21,11 @@ from jax import lax
 
 from core import rules as path_rules
 from core import trees
-from core.errors import InputError, ShapeError, describe
-from core.numerics import check_finite
+from core.errors import InputError, describe
+from core.selection import topk_mask
 from core.types import Array, ArrayLike, PyTree
-from quant.formats.base import check_bits, wide
+from quant.formats.base import check_bits
+from quant.quantizers import kernel
 
 Mode = Literal["e", "ec", "ek", "ekc"]
 """Stages that run: elements (rounding to nearest), kernels, channels."""
@@ -198,27 +199,8 @@ def _ranks(priority: Array) -> Array:
 
 
 def _largest(priority: Array, count: Array) -> Array:
-    """Marks the `count` largest positive entries of each column, the first of equals.
-
-    By halving the interval of the count-th largest in the order of its bits.
-    """
-    integer = jnp.int64 if priority.dtype == jnp.float64 else jnp.int32
-    keys = lax.bitcast_convert_type(priority, integer)
-    low = jnp.zeros_like(count, integer)
-    high = keys.max(0) + 1
-
-    def halve(_, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends  # more than `count` reach low, at most `count` reach high
-        middle = low + (high - low) // 2
-        many = (keys >= middle[None]).sum(0, dtype=jnp.int32) > count
-        return jnp.where(many, middle, low), jnp.where(many, high, middle)
-
-    _, bound = lax.fori_loop(0, 63 if integer == jnp.int64 else 31, halve, (low, high))
-    above = keys >= bound[None]
-    left = count - above.sum(0, dtype=jnp.int32)
-    equal = (keys == bound[None] - 1) & (keys > 0)
-    first = jnp.cumsum(equal, axis=0, dtype=jnp.int32) <= left[None]
-    return (above | (equal & first)) & (keys > 0)
+    """Marks each column's `count` largest positive entries, the first of equals."""
+    return jax.vmap(topk_mask, (1, 0), 1)(priority, count) & (priority > 0)
 
 
 def round_on_grid(
@@ -245,8 +227,8 @@ def quantize(
         has in = 1.
       bits: 2 to 16.
       mode: stages that run.
-      mask: weights that may be flipped, bool of the kernel's shape. (A weight that is
-        exactly 0 keeps its code 0 in any case: it lies on the grid.)
+      mask: weights that may be flipped, bool of the kernel's shape. (A weight of 0 in a
+        channel that spans 0 lies on the grid: it stays 0 in any case.)
 
     Raises:
       InputError: a width or mode that does not exist, or an integer kernel.
@@ -256,19 +238,7 @@ def quantize(
     check_bits("bits", bits, 2, 16)
     if mode not in get_args(Mode):
         raise InputError(describe(f"mode={mode!r}", " or ".join(get_args(Mode))))
-    w = jnp.asarray(w)
-    if w.ndim < 2 or not w.size:
-        raise ShapeError(
-            describe(
-                f"a kernel of shape {w.shape}",
-                "at least one weight, and axes of inputs and outputs",
-                "Biases are not quantized.",
-            )
-        )
-    if not jnp.issubdtype(w.dtype, jnp.floating):
-        raise InputError(describe(f"a kernel of {w.dtype}", "floating point"))
-    check_finite(w, "the kernel")
-    return _quantize(w.astype(wide(w.dtype)), bits, mode, mask)
+    return _quantize(kernel(w), bits, mode, mask)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

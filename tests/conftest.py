@@ -7,8 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of a run is compilation of what is called once: XLA need not polish it. The older
-# emitters compile faster; XLA aborts on flags that it no longer has.
+# Most of a run is compilation of what is called once: XLA need not polish it. Not level
+# 0, though: it computes wrong numbers (jaxlib 0.10). The older emitters compile faster;
+# XLA aborts on flags that it no longer has.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"

@@ -71,8 +71,7 @@ def relaxation(
 
     def relax(node: Node, rows: Array) -> tuple[Sequence[Array], Array]:
         alpha = None if slopes is None else slopes.get(node)
-        bounds = intervals.operand_bounds(network, table, node, found)
-        make = functools.partial(_lines, node, bounds)
+        make = functools.partial(_lines_of, network, table, found, node)
         if alpha is not None and alpha.ndim == rows.ndim + 1:
             own = jax.vmap(make)(alpha)
         else:
@@ -89,9 +88,16 @@ def relaxation(
     return relax
 
 
-def _lines(node: Node, bounds: Sequence[Bounds], alpha: Array | None = None) -> Lines:
+def _lines_of(
+    network: Network,
+    table: Mapping[Value, Array],
+    found: intervals.Intervals,
+    node: Node,
+    alpha: Array | None = None,
+) -> Lines:
     """A node's lines; where an operand is unbounded, what its interval says."""
     rule, params = RULES[node.op], node.params
+    bounds = intervals.operand_bounds(network, table, node, found)
     if rule.name == "relu":  # in the inner loop; it has no poles, and NaN fails closed
         return rule.lines(*bounds, alpha=alpha, **params)
     finite = [jnp.isfinite(b.lower) & jnp.isfinite(b.upper) for b in bounds]
@@ -178,8 +184,7 @@ def hidden_bounds(
             # Once for all passes, and outside of their loops over chunks of rows.
             for node in network.nonlinear:
                 if node in before and node not in lines:
-                    bounds = intervals.operand_bounds(network, table, node, found)
-                    lines[node] = _lines(node, bounds)
+                    lines[node] = _lines_of(network, table, found, node)
             relax = relaxation(network, table, found, lines=lines)
             own = found[value]
             tighter = _rows_bounds(

@@ -29,6 +29,10 @@ class Cost(NamedTuple):
     adds: int
 
 
+NO_COST = Cost(0, 0)
+"""Of numbers whose products are choices of a sign or of 0."""
+
+
 class Format(abc.ABC):
     """A set of numbers with a code word for each; subclasses are frozen dataclasses.
 
@@ -88,6 +92,11 @@ class Format(abc.ABC):
         return float(self.levels[0])
 
     @property
+    def magnitude_bits(self) -> int:
+        """The bits of a word without its sign."""
+        return self.bits - int(self.signed)
+
+    @property
     def dtype(self) -> np.dtype:
         """The type of words: uint8, or uint16 above 8 bits."""
         return np.dtype(np.uint8 if self.bits <= 8 else np.uint16)
@@ -99,10 +108,18 @@ class Format(abc.ABC):
         type of x (float32 for narrower ones); see `ties_up` for ties.
 
         Args:
-          x: floating-point numbers in the format's unit. NaN gets the word of 0 where
-            there is one: check before, as quantizers do.
+          x: floating-point numbers in the format's unit. NaN gets the word of 0, or of
+            what is nearest to it: check before, as quantizers do.
+
+        Raises:
+          InputError: integers.
         """
-        return lookup.words(_plan(self, _floating(x)), jnp.asarray(x, _floating(x)))
+        x = jnp.asarray(x, floating(x))
+        return self._words(jnp.where(jnp.isnan(x), jnp.zeros_like(x), x))
+
+    def _words(self, x: Array) -> Array:
+        """Words of numbers of float32 or float64 without NaN."""
+        return lookup.words(_plan(self, np.dtype(x.dtype)), x)
 
     def decode(self, words: ArrayLike, dtype=jnp.float32) -> Array:
         """Returns the numbers of words, of `dtype` and the words' shape.
@@ -118,8 +135,12 @@ class Format(abc.ABC):
     def round(self, x: ArrayLike) -> Array:
         """Returns the nearest levels, in the type of x; NaN stays NaN."""
         x = jnp.asarray(x)
-        near = self.decode(self.encode(x), _floating(x)).astype(x.dtype)
+        near = self.decode(self.encode(x), floating(x)).astype(x.dtype)
         return jnp.where(jnp.isnan(x), x, near)
+
+    def _signed(self, magnitudes: np.ndarray) -> np.ndarray:
+        """Values of words whose top bit is the sign, if there is one."""
+        return np.concatenate([magnitudes, -magnitudes]) if self.signed else magnitudes
 
 
 class Table(NamedTuple):
@@ -158,18 +179,17 @@ def _plan(fmt: Format, dtype: np.dtype) -> lookup.Plan:
     return lookup.plan(table.levels, table.ties_up, words, dtype)
 
 
-def _floating(x: ArrayLike) -> np.dtype:
-    """The type that x is rounded in."""
+def floating(x: ArrayLike) -> np.dtype:
+    """Returns the type that x is rounded in: float64 as it is, float32 for others.
+
+    Raises:
+      InputError: numbers that are not floating-point.
+    """
     dtype = jnp.result_type(x)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(
             describe(f"numbers of type {dtype}", "a floating-point type", "Cast them.")
         )
-    return wide(dtype)
-
-
-def wide(dtype) -> np.dtype:
-    """Returns the floating-point type that numbers of a narrower one are taken in."""
     return np.dtype(np.float64 if dtype == jnp.float64 else np.float32)
 
 
@@ -180,11 +200,6 @@ def check_bits(name: str, bits: int, low: int, high: int) -> None:
         raise InputError(
             describe(f"{name}={bits!r}", f"an integer from {low} to {high}")
         )
-
-
-def with_sign(magnitudes: np.ndarray) -> np.ndarray:
-    """Values of sign-magnitude words: the top bit is the sign."""
-    return np.concatenate([magnitudes, -magnitudes])
 
 
 def to_even(words: np.ndarray) -> np.ndarray:

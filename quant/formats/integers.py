@@ -7,7 +7,7 @@ import numpy as np
 
 from core.errors import InputError, describe
 from core.types import Array, ArrayLike
-from quant.formats.base import MAX_BITS, Cost, Format, check_bits, wide, with_sign
+from quant.formats.base import MAX_BITS, NO_COST, Cost, Format, check_bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Uniform(Format):
     @property
     def highest(self) -> int:
         """The largest integer."""
-        return 2 ** (self.bits - int(self.signed)) - 1
+        return 2**self.magnitude_bits - 1
 
     def values(self) -> np.ndarray:
         """Returns the numbers of the words; see `Format.values`."""
@@ -55,21 +55,8 @@ class Uniform(Format):
         del words
         return levels[1:] % 2 == 0
 
-    def encode(self, x: ArrayLike) -> Array:
-        """Returns words; see `Format.encode`."""
-        return self.words_of(self.nearest(x))
-
-    def nearest(self, x: ArrayLike) -> Array:
-        """Returns the nearest integers as int32; NaN becomes 0."""
-        x = jnp.asarray(x)
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise InputError(describe(f"type {x.dtype}", "a floating-point type"))
-        known = jnp.where(jnp.isnan(x), jnp.zeros_like(x), x)
-        rounded = jnp.round(known.astype(wide(x.dtype)))
-        return jnp.clip(rounded, self.lowest, self.highest).astype(jnp.int32)
-
-    def words_of(self, integers: Array) -> Array:
-        """Returns the two's complement words of int32 integers within the range."""
+    def _words(self, x: Array) -> Array:
+        integers = jnp.clip(jnp.round(x), self.lowest, self.highest).astype(jnp.int32)
         return (integers & (2**self.bits - 1)).astype(self.dtype)
 
     def integers(self, words: ArrayLike) -> Array:
@@ -90,11 +77,7 @@ class Uniform(Format):
     @property
     def cost(self) -> Cost:
         """Shifts and adds of one product."""
-        size = self.bits - int(self.signed)
-        return Cost(size - 1, size - 1)
-
-
-NO_COST = Cost(0, 0)
+        return Cost(self.magnitude_bits - 1, self.magnitude_bits - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +94,7 @@ class Binary(Format):
     @property
     def cost(self) -> Cost:
         """Shifts and adds of one product."""
-        return Cost(0, 0)
+        return NO_COST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +106,12 @@ class Ternary(Format):
 
     def values(self) -> np.ndarray:
         """Returns the numbers of the words; see `Format.values`."""
-        return with_sign(np.array([0.0, 1.0]))
+        return self._signed(np.array([0.0, 1.0]))
 
     @property
     def cost(self) -> Cost:
         """Shifts and adds of one product."""
-        return Cost(0, 0)
+        return NO_COST
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,10 +64,10 @@ def plan(
 
 
 def words(plan: Plan, x: Array) -> Array:
-    """Returns the word of the nearest level of every number."""
-    table = jnp.asarray(plan.words)
+    """Returns the word of the nearest level of every number; x without NaN."""
     if plan.kind == "compare":
         return _compared(plan, x)
+    table = jnp.asarray(plan.words)
     if plan.kind == "search":
         return table[jnp.searchsorted(jnp.asarray(plan.bounds), x, side="right")]
     cell = (_grid_cell if plan.kind == "grid" else _leading_cell)(plan, x)
@@ -108,8 +108,7 @@ def _grid(base: Plan, middles: np.ndarray) -> Plan | None:
 def _grid_cell(plan: Plan, x: Array) -> Array:
     count = plan.words.size // 2
     low, high = plan.first * plan.step, (plan.first + count - 1) * plan.step
-    kept = jnp.clip(jnp.where(jnp.isnan(x), jnp.zeros_like(x), x), low, high)
-    scaled = kept * jnp.asarray(1.0 / plan.step, plan.dtype)
+    scaled = jnp.clip(x, low, high) * jnp.asarray(1.0 / plan.step, plan.dtype)
     start = jnp.floor(scaled)
     after = (scaled > start).astype(jnp.int32)
     return 2 * (start.astype(jnp.int32) - plan.first) + after
@@ -144,7 +143,6 @@ def _leading_cell(plan: Plan, x: Array) -> Array:
     rest = ((magnitude & ((1 << drop) - 1)) != 0).astype(integer)
     size = plan.words.size // 2
     cell = jnp.clip(2 * (key - plan.first) + rest, 0, size - 1)
-    cell = jnp.where(jnp.isnan(x), 0, cell)
     return (cell + jnp.where(x < 0, size, 0)).astype(jnp.int32)
 
 

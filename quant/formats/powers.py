@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from core.errors import InputError, describe
-from quant.formats.base import Cost, Format, check_bits, to_even, with_sign
+from quant.formats.base import Cost, Format, check_bits, to_even
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,8 @@ class PowerOfTwo(Format):
 
     def values(self) -> np.ndarray:
         """Returns the numbers of the words; see `Format.values`."""
-        count = 2 ** (self.bits - int(self.signed))
-        magnitudes = np.concatenate([[0.0], 2.0 ** np.arange(count - 1)])
-        return with_sign(magnitudes) if self.signed else magnitudes
+        powers = 2.0 ** np.arange(2**self.magnitude_bits - 1)
+        return self._signed(np.concatenate([[0.0], powers]))
 
     @property
     def cost(self) -> Cost:
@@ -63,7 +62,7 @@ class SumOfPowers(Format):
     def values(self) -> np.ndarray:
         """Returns the numbers of the words; see `Format.values`."""
         q1, q2 = self._parts()
-        return with_sign(q1 + q2)
+        return self._signed(q1 + q2)
 
     def preference(self) -> np.ndarray:
         """Returns the words by falling q1, positive ones first."""
@@ -111,30 +110,25 @@ class ElasticSignificantBits(Format):
 
     def __post_init__(self):
         check_bits("bits", self.bits, 1 + int(self.signed), 7 + int(self.signed))
-        check_bits("significant", self.significant, 0, self._magnitude_bits - 1)
+        check_bits("significant", self.significant, 0, self.magnitude_bits - 1)
         check_bits("max_exponent_bits", self.max_exponent_bits, 1, 6)
-
-    @property
-    def _magnitude_bits(self) -> int:
-        return self.bits - int(self.signed)
 
     @property
     def fraction_bits(self) -> int:
         """k, after the cap of the exponent."""
-        return max(self.significant, self._magnitude_bits - self.max_exponent_bits)
+        return max(self.significant, self.magnitude_bits - self.max_exponent_bits)
 
     @property
     def largest_exponent(self) -> int:
         """N, the exponent of the last octave."""
-        return 2 ** (self._magnitude_bits - self.fraction_bits) - 2
+        return 2 ** (self.magnitude_bits - self.fraction_bits) - 2
 
     def values(self) -> np.ndarray:
         """Returns the numbers of the words; see `Format.values`."""
-        word, k = np.arange(2**self._magnitude_bits), self.fraction_bits
+        word, k = np.arange(2**self.magnitude_bits), self.fraction_bits
         field, fraction = word >> k, (word & (2**k - 1)) / 2**k
         normal = 2.0 ** (field - 1) * (1 + fraction)
-        magnitudes = np.where(field == 0, fraction, normal)
-        return with_sign(magnitudes) if self.signed else magnitudes
+        return self._signed(np.where(field == 0, fraction, normal))
 
     def ties_up(self, levels: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Returns which ties go up; see `Format.ties_up`."""
@@ -172,11 +166,6 @@ class Flint(Format):
     def __post_init__(self):
         check_bits("bits", self.bits, 2 + int(self.signed), 8 + int(self.signed))
 
-    @property
-    def magnitude_bits(self) -> int:
-        """B."""
-        return self.bits - int(self.signed)
-
     def base_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
         """Of every magnitude word: integers that give its number as base << shift."""
         B = self.magnitude_bits
@@ -197,8 +186,7 @@ class Flint(Format):
     def values(self) -> np.ndarray:
         """Returns the numbers of the words; see `Format.values`."""
         base, shift = self.base_and_shift()
-        magnitudes = base * 2.0**shift
-        return with_sign(magnitudes) if self.signed else magnitudes
+        return self._signed(base * 2.0**shift)
 
     @property
     def cost(self) -> Cost:
@@ -273,7 +261,7 @@ class SmallFloat(Format):
             values = np.where(top, np.where(fraction == 0, np.inf, np.nan), values)
         elif self.specials == "one_nan":
             values = np.where(word == count - 1, np.nan, values)
-        return with_sign(values) if self.signed else values
+        return self._signed(values)
 
     def ties_up(self, levels: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Returns which ties go up; see `Format.ties_up`."""

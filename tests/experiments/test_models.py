@@ -35,12 +35,6 @@ PUBLISHED = {
     # Cho et al. (arXiv 1406.1078): 3h(d + h), one bias a gate and one inside reset.
     "gru": 3 * 128 * (28 + 128) + 4 * 128 + 1_290,
 }
-# Two compilations of these take more than ten seconds.
-DEEP = {"resnet32", "resnet56", "mobilenetv2"}
-NAMES = [
-    pytest.param(name, marks=pytest.mark.slow if name in DEEP else ())
-    for name in MODELS
-]
 
 
 def count(tree) -> int:
@@ -106,9 +100,9 @@ def test_equal_networks_are_equal_keys(name):
 
 
 # Deeper networks of a family differ from these by their number of equal blocks.
-RUN = [case for case in NAMES if case.values[0] not in ("resnet32", "resnet56")]
+RUN = [name for name in MODELS if name not in ("resnet32", "resnet56")]
 # A training step of mobilenetv2 compiles for half a minute; test_layers has its layers.
-TRAIN = [case for case in RUN if case.values[0] != "mobilenetv2"]
+TRAIN = [name for name in RUN if name != "mobilenetv2"]
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -78,6 +78,8 @@ def test_in_other_types_and_under_jit(fmt):
     with jax.enable_x64(True):
         wide = np.float64(x) * (1 + 1e-12)
         np.testing.assert_array_equal(fmt.round(wide), nearest(fmt, wide))
+    words = [fmt.encode(jnp.float32(number)) for number in (jnp.nan, 0.0)]
+    assert words[0] == words[1]
     ends = fmt.round(jnp.array([jnp.nan, jnp.inf, -jnp.inf]))
     np.testing.assert_array_equal(ends, np.float32([np.nan, fmt.max, fmt.min]))
 
