@@ -191,8 +191,10 @@ def _start(
 
 def _work(experiment: Experiment, config: Any, flag: RunFlags, prog: str) -> None:
     from experiments import report, results
+    from experiments.compilation import keep_programs
     from experiments.workdir import Run
 
+    keep_programs()  # a run that was killed resumes without compiling again
     flags.FLAGS.mark_as_parsed()  # packages look at the global flags and log
     logging.set_verbosity(logging.ERROR)
     folder = Path(flag.workdir)

@@ -16,6 +16,13 @@ os.environ.setdefault(
     + " --xla_cpu_use_fusion_emitters=false" * (version("jaxlib") < "0.12"),
 )
 
+# The workers and the processes that tests start share what they compile.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 import jax
 import pytest
 from hypothesis import settings
@@ -31,13 +38,6 @@ gc.set_threshold(200_000, 20, 100)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update(
-    "jax_compilation_cache_dir",
-    os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")),
-)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
 
 # Compilation makes the first example slow; examples are shared shapes, see strategies.
 # A run is the same everywhere; HYPOTHESIS_PROFILE=explore looks for new examples.
