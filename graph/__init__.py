@@ -8,6 +8,7 @@
 | `recognise(graph)` | spelled-out relu, leaky relu, softmax as one node each |
 | `expand(graph, expansions)` | the graph with operators written by simpler ones |
 | `composite(fn)` | a function whose calls stay one node |
+| `intercept(fn, paths, ...)` | the function with what meets its kernels replaced |
 | `onnx.load(path)` | an ONNX model as `fn(params, x)` and its parameters |
 | `Graph`, `Node`, `Value` | types |
 | `COMPOSITES`, `PATTERNS` | registries |
@@ -36,6 +37,7 @@ from typing import Any
 from graph.composites import COMPOSITES, composite
 from graph.graph import Graph, Node, Value, evaluate
 from graph.patterns import PATTERNS, recognise
+from graph.products import Notes, intercept
 from graph.reference import evaluate_numpy
 from graph.trace import expand, trace
 
@@ -44,11 +46,13 @@ __all__ = [
     "PATTERNS",
     "Graph",
     "Node",
+    "Notes",
     "Value",
     "composite",
     "evaluate",
     "evaluate_numpy",
     "expand",
+    "intercept",
     "recognise",
     "trace",
 ]

@@ -14,6 +14,13 @@
 | `calibration` (a module), `Scaling` | scales: by extremes, error, divergence, DDA |
 | `straight_through` | rounding with the gradient of its clip |
 
+| networks | |
+|------|------|
+| `aware(apply, rules)` | any function with its layers quantized, to train or to run |
+| `Layer(weights, inputs)` | what a rule says of a layer |
+| `calibrate`, `Scales` | fixed ranges of inputs from data; or scales that learn |
+| `record`, `Seen` | what layers were given, and their products |
+
 | formats by row and by tensor | |
 |------|------|
 | `RowMix`, `assign_rows`, `row_variance` | MSQ: SP2 rows and fixed-point rows |
@@ -35,6 +42,7 @@ arXiv 2202.07471; learned steps, arXiv 1902.08153.
 """
 
 from quant import calibration, squant
+from quant.aware import Layer, Scales, Seen, aware, calibrate, record
 from quant.calibration import Calibration, Scaling
 from quant.choice import Choice, candidates, choose, promote
 from quant.formats import (
@@ -63,22 +71,28 @@ __all__ = [
     "ElasticSignificantBits",
     "Flint",
     "Format",
+    "Layer",
     "Levels",
     "Per",
     "PowerOfTwo",
     "Quantizer",
     "RowMix",
     "RowScaling",
+    "Scales",
     "Scaling",
+    "Seen",
     "SmallFloat",
     "SumOfPowers",
     "Ternary",
     "Uniform",
     "assign_rows",
+    "aware",
+    "calibrate",
     "calibration",
     "candidates",
     "choose",
     "promote",
+    "record",
     "row_variance",
     "squant",
     "straight_through",

@@ -1,6 +1,8 @@
 """Quantizers: a format, what shares a scale, how scales are found."""
 
 import dataclasses
+import math
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,8 @@ TENSOR = Per()
 """One scale a tensor."""
 CHANNEL = Per(axes=(-1,))
 """One scale an output channel."""
+Gradient = Literal["step", "lsq", "clip"]
+"""How scales are learned; see `Quantizer`."""
 LARGEST = MaxAbs()
 """The largest magnitude is kept."""
 
@@ -53,11 +57,21 @@ class Quantizer:
       format: the levels.
       per: what shares a scale.
       calibration: how scales are found.
+      gradient: of scales given to `fake`: "step", the learned step's; "lsq", that
+        divided by sqrt(n * the largest level), n numbers to a scale (arXiv
+        1902.08153, section 2.2); "clip", of the clip alone (PACT, arXiv 1805.06085).
     """
 
     format: Format
     per: Per = TENSOR
     calibration: Calibration = LARGEST
+    gradient: Gradient = "step"
+
+    def __post_init__(self):
+        if self.gradient not in get_args(Gradient):
+            raise InputError(
+                describe(f"gradient={self.gradient!r}", " or ".join(get_args(Gradient)))
+            )
 
     def fit(self, x: ArrayLike) -> Scaling:
         """Returns the scaling of x: arrays of x's rank that broadcast against groups.
@@ -116,7 +130,8 @@ class Quantizer:
 
         The derivative in x is 1 within the levels' range and 0 beyond it. That in the
         scale is the learned step's (arXiv 1902.08153, equation 3): the level less x /
-        scale within the range, the end beyond it. The zero has none.
+        scale within the range, the end beyond it; see `gradient` for others. The zero
+        has none.
 
         Args:
           x: floating point; NaN stays NaN.
@@ -127,10 +142,19 @@ class Quantizer:
             fitted = self._fitted(x.astype(base.floating(x)))
             scaling = jax.lax.stop_gradient(fitted)
         scale, zero = self._spread(scaling, x)
-        wide = x.astype(scale.dtype)
-        zero = jax.lax.stop_gradient(zero)
+        wide, zero = x.astype(scale.dtype), jax.lax.stop_gradient(zero)
+        if self.gradient == "lsq":
+            rest = jax.lax.stop_gradient(scale)
+            shared = x.size // max(scaling.scale.size, 1)
+            scale = rest + (scale - rest) / math.sqrt(max(shared, 1) * self.format.max)
         level = straight_through(self.format, wide / scale + zero)
-        return ((level - zero) * scale).astype(x.dtype)
+        found = (level - zero) * scale
+        if self.gradient == "clip":
+            unit = jax.lax.stop_gradient(wide / scale + zero)
+            inside = (unit >= self.format.min) & (unit <= self.format.max)
+            kept = wide + jax.lax.stop_gradient(found - wide)
+            found = jnp.where(inside, kept, found)
+        return found.astype(x.dtype)
 
     def _fitted(self, x: Array) -> Scaling:
         rows, shape = self._rows(x)

@@ -1,0 +1,220 @@
+"""Quantization-aware functions: weights and inputs of layers, chosen by path rules."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from core import rules as path_rules
+from core import trees
+from core.errors import InputError, describe
+from core.types import Array, PyTree
+from graph.products import intercept
+from quant.calibration import Scaling
+from quant.quantizers import Quantizer
+from quant.rows import RowMix, RowScaling
+
+Apply = Callable[..., Any]
+"""`apply(params, *args, **kwargs)`, as flax, optax users and others write it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What becomes of a kernel and of what it is multiplied with.
+
+    Attributes:
+      weights: the kernel's quantizer; None leaves it as it is.
+      inputs: the quantizer of the kernel's inputs; None leaves them as they are.
+    """
+
+    weights: Quantizer | RowMix | None = None
+    inputs: Quantizer | None = None
+
+
+class Scales(NamedTuple):
+    """Scales that are fixed or learned, a pytree; what is missing is fitted anew.
+
+    Attributes:
+      weights: by the path of the kernel.
+      inputs: by the site of the product; see `graph.intercept`.
+    """
+
+    weights: dict[str, Scaling | RowScaling]
+    inputs: dict[str, Scaling]
+
+
+NO_SCALES = Scales({}, {})
+"""Every scale is fitted to the weights and inputs of the call, as a constant."""
+
+
+def aware(
+    apply: Apply, rules: path_rules.Rules, scales: Scales = NO_SCALES
+) -> Callable[..., Any]:
+    """Returns `apply` with the weights and inputs of layers quantized.
+
+        layer = Layer(Quantizer(Uniform(4)), Quantizer(Uniform(8, signed=False)))
+        network = aware(model.apply, [(".*/kernel", layer)])
+        loss = lambda params: cross_entropy(network(params, images), labels)
+
+    Gradients are straight-through, as of `Quantizer.fake`; those of the scales are the
+    quantizers'. Biases and all that no rule names stay as they are. The layers are
+    those of `apply`'s jaxpr, whatever library wrote it. Jit the result: it traces
+    `apply` at each call.
+
+    Args:
+      apply: `apply(params, *args, **kwargs)`.
+      rules: `(path regex, Layer)`, first match wins; see `core.rules`.
+      scales: as `calibrate` returns them.
+
+    Raises:
+      When called:
+      RuleError: a rule without a leaf.
+      GraphError: inputs are to be quantized of a leaf that is never multiplied with
+        data.
+    """
+
+    def call(params: PyTree, *args: Any, **kwargs: Any) -> Any:
+        run, params = _quantized(apply, rules, scales, params)
+        return run(params, *args, **kwargs)[0]
+
+    return call
+
+
+class Seen(NamedTuple):
+    """What a layer was given, before its inputs were quantized, and its products."""
+
+    inputs: Array
+    products: Array
+
+
+def record(
+    apply: Apply, rules: path_rules.Rules, scales: Scales = NO_SCALES
+) -> Callable[..., tuple[Any, dict[str, Seen]]]:
+    """Returns `aware(apply, rules, scales)` that also returns what its layers saw.
+
+    With `Layer()` for a rule, layers are seen and stay as they are.
+
+    Returns:
+      A function that returns (result, {site: Seen}). Sites within a `lax.scan` have
+      its steps as first axis.
+    """
+
+    def call(params: PyTree, *args: Any, **kwargs: Any) -> Any:
+        run, params = _quantized(apply, rules, scales, params, record=True)
+        out, notes = run(params, *args, **kwargs)
+        return out, {site: Seen(*note) for site, note in notes.items()}
+
+    return call
+
+
+def calibrate(
+    apply: Apply,
+    rules: path_rules.Rules,
+    params: PyTree,
+    batches: Iterable[tuple[Any, ...]],
+) -> Scales:
+    """Returns fixed scales: of the weights, and of the inputs over batches of data.
+
+    Inputs are those of the network as it is. A scale is the mean of what the
+    quantizer's calibration finds on each batch; so is a zero, rounded.
+
+    Args:
+      apply: as for `aware`.
+      rules: as for `aware`.
+      params: parameters to calibrate for.
+      batches: the arguments of each call after the parameters, all arrays.
+
+    Raises:
+      InputError: inputs are to be quantized, and there is no batch.
+    """
+    layers = _layers(rules, params)
+    leaves = trees.by_path(params)
+    weights = {
+        path: layer.weights.fit(leaves[path])
+        for path, layer in layers.items()
+        if layer.weights is not None
+    }
+    sought = {path: layer for path, layer in layers.items() if layer.inputs is not None}
+    if not sought:
+        return Scales(weights, {})
+    ranks: dict[str, int] = {}
+
+    def fit(site: str, x: Array) -> tuple[Array, Scaling]:
+        quantizer = sought[_path(site)].inputs
+        assert quantizer is not None
+        ranks[site] = x.ndim
+        return x, quantizer.fit(x)
+
+    @jax.jit
+    def fitted(params: PyTree, args: tuple[Any, ...]) -> dict[str, Scaling]:
+        notes = intercept(apply, sought, fit)(params, *args)[1]
+        return {site: _over_steps(ranks[site], n.operand) for site, n in notes.items()}
+
+    total, count = None, 0
+    for args in batches:
+        found = fitted(params, args)
+        total = found if total is None else jax.tree.map(jnp.add, total, found)
+        count += 1
+    if total is None:
+        raise InputError(describe("no batch", "at least one to find ranges from"))
+    mean = jax.tree.map(lambda sums: sums / count, total)
+    inputs = {site: s._replace(zero=jnp.round(s.zero)) for site, s in mean.items()}
+    return Scales(weights, inputs)
+
+
+def _over_steps(rank: int, found: Scaling) -> Scaling:
+    """The mean over the steps of a scan."""
+    axes = tuple(range(found.scale.ndim - rank))
+    return Scaling(*(part.mean(axes) for part in found))
+
+
+def _path(site: str) -> str:
+    return site.split("#")[0]
+
+
+def _layers(rules: path_rules.Rules, params: PyTree) -> dict[str, Layer]:
+    """The layer of every leaf that a rule names, by its path."""
+    found = trees.by_path(path_rules.match(rules, params))
+    for name, layer in found.items():
+        if not isinstance(layer, Layer):
+            raise InputError(
+                describe(
+                    f"{layer!r} for {name}",
+                    "a Layer",
+                    "Write Layer(weights=..., inputs=...).",
+                )
+            )
+    return found
+
+
+def _quantized(
+    apply: Apply,
+    rules: path_rules.Rules,
+    scales: Scales,
+    params: PyTree,
+    record: bool = False,
+) -> tuple[Callable[..., tuple[Any, dict[str, Any]]], PyTree]:
+    """Returns `apply` with inputs quantized, and parameters that are."""
+    layers = _layers(rules, params)
+    names, leaves, treedef = trees.flatten(params)
+
+    def weight(name: str, leaf: Array) -> Array:
+        layer = layers.get(name)
+        if layer is None or layer.weights is None:
+            return leaf
+        return layer.weights.fake(leaf, scales.weights.get(name))  # type: ignore[arg-type]
+
+    def operand(site: str, x: Array) -> tuple[Array, Array | None]:
+        quantizer, seen = layers[_path(site)].inputs, x if record else None
+        if quantizer is None:
+            return x, seen
+        return quantizer.fake(x, scales.inputs.get(site)), seen
+
+    params = jax.tree.unflatten(treedef, map(weight, names, leaves))
+    paths = [p for p, layer in layers.items() if record or layer.inputs is not None]
+    if not paths:
+        return lambda *args, **kwargs: (apply(*args, **kwargs), {}), params
+    observe = (lambda _, product: product) if record else (lambda _, product: None)
+    return intercept(apply, paths, operand, observe), params
