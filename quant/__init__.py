@@ -20,6 +20,8 @@
 | `Layer(weights, inputs)` | what a rule says of a layer |
 | `calibrate`, `Scales` | fixed ranges of inputs from data; or scales that learn |
 | `record`, `Seen` | what layers were given, and their products |
+| `summary`, `sqnr`, `layer_sqnr` | bits, bytes, cost; noise of weights and layers |
+| `integer` (a module) | layers from words alone: int32 sums, shifts |
 
 | formats by row and by tensor | |
 |------|------|
@@ -41,7 +43,7 @@ References: MSQ, arXiv 2012.04240; ESB, arXiv 2109.03513; ANT, arXiv 2208.14286;
 arXiv 2202.07471; learned steps, arXiv 1902.08153.
 """
 
-from quant import calibration, squant
+from quant import calibration, integer, squant
 from quant.aware import Layer, Scales, Seen, aware, calibrate, record
 from quant.calibration import Calibration, Scaling
 from quant.choice import Choice, candidates, choose, promote
@@ -60,6 +62,7 @@ from quant.formats import (
 )
 from quant.quantizers import CHANNEL, TENSOR, Per, Quantizer, straight_through
 from quant.rows import RowMix, RowScaling, assign_rows, row_variance
+from quant.summary import LeafSummary, layer_sqnr, sqnr, summary
 
 __all__ = [
     "CHANNEL",
@@ -72,6 +75,7 @@ __all__ = [
     "Flint",
     "Format",
     "Layer",
+    "LeafSummary",
     "Levels",
     "Per",
     "PowerOfTwo",
@@ -91,9 +95,13 @@ __all__ = [
     "calibration",
     "candidates",
     "choose",
+    "integer",
+    "layer_sqnr",
     "promote",
     "record",
     "row_variance",
+    "sqnr",
     "squant",
     "straight_through",
+    "summary",
 ]

@@ -129,7 +129,7 @@ def calibrate(
     Raises:
       InputError: inputs are to be quantized, and there is no batch.
     """
-    layers = _layers(rules, params)
+    layers = layers_of(rules, params)
     leaves = trees.by_path(params)
     weights = {
         path: layer.weights.fit(leaves[path])
@@ -174,8 +174,13 @@ def _path(site: str) -> str:
     return site.split("#")[0]
 
 
-def _layers(rules: path_rules.Rules, params: PyTree) -> dict[str, Layer]:
-    """The layer of every leaf that a rule names, by its path."""
+def layers_of(rules: path_rules.Rules, params: PyTree) -> dict[str, Layer]:
+    """Returns the layer of every leaf that a rule names, by its path.
+
+    Raises:
+      RuleError: a rule without a leaf.
+      InputError: a spec that is no `Layer`.
+    """
     found = trees.by_path(path_rules.match(rules, params))
     for name, layer in found.items():
         if not isinstance(layer, Layer):
@@ -197,7 +202,7 @@ def _quantized(
     record: bool = False,
 ) -> tuple[Callable[..., tuple[Any, dict[str, Any]]], PyTree]:
     """Returns `apply` with inputs quantized, and parameters that are."""
-    layers = _layers(rules, params)
+    layers = layers_of(rules, params)
     names, leaves, treedef = trees.flatten(params)
 
     def weight(name: str, leaf: Array) -> Array:
