@@ -5,9 +5,11 @@ all split. All take the dense form of a network, `verify.reduce.Reduced.params`,
 compute in float64; results hold up to HiGHS's tolerances (1e-7), they are no proofs.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from core.errors import InputError, ShapeError, describe
@@ -183,15 +185,22 @@ def milp(
       InputError: an l2 ball, or a row that is not solved in time.
     """
     _refuse_l2(region)
+    reducer, bound = _compiled(network)
     if hidden is None:
-        hidden = hidden_bounds(network, weights, region)
-    reduced = Reducer(network)(weights, [_widen(each) for each in hidden])
+        hidden = bound(weights, region)
+    reduced = reducer(weights, [_widen(each) for each in hidden])
     C, consts = np.asarray(spec.C, np.float64), np.asarray(spec.d, np.float64)
     minima = [
         _least(_dense(reduced.params, row, d, reduced.hidden, None), region, timeout_s)
         for row, d in zip(C, consts, strict=True)
     ]
     return np.asarray(minima)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(network: Network) -> tuple[Reducer, Any]:
+    """What reduces and bounds a network: compiled once, whatever the weights."""
+    return Reducer(network), jax.jit(functools.partial(hidden_bounds, network))
 
 
 def _least(dense: Dense, region: Region, timeout_s: float) -> float:

@@ -1,6 +1,7 @@
 """The networks whose tickets are sought, at any width."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -129,10 +130,16 @@ class Network:
 
     def weights(self, shape: tuple[int, ...], width: float = 1.0) -> int:
         """Returns how many weights can be pruned."""
-        params = jax.eval_shape(
-            lambda: self.init(jax.random.key(0), shape, width)["params"]
-        )
+        params = _shapes(self.build(width), shape)
         return trees.size(trees.select(core_rules.match(self.rules, params), params))
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(model: nn.Module, shape: tuple[int, ...]) -> PyTree:
+    """The shapes of `params`; many widths round to one network, traced once."""
+    images = jnp.zeros((1, *shape), jnp.float32)
+    init = functools.partial(model.init, train=False)
+    return jax.eval_shape(init, {"params": jax.random.key(0)}, images)["params"]
 
 
 def _lenet300(width: float) -> nn.Module:

@@ -292,15 +292,18 @@ mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 for rows in (64, 1 << 15):
     w = np.random.default_rng(0).integers(-99, 100, (rows, 12)).astype(np.float32)
     x = jax.device_put(w, NamedSharding(mesh, P("data")))
-    k = jnp.int32(w.size // 7)
-    np.testing.assert_array_equal(
-        jax.jit(keep_largest)(x, k), jax.jit(keep_largest)(jnp.asarray(w), k)
-    )
-    local = jax.shard_map(
-        lambda v: topk_mask(v, 5), mesh=mesh, in_specs=P("data"), out_specs=P("data")
-    )
-    counts = np.asarray(jax.jit(local)(x)).reshape(4, -1).sum(1)
-    np.testing.assert_array_equal(counts, 5)
+    k = w.size // 7
+    first = np.argsort(-np.abs(w).ravel(), kind="stable")[:k]
+    wanted = np.zeros_like(w)
+    wanted.flat[first] = w.flat[first]
+    np.testing.assert_array_equal(jax.jit(keep_largest)(x, jnp.int32(k)), wanted)
+    if rows == 64:
+        local = jax.shard_map(
+            lambda v: topk_mask(v, 5),
+            mesh=mesh, in_specs=P("data"), out_specs=P("data"),
+        )
+        counts = np.asarray(jax.jit(local)(x)).reshape(4, -1).sum(1)
+        np.testing.assert_array_equal(counts, 5)
 print("sharded arrays agree")
 """
 

@@ -20,12 +20,17 @@ def test_packed_networks_are_the_pruned_ones(name, key):
     model = models.create(network.model)
     shape = models.MODELS[network.model].input_shape
     x = jax.random.normal(key, (3, *shape))
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    rules = network.rules(8.0, gap.Unstructured())
+
+    @jax.jit
+    def prune(key):
         params = model.init(key, x)["params"]
-        rules = network.rules(8.0, gap.Unstructured())
         masks = gap.magnitude_masks(params, rules)
         pruned = gap.apply_masks(params, masks)
-        expected = model.apply({"params": pruned}, x)
+        return params, masks, pruned, model.apply({"params": pruned}, x)
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        params, masks, pruned, expected = prune(key)
     kept, full = networks.pruned_size(params, masks)
     assert full / kept == pytest.approx(8.0, rel=0.01)
     none = trees.map_partial(lambda _: None, params)

@@ -1,5 +1,7 @@
 """The parts of the networks against their definitions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,8 +35,13 @@ def test_strided_block_pads_on_all_sides():
     """Position (0, 0) of a strided convolution sees the pixels around (0, 0)."""
     model, key = ResNet(depth=8), jax.random.key(0, impl="rbg")
     x = jax.random.normal(key, (1, 8, 8, 3))
-    variables = jax.jit(model.init)(key, x)
-    _, state = model.apply(variables, x, capture_intermediates=True)
+
+    @jax.jit
+    def run(key):
+        variables = model.init(key, x)
+        return variables, model.apply(variables, x, capture_intermediates=True)[1]
+
+    variables, state = run(key)
     seen = state["intermediates"]
     before = seen["layer1_0"]["__call__"][0]
     after = seen["layer2_0"]["conv1"]["__call__"][0]
@@ -50,9 +57,11 @@ def test_batch_norm_is_flax_batch_norm(train, key):
     ours = BatchNorm()
     flax = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)
     variables = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jnp.arange(6.0), ours.init(key, x, train=True)
+        lambda leaf: leaf + 0.1 * np.arange(6.0, dtype=np.float32),
+        jax.jit(functools.partial(ours.init, train=True))(key, x),
     )
 
+    @functools.partial(jax.jit, static_argnums=(0, 1))
     def run(module, *args):
         def total(params, x):
             y, new = module.apply(
@@ -98,7 +107,7 @@ def test_lenet5_is_relu_then_pool(key):
     """The reference schedule: conv, ReLU, 2x2 max-pool, twice; fc1, ReLU; fc2."""
     model = create("lenet5", **REFERENCE_INIT)
     x = jax.random.normal(key, (3, 28, 28, 1))
-    variables = model.init(key, x)
+    variables = jax.jit(model.init)(key, x)
     p = variables["params"]
     y, axes = x, ("NHWC", "HWIO", "NHWC")
     for layer in ("conv1", "conv2"):
@@ -108,13 +117,13 @@ def test_lenet5_is_relu_then_pool(key):
         y = nn.max_pool(y, (2, 2), (2, 2))
     y = y.reshape(3, 800) @ p["fc1"]["kernel"] + p["fc1"]["bias"].reshape(1, -1)
     y = jnp.maximum(y, 0) @ p["fc2"]["kernel"] + p["fc2"]["bias"].reshape(1, -1)
-    np.testing.assert_allclose(model.apply(variables, x), y, rtol=1e-4, atol=1e-5)
+    logits = jax.jit(model.apply)(variables, x)
+    np.testing.assert_allclose(logits, y, rtol=1e-4, atol=1e-5)
 
 
 def test_lenet5_weights_biases_and_reference_initialisers(key):
-    p = create("lenet5", **REFERENCE_INIT).init(key, jnp.zeros((1, 28, 28, 1)))[
-        "params"
-    ]
+    model = create("lenet5", **REFERENCE_INIT)
+    p = jax.jit(model.init)(key, jnp.zeros((1, 28, 28, 1)))["params"]
     weights = {layer: leaves["kernel"].size for layer, leaves in p.items()}
     assert weights == {"conv1": 500, "conv2": 25_000, "fc1": 400_000, "fc2": 5_000}
     assert sum(leaves["bias"].size for leaves in p.values()) == 580
@@ -127,14 +136,20 @@ def test_dropout_is_before_fc2_and_scaled(key):
     """Averaged over masks, the logits of training are those of evaluation."""
     model = create("lenet5")
     x = jax.random.normal(key, (1, 28, 28, 1))
-    variables = model.init(key, x)
 
-    def sample(key):
-        return model.apply(variables, x, train=True, rngs={"dropout": key})[0]
+    @jax.jit
+    def run(key):
+        variables = model.init(key, x)
 
-    samples = jax.vmap(sample)(jax.random.split(key, 512))
+        def sample(key):
+            return model.apply(variables, x, train=True, rngs={"dropout": key})[0]
+
+        samples = jax.vmap(sample)(jax.random.split(key, 512))
+        return samples, model.apply(variables, x)[0]
+
+    samples, logits = map(np.asarray, run(key))
     spread = samples.std(0) / np.sqrt(512)
-    assert (jnp.abs(samples.mean(0) - model.apply(variables, x)[0]) < 5 * spread).all()
+    assert (np.abs(samples.mean(0) - logits) < 5 * spread).all()
 
 
 def test_vgg16_without_the_biases_that_batch_norm_cancels(key):
@@ -174,11 +189,11 @@ def last_state(params, cell, x):
 def test_recurrent_classifier_follows_its_equations(cell, key):
     model = RecurrentClassifier(cell=cell, hidden=(7,), num_classes=3)
     x = jax.random.normal(key, (4, 5, 6))
-    variables = model.init(key, x)
+    variables = jax.jit(model.init)(key, x)
     params = jax.tree.map(lambda leaf: leaf + 0.1, variables["params"])
     h = last_state(params[f"{cell}1"], cell, np.asarray(x))
     head = jax.tree.map(np.asarray, params["linear"])
-    logits = model.apply({"params": params}, x)
+    logits = jax.jit(model.apply)({"params": params}, x)
     np.testing.assert_allclose(
         logits, h @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-5
     )
@@ -187,10 +202,9 @@ def test_recurrent_classifier_follows_its_equations(cell, key):
 def test_recurrent_classifier_reads_images_by_rows(key):
     model = RecurrentClassifier(hidden=(8, 6))
     rows = jax.random.normal(key, (2, 28, 28))
-    variables = model.init(key, rows)
+    variables = jax.jit(model.init)(key, rows)
     assert {"lstm1", "lstm2", "linear"} == set(variables["params"])
-    np.testing.assert_array_equal(
-        model.apply(variables, rows), model.apply(variables, rows[..., None])
-    )
+    run = jax.jit(lambda v, x: (model.apply(v, x), model.apply(v, x[..., None])))
+    np.testing.assert_array_equal(*run(variables, rows))
     with pytest.raises(UnknownNameError, match="lstm"):
         RecurrentClassifier(cell="lsmt").init(key, rows)

@@ -1,5 +1,7 @@
 """The pruning experiment: published numbers, equal budgets, honest claims."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +18,14 @@ from experiments.pruning import claims, methods, networks
 from experiments.pruning.protocol import EDGES, Trial
 
 
+@functools.cache
+def initial(name):
+    init = jax.jit(models.create(name).init)
+    return init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))["params"]
+
+
 def left(network, rate):
-    model = models.create(network.model)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)), train=False)
-    masks = gap.magnitude_masks(params["params"], network.rules(rate))
+    masks = gap.magnitude_masks(initial(network.model), network.rules(rate))
     return {k.split("/")[0]: int(m.sum()) for k, m in trees.by_path(masks).items()}
 
 

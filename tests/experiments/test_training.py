@@ -161,7 +161,7 @@ def test_a_step_is_the_gradient_of_loss_and_penalty(key):
         penalty = 0.05 * sum((k**2).sum() for k in kernels)
         return -rows.mean() + penalty, -rows.mean()
 
-    grads, loss = jax.grad(objective, has_aux=True)(state.params)
+    grads, loss = jax.jit(jax.grad(objective, has_aux=True))(state.params)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
     for name in ("conv", "bn", "fc"):
         moved = jax.tree.map(jnp.subtract, state.params[name], new.params[name])
@@ -188,9 +188,8 @@ def test_evaluation_counts_every_example_once(batch_size, key):
     evaluate = make_evaluate(model, batch_size=batch_size, **PIXELS)
     got = evaluate(state.params, state.model_state, put(data))
     x = (data.images.astype(np.float32) / 255 - np.float32(0.5)) / np.float32(0.25)
-    logits = np.asarray(
-        model.apply({"params": state.params, **state.model_state}, x), np.float64
-    )
+    variables = {"params": state.params, **state.model_state}
+    logits = np.asarray(jax.jit(model.apply)(variables, x), np.float64)
     rows = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     assert got["accuracy"] == np.float32((logits.argmax(-1) == data.labels).mean())
     loss = -rows[np.arange(50), data.labels].mean()

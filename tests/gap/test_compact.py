@@ -215,13 +215,14 @@ def test_the_small_network_is_jitted_differentiated_and_fed_any_batch(rng):
         count += 1
         return jnp.sum(small.fn(p, x) ** 2)
 
-    def dense_loss(p, x):
-        return jnp.sum(residual(p, x) ** 2)
+    @jax.jit
+    def dense(p, x):
+        return jax.value_and_grad(lambda p: jnp.sum(residual(p, x) ** 2))(p)
 
     masked = apply_masks(params, masks)
     for batch in (1, 4, 4):
         x = rng.normal(size=(batch, 4, 4, 2)).astype("f")
-        want, wide = jax.value_and_grad(dense_loss)(masked, x)
+        want, wide = dense(masked, x)
         got, narrow = jax.value_and_grad(loss)(small.params, x)
         np.testing.assert_allclose(got, want, rtol=1e-4)
         kept = np.asarray(wide["conv1"])[np.ix_(*small.widths["conv1"])]

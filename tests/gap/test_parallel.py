@@ -158,10 +158,11 @@ shapes = ((6, 8), (8, 8), (8, 8), (8, 4))
 params, loss = problem(jax.random.key(0), shapes)
 rules = [("fc.*/kernel", 0.25)]
 groups = gap.partition(params, rules, 4)
-masks = gap.random_masks(jax.random.key(0), params, rules)
+masks = jax.jit(lambda k: gap.random_masks(k, params, rules))(jax.random.key(0))
 mesh = jax.make_mesh((4,), ("copy",), axis_types=(AxisType.Auto,))
 lead = NamedSharding(mesh, PartitionSpec("copy"))
-copies = jax.device_put(gap.grow_copies(params, masks, groups), lead)
+copies = jax.jit(lambda p, m: gap.grow_copies(p, m, groups))(params, masks)
+copies = jax.device_put(copies, lead)
 trained = jax.jit(jax.vmap(trainer(loss)), out_shardings=lead)(*copies)
 owner = {len(x.sharding.device_set) for x in jax.tree.leaves(trained)}
 shards = [s for x in jax.tree.leaves(trained) for s in x.addressable_shards]

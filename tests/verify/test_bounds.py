@@ -36,6 +36,12 @@ def bounder(name, method):
     return jax.jit(run)
 
 
+@functools.cache
+def outputs(name):
+    """The function of many points, compiled once for all weights."""
+    return jax.jit(jax.vmap(CASES[name].fn, (None, 0)))
+
+
 def samples(region, rng, count=4000):
     """Points of a region: uniform ones, and corners of its box."""
     low, high = np.asarray(region.lower), np.asarray(region.upper)
@@ -55,8 +61,7 @@ def samples(region, rng, count=4000):
 def assert_sound(name, method, params, region, rng):
     found = bounder(name, method)(params, region)
     points = samples(region, rng)
-    y = jax.jit(jax.vmap(functools.partial(CASES[name].fn, params)))(points)
-    y = np.asarray(y).reshape(len(points), -1)
+    y = np.asarray(outputs(name)(params, points)).reshape(len(points), -1)
     slack = 2e-5 * (1 + np.abs(y).max(0))
     assert np.isfinite(y).all()
     assert (y >= np.asarray(found.lower) - slack).all()
@@ -127,18 +132,21 @@ def test_gradients_are_those_of_finite_differences(key):
             found = verify.bound(case.fn, params, region, None, method)
             return (found.lower - 0.5 * found.upper).sum()
 
+        @jax.jit
+        def both(params):
+            return [jax.value_and_grad(total)(params, method) for method in FAST]
+
         way = {
             k: np.random.default_rng(4).normal(size=v.shape) for k, v in params.items()
         }
-        for method in FAST:
-            slope = jax.grad(total)(params, method)
+        h = 1e-6
+        above, below = (
+            both({k: v + s * h * way[k] for k, v in params.items()}) for s in (1, -1)
+        )
+        each = zip(both(params), above, below, strict=True)
+        for (_, slope), (high, _), (low, _) in each:
             exact = sum(float((slope[k] * way[k]).sum()) for k in way)
-            h = 1e-6
-            ends = [
-                total({k: v + s * h * way[k] for k, v in params.items()}, method)
-                for s in (1, -1)
-            ]
-            assert exact == pytest.approx(float(ends[0] - ends[1]) / (2 * h), rel=1e-4)
+            assert exact == pytest.approx(float(high - low) / (2 * h), rel=1e-4)
 
 
 def test_regions_can_be_vmapped():
@@ -161,18 +169,21 @@ def test_beta_crown_bounds_the_part_with_the_signs():
     centre = x @ params["fc0"] + params["fc0_bias"]
     sign = np.zeros(8, np.int8)
     sign[:2] = np.where(centre[:2] >= 0, 1, -1)
-    splits = {net.nonlinear[0]: jnp.asarray(sign)}
-    found = verify.bound(
-        case.fn, params, region, None, "beta-crown", built=net, splits=splits
-    )
+
+    @jax.jit
+    def run(params, region, sign):
+        bound = functools.partial(verify.bound, case.fn, params, region, built=net)
+        splits = {net.nonlinear[0]: sign}
+        return bound(method="beta-crown", splits=splits), bound(method="alpha-crown")
+
+    found, whole = run(params, region, sign)
     points = samples(region, np.random.default_rng(8), 100_000)
     hidden = points @ params["fc0"] + params["fc0_bias"]
     there = (hidden[:, :2] * sign[None, :2] >= 0).all(1)
     assert there.sum() > 100
-    y = np.asarray(jax.vmap(functools.partial(case.fn, params))(points[there]))
+    y = np.asarray(outputs("dense")(params, points))[there]
     assert (y >= np.asarray(found.lower) - 1e-4).all()
     assert (y <= np.asarray(found.upper) + 1e-4).all()
-    whole = verify.bound(case.fn, params, region, None, "alpha-crown", built=net)
     assert (np.asarray(found.lower) >= np.asarray(whole.lower) - 1e-4).all()
 
 

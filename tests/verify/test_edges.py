@@ -1,5 +1,6 @@
 """Verdicts where float32, padding or the order of regions could make them wrong."""
 
+import functools
 import time
 
 import jax
@@ -14,6 +15,8 @@ from verify.boxed_neurons import Effort, NeuronSplitter
 from verify.clauses import padded, unpadded
 from verify.properties import Clause, Property, Spec
 from verify.search import verifier_of
+
+bound = jax.jit(verify.bound, static_argnums=0, static_argnames="method")
 
 
 def problem(fn, params, *clauses):
@@ -103,14 +106,15 @@ def test_a_box_in_doubt_starts_from_what_is_proven():
     weights = net.prepare(params)
     low, high = np.float32([[-1, -1]]), np.float32([[1, 1]])
     spec = Spec(np.float32([[1]]), np.float32([-0.5]))  # violated at 0
-    found = bound_boxes(net, weights, low, high, spec.C[None], spec.d[None])
+    run = jax.jit(functools.partial(bound_boxes, net))
+    found = run(weights, low, high, spec.C[None], spec.d[None])
     found = jax.tree.map(np.asarray, found)
     doubt = found._replace(
         lower=np.full_like(found.lower, 1e-7), slack=np.full_like(found.slack, 1e-5)
     )
     for bounded in (found, doubt):
         tried = NeuronSplitter(net)(
-            weights, (low, high), bounded, [spec], verify.Config(),
+            weights, (low, high), bounded, [spec], verify.Config(heuristic="babsr"),
             time.monotonic() + 60, lambda x: False, Effort(),
         )  # fmt: skip
         assert tried.domains > 0
@@ -153,7 +157,7 @@ def test_clauses_of_fewer_rows_start_from_a_row_of_their_own():
     config = verify.Config(timeout_s=60, restarts=0)
     found = verifier_of(asked).rooted(asked.params, prop, config)
     _, opened = found
-    alone = verify.bound(wide, asked.params, first.region, first.spec, "crown").lower
+    alone = bound(wide, asked.params, first.region, first.spec).lower
     assert opened.rooted.lower[0] >= float(alone[0]) - 1e-3
     assert opened.rooted.lower[0] <= opened.rooted.lower[1] + 1e-3  # one row of two
 
@@ -179,7 +183,7 @@ def test_an_open_region_does_not_hide_the_next_one():
     y = float(wide(params, jnp.full(20, 3.0, jnp.float32))[0])
     region = verify.box(*first)
     spec = Spec(np.ones((1, 1)), np.zeros(1))
-    loose = float(verify.bound(wide, params, region, spec, "interval").lower[0])
+    loose = float(bound(wide, params, region, spec, method="interval").lower[0])
     open_first = (*first, [1.0], [-loose / 2])
     config = verify.Config(timeout_s=60, method="interval")
     asked = problem(wide, params, open_first, (*second, [1.0], [-y - 1.0]))
@@ -194,18 +198,19 @@ def test_an_open_region_does_not_hide_the_next_one():
         assert "clauses open" in verdict.why
 
 
+@functools.cache
 def tight(dtype=np.float32):
     """A problem that takes splits: more than half of the way to CROWN's bound."""
     ends = np.full(20, -0.3), np.full(20, 0.3)
     spec = Spec(np.ones((1, 1)), np.zeros(1))
     params = jax.tree.map(jnp.asarray, wide_params(dtype))
-    least = float(verify.bound(wide, params, verify.box(*ends), spec).lower[0])
+    least = float(bound(wide, params, verify.box(*ends), spec).lower[0])
     assert least < 0
     return problem(wide, params, (*ends, [1.0], [-0.6 * least]))
 
 
 def test_networks_of_float64_are_split():
-    config = verify.Config(timeout_s=120, restarts=0)
+    config = verify.Config(timeout_s=120, restarts=0, batch=8)
     with jax.enable_x64(True):
         found = verify.verify(tight(np.float64), config)
     assert found.status == "unsat"

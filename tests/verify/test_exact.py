@@ -1,5 +1,6 @@
 """The programs of verify.exact against enumeration of activation patterns."""
 
+import functools
 import itertools
 
 import jax
@@ -35,23 +36,28 @@ def net(params, x):
     return x @ params[-1]["kernel"] + params[-1]["bias"]
 
 
-def parameters(seed, sizes=SIZES):
+def parameters(seed):
     rng = np.random.default_rng(seed)
     return [
         {
             "kernel": rng.normal(size=(a, b)).astype(np.float32),
             "bias": rng.normal(size=b).astype(np.float32) / 2,
         }
-        for a, b in itertools.pairwise(sizes)
+        for a, b in itertools.pairwise(SIZES)
     ]
 
 
-def setup(seed, region, sizes=SIZES):
-    params = parameters(seed, sizes)
-    built = network(net, params, jnp.zeros(sizes[0], jnp.float32))
+@functools.cache
+def tools():
+    """The network, its hidden bounds and its reduced form, compiled once."""
+    built = network(net, parameters(0), jnp.zeros(SIZES[0], jnp.float32))
+    return built, jax.jit(functools.partial(hidden_bounds, built)), Reducer(built)
+
+
+def setup(seed, region):
+    params, (built, hidden, reducer) = parameters(seed), tools()
     weights = built.prepare(params)
-    hidden = hidden_bounds(built, weights, region)
-    return params, built, weights, Reducer(built)(weights, hidden)
+    return params, built, weights, reducer(weights, hidden(weights, region))
 
 
 BOX = regions.box(-0.6 * np.ones(3), np.array([0.6, 0.6, 0.5]))
@@ -98,9 +104,9 @@ def test_milp_is_the_least_leaf_and_below_all_samples(seed):
 
 def test_the_reduced_form_is_what_the_programs_solve():
     _, _, _, reduced = setup(0, BOX)
-    _, x = enumerated(reduced, BOX)
+    least, x = enumerated(reduced, BOX)
     y = np.asarray(apply(reduced.params, jnp.asarray(x, jnp.float32)), np.float64)
-    np.testing.assert_allclose(ROW @ y + 0.25, enumerated(reduced, BOX)[0], atol=1e-4)
+    np.testing.assert_allclose(ROW @ y + 0.25, least, atol=1e-4)
 
 
 def test_the_triangle_relaxation_is_looser_and_exact_on_leaves():
@@ -163,8 +169,8 @@ def test_an_l1_ball_is_solved_exactly_and_an_l2_ball_from_below():
     found = exact.milp(built, weights, l1, Spec(ROW[None], np.array([0.25])))
     np.testing.assert_allclose(found[0], least, atol=1e-4)
     l2 = regions.ball(center, 0.6, "l2")
-    splits = next(patterns(setup(3, l2)[3]))
     reduced = setup(3, l2)[3]
+    splits = next(patterns(reduced))
     args = (reduced.params, l2, ROW, 0.0, reduced.hidden)
     statuses = [exact.leaf_lp(*args, s)[0] for s in patterns(reduced)]
     assert set(statuses) <= {"optimal", "infeasible", "relaxed"}

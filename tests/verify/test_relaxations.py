@@ -18,7 +18,11 @@ POINTS = 65  # of each interval
 SOME = ["relu", "mul", "tanh", "sqrt", "round", "sin", "pow", "integer_pow"]
 """One operator of every module of rules."""
 TYPED = [(case, np.float32) for case in CASES]
-TYPED += [(case, np.float64) for case in CASES if case.op in SOME]
+TYPED += [
+    (case, np.float64)
+    for case in CASES
+    if case.op in SOME and case.params.get("y", 3) in (3, -3)
+]
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.op}{c.params}")
 each_typed = pytest.mark.parametrize(

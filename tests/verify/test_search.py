@@ -1,6 +1,7 @@
 """Complete verdicts are those of the mixed-integer program; searches fail closed."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -23,9 +24,11 @@ from verify.properties import Clause, Property
 from verify.reduce import Reducer, apply
 from verify.regions import Region
 from verify.search import _verifier as verifier_of
-from verify.types import Bounds
 
-CONFIG = verify.Config(timeout_s=60, batch=16, restarts=4, attack_steps=20)
+CONFIG = verify.Config(timeout_s=60, batch=8, restarts=4, attack_steps=20)
+
+
+PLAIN = dataclasses.replace(CONFIG, branching="relu", restarts=0)
 
 
 def problem(name, seed, shift=0.0, width=0.4):
@@ -45,10 +48,19 @@ def problem(name, seed, shift=0.0, width=0.4):
     return verify.Problem(case.fn, params, Property(clauses, case.input_shape, n))
 
 
+@functools.cache
+def built(name, dtype):
+    """A case as a network, and its hidden bounds, compiled."""
+    case = CASES[name]
+    params = case.params(np.random.default_rng(0), dtype)
+    net = network(case.fn, params, np.zeros(case.input_shape, dtype))
+    return net, jax.jit(functools.partial(crown.hidden_bounds, net)), Reducer(net)
+
+
 def truth(asked):
     """Whether the property holds, by a MILP over every clause's rows."""
     params, prop = asked.params, asked.property
-    net = network(asked.fn, params, np.zeros(prop.input_shape, np.float32))
+    net, *_ = built("dense", np.float32)
     weights = net.prepare(params)
     least = []
     for clause in prop.clauses[:1]:
@@ -90,7 +102,7 @@ def test_both_ways_to_split_agree_and_certify():
         found = [
             verify.verify(
                 asked,
-                dataclasses.replace(CONFIG, branching=b, certificate=True),
+                dataclasses.replace(CONFIG, branching=b, certificate=True, restarts=0),
             )
             for b in ("relu", "input")
         ]
@@ -150,8 +162,7 @@ def test_a_search_compiles_a_handful_of_programs():
     shapes = set()
     for seed in range(5):
         asked = single(problem("dense", seed, width=1.0))
-        config = dataclasses.replace(CONFIG, branching="relu", restarts=0)
-        verdict = verify.verify(asked, config)
+        verdict = verify.verify(asked, dataclasses.replace(PLAIN, batch=16))
         for name, count in verdict.info.get("programs", {}).items():
             assert count == 1, name
             shapes.add(name)
@@ -163,12 +174,11 @@ def small_reduced(seed, splits_of=2):
     rng = np.random.default_rng(seed)
     case = CASES["dense"]
     params = case.params(rng, np.float64)
-    net = network(case.fn, params, np.zeros(6))
+    net, bounds_of, reducer = built("dense", np.float64)
     weights = net.prepare(params)
     x = rng.uniform(-1, 1, 6)
     region = Region(jnp.asarray(x - 0.5), jnp.asarray(x + 0.5))
-    hidden = crown.hidden_bounds(net, weights, region)
-    reduced = Reducer(net)(weights, hidden)
+    reduced = reducer(weights, bounds_of(weights, region), (8, 8))
     splits = []
     for bounds in reduced.hidden:
         sign = np.zeros(len(bounds.lower), np.int8)
@@ -191,11 +201,12 @@ def domains(splits, row, alpha, beta):
     )
 
 
-def bounded(reduced, region, given, config):
-    dense = network(apply, reduced.params, np.zeros(region.lower.size))
-    hidden = tuple(Bounds(*map(jnp.asarray, b)) for b in reduced.hidden)
-    weights = dense.prepare(jax.tree.map(jnp.asarray, reduced.params))
-    return bound_batch(dense, weights, region, hidden, given, config)
+@functools.partial(jax.jit, static_argnums=4)
+def bounded(params, region, hidden, given, config):
+    """The bound of a sub-domain of a reduced network."""
+    dense = programs(Shape(6, (8, 8), 3, "float64")).network
+    weights = dense.prepare(params)
+    return bound_batch(dense, weights, region, hidden, given, config).lower[0]
 
 
 def test_any_multipliers_bound_the_sub_domain_and_the_best_equal_the_program():
@@ -206,15 +217,16 @@ def test_any_multipliers_bound_the_sub_domain_and_the_best_equal_the_program():
             alpha = [rng.uniform(size=s.shape) for s in splits]
             beta = [rng.exponential(size=s.shape) for s in splits]
             given = domains(splits, row, alpha, beta)
+            form = reduced.params, region, reduced.hidden
             least = exact.lp_bound(
                 reduced.params, region, row, 0.0, reduced.hidden, splits
             )
-            some = float(bounded(reduced, region, given, BetaConfig(0)).lower[0])
+            some = float(bounded(*form, given, BetaConfig(0)))
             assert some <= least + 1e-9
             zero = domains(splits, row, alpha, [0 * b for b in beta])
-            without = float(bounded(reduced, region, zero, BetaConfig(0)).lower[0])
+            without = float(bounded(*form, zero, BetaConfig(0)))
             many = BetaConfig(1500, 0.05, 0.05, 0.997)
-            best = float(bounded(reduced, region, zero, many).lower[0])
+            best = float(bounded(*form, zero, many))
             assert best >= without
             if np.isfinite(least):
                 assert best <= least + 1e-6
@@ -242,31 +254,30 @@ def test_shapes_order_and_cost():
 
 
 CHILD = """
-import json, sys
-import jax
-from tests.verify.test_search import CONFIG, problem, single
-import dataclasses, verify
-config = dataclasses.replace(CONFIG, branching="relu", restarts=0)
-found = [verify.verify(single(problem("dense", s, width=1.0)), config) for s in (3, 4)]
-print(json.dumps([jax.device_count(), [(v.status, v.domains) for v in found]]))
+from tests.verify.test_search import verdicts
+import json
+print(json.dumps(verdicts()))
 """
+
+
+def verdicts():
+    """The number of devices, and what two searches find."""
+    asked = [single(problem("dense", seed, width=1.0)) for seed in (3, 4)]
+    found = [verify.verify(each, PLAIN) for each in asked]
+    return [jax.device_count(), [[v.status, v.domains] for v in found]]
 
 
 @pytest.mark.slow
 def test_four_devices_give_the_same_verdicts():
     root = Path(__file__).resolve().parents[2]
-    found = []
-    for count in (1, 4):
-        flags = xla_flags(count)
-        environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(root)}
-        run = subprocess.run(
-            [sys.executable, "-c", CHILD],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        devices, verdicts = json.loads(run.stdout.splitlines()[-1])
-        assert devices == count
-        found.append(verdicts)
-    assert found[0] == found[1]
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(4), "PYTHONPATH": str(root)}
+    run = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    one, found = verdicts()
+    assert json.loads(run.stdout.splitlines()[-1]) == [4, found]
+    assert one == 1
