@@ -7,7 +7,14 @@ import numpy as np
 
 from core.errors import InputError, describe
 from core.types import Array, ArrayLike
-from quant.formats.base import MAX_BITS, NO_COST, Cost, Format, check_bits
+from quant.formats.base import (
+    MAX_BITS,
+    NO_COST,
+    Cost,
+    Format,
+    check_bits,
+    floating,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +65,12 @@ class Uniform(Format):
     def _words(self, x: Array) -> Array:
         integers = jnp.clip(jnp.round(x), self.lowest, self.highest).astype(jnp.int32)
         return (integers & (2**self.bits - 1)).astype(self.dtype)
+
+    def round(self, x: ArrayLike) -> Array:
+        """Returns the nearest integers; see `Format.round`."""
+        x = jnp.asarray(x)
+        wide = x.astype(floating(x))
+        return jnp.clip(jnp.round(wide), self.lowest, self.highest).astype(x.dtype)
 
     def integers(self, words: ArrayLike) -> Array:
         """Returns the integers of words, int32."""
