@@ -28,6 +28,11 @@
 | `RowMix`, `assign_rows`, `row_variance` | MSQ: SP2 rows and fixed-point rows |
 | `choose`, `candidates`, `promote` | ANT: the format of least error; more bits |
 
+| widths | |
+|------|------|
+| `bitwidth` (a module) | widths of groups as real numbers that learn, within a budget |
+| `sensitivity` (a module) | the loss with one group quantized; greedy widths |
+
 | rounding without data | |
 |------|------|
 | `squant` (a module) | SQuant of a kernel or a tree, in one program |
@@ -40,10 +45,10 @@ Example, every kernel to four bits of SP2, a scale each:
     kernel = quantizer.decode(words, scaling)
 
 References: MSQ, arXiv 2012.04240; ESB, arXiv 2109.03513; ANT, arXiv 2208.14286; SQuant,
-arXiv 2202.07471; learned steps, arXiv 1902.08153.
+arXiv 2202.07471; learned steps, arXiv 1902.08153; real widths, arXiv 1810.10351.
 """
 
-from quant import calibration, integer, squant
+from quant import bitwidth, calibration, integer, sensitivity, squant
 from quant.aware import Layer, Scales, Seen, aware, calibrate, record
 from quant.calibration import Calibration, Scaling
 from quant.choice import Choice, candidates, choose, promote
@@ -91,6 +96,7 @@ __all__ = [
     "Uniform",
     "assign_rows",
     "aware",
+    "bitwidth",
     "calibrate",
     "calibration",
     "candidates",
@@ -100,6 +106,7 @@ __all__ = [
     "promote",
     "record",
     "row_variance",
+    "sensitivity",
     "sqnr",
     "squant",
     "straight_through",

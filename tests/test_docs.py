@@ -63,6 +63,16 @@ def test_the_readme_example_verifies_a_model(key):
     assert names["verdict"].status in ("sat", "unsat")
 
 
+def test_the_readme_example_quantizes_a_model(key, capsys):
+    example = next(b for b in blocks(README) if "import quant" in b)
+    params = {"fc": {"kernel": jax.random.normal(key, (4, 3))}}
+    names = {"apply": lambda params, x: x @ params["fc"]["kernel"], "params": params}
+    exec(example, names)  # the user's own code
+    out = names["network"](params, jnp.ones((2, 4)))
+    np.testing.assert_allclose(out, names["apply"](params, jnp.ones((2, 4))), atol=1)
+    assert "SumOfPowers(bits=4)" in capsys.readouterr().out
+
+
 def test_the_examples_of_the_verification_page_run():
     names = {}
     before = dict(RULES)
@@ -82,6 +92,14 @@ def test_the_examples_of_the_sparsity_page_run():
         for block in blocks((ROOT / "docs" / "sparsity.md").read_text()):
             exec(block, names)  # asserts are in the blocks
     assert names["small"].removed
+
+
+def test_the_examples_of_the_quantization_page_run():
+    names = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block in blocks((ROOT / "docs" / "quant.md").read_text()):
+            exec(block, names)  # asserts are in the blocks
+    assert names["noise"].keys() == {"fc1/kernel", "fc2/kernel"}
 
 
 def test_no_local_link_of_the_documents_is_broken():
