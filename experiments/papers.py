@@ -119,3 +119,24 @@ GRIM = Paper(
     venue="IEEE Transactions on Pattern Analysis and Machine Intelligence",
     kind="article",
 )
+
+SQUANT = Paper(
+    key="guo2022squant",
+    title=(
+        "SQuant: On-the-Fly Data-Free Quantization via Diagonal Hessian Approximation"
+    ),
+    authors=(
+        "Cong Guo",
+        "Yuxian Qiu",
+        "Jingwen Leng",
+        "Xiaotian Gao",
+        "Chen Zhang",
+        "Yunxin Liu",
+        "Fan Yang",
+        "Yuhao Zhu",
+        "Minyi Guo",
+    ),
+    year=2022,
+    arxiv="2202.07471",
+    venue="ICLR 2022",
+)

@@ -36,6 +36,8 @@
 | rounding without data | |
 |------|------|
 | `squant` (a module) | SQuant of a kernel or a tree, in one program |
+| `fold_batch_norm`, `repair_variance` | norms within kernels; dead channels repaired |
+| `activation_scaling` | ranges of inputs from norms; more in `normalization` |
 
 Example, every kernel to four bits of SP2, a scale each:
 
@@ -48,7 +50,7 @@ References: MSQ, arXiv 2012.04240; ESB, arXiv 2109.03513; ANT, arXiv 2208.14286;
 arXiv 2202.07471; learned steps, arXiv 1902.08153; real widths, arXiv 1810.10351.
 """
 
-from quant import bitwidth, calibration, integer, sensitivity, squant
+from quant import bitwidth, calibration, integer, normalization, sensitivity, squant
 from quant.aware import Layer, Scales, Seen, aware, calibrate, record
 from quant.calibration import Calibration, Scaling
 from quant.choice import Choice, candidates, choose, promote
@@ -65,6 +67,7 @@ from quant.formats import (
     Ternary,
     Uniform,
 )
+from quant.normalization import activation_scaling, fold_batch_norm, repair_variance
 from quant.quantizers import CHANNEL, TENSOR, Per, Quantizer, straight_through
 from quant.rows import RowMix, RowScaling, assign_rows, row_variance
 from quant.summary import LeafSummary, layer_sqnr, sqnr, summary
@@ -94,6 +97,7 @@ __all__ = [
     "SumOfPowers",
     "Ternary",
     "Uniform",
+    "activation_scaling",
     "assign_rows",
     "aware",
     "bitwidth",
@@ -101,10 +105,13 @@ __all__ = [
     "calibration",
     "candidates",
     "choose",
+    "fold_batch_norm",
     "integer",
     "layer_sqnr",
+    "normalization",
     "promote",
     "record",
+    "repair_variance",
     "row_variance",
     "sensitivity",
     "sqnr",

@@ -186,9 +186,8 @@ def milp(
     """
     _refuse_l2(region)
     reducer, bound = _compiled(network)
-    if hidden is None:
-        hidden = bound(weights, region)
-    reduced = reducer(weights, [_widen(each) for each in hidden])
+    known = bound(weights, region) if hidden is None else hidden
+    reduced = reducer(weights, [_widen(each) for each in known])
     C, consts = np.asarray(spec.C, np.float64), np.asarray(spec.d, np.float64)
     minima = [
         _least(_dense(reduced.params, row, d, reduced.hidden, None), region, timeout_s)
