@@ -11,7 +11,7 @@ def keep_programs() -> None:
 
     from experiments.data import cache_dir
 
-    if not jax.config.values["jax_compilation_cache_dir"]:
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):
         folder = cache_dir() / "programs"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -140,3 +140,24 @@ SQUANT = Paper(
     arxiv="2202.07471",
     venue="ICLR 2022",
 )
+
+ANT = Paper(
+    key="guo2022ant",
+    title=(
+        "ANT: Exploiting Adaptive Numerical Data Type for Low-bit Deep Neural Network "
+        "Quantization"
+    ),
+    authors=(
+        "Cong Guo",
+        "Chen Zhang",
+        "Jingwen Leng",
+        "Zihan Liu",
+        "Fan Yang",
+        "Yunxin Liu",
+        "Minyi Guo",
+        "Yuhao Zhu",
+    ),
+    year=2022,
+    arxiv="2208.14286",
+    venue="MICRO 2022",
+)

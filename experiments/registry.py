@@ -183,6 +183,7 @@ EXPERIMENTS = Registry(
             "beta_crown_sdp",
             "gap",
             "lottery_ticket",
+            "quant_zoo",
             "squant",
             "vnncomp",
         )

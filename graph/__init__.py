@@ -10,7 +10,7 @@
 | `composite(fn)` | a function whose calls stay one node |
 | `intercept(fn, paths, ...)` | the function with what meets its kernels replaced |
 | `onnx.load(path)` | an ONNX model as `fn(params, x)` and its parameters |
-| `Graph`, `Node`, `Value` | types |
+| `Graph`, `Node`, `Value`, `Notes` | types |
 | `COMPOSITES`, `PATTERNS` | registries |
 
 A graph is what a verifier or a cost model walks: nodes in topological order, each with

@@ -59,7 +59,7 @@ class Protocol:
         if config.images:
             self.test = data.subset(self.test, config.images, 0)
         # One program for all widths and roundings: the weights are an argument.
-        self._predict = jax.jit(lambda v, images: self._apply(v, images).argmax(-1))
+        self._predict = jax.jit(lambda v, images: self.apply(v, images).argmax(-1))
         self._quantized = functools.lru_cache(maxsize=None)(self._make_quantized)
 
     def trials(self) -> list[Trial]:
@@ -72,13 +72,13 @@ class Protocol:
 
         Accuracies stand as a string of which images were right, see `unpack`.
         """
-        whole = self._weights(trial)
+        whole = self.weights(trial)
         inputs = self.network.inputs(whole["params"])
         start = whole
         if self.config.fold:
             start = normalization.fold_batch_norm(whole, PAIRS)
         stage = functools.partial(self._stage, trial)
-        found: dict[str, Any] = stage("float", lambda: {"float": self._right(whole)})
+        found: dict[str, Any] = stage("float", lambda: self.float_of(whole))
         found["rounded"] = {
             bits: stage(f"b{bits}", functools.partial(self._round, start, inputs, bits))
             for bits in self.config.bits
@@ -97,12 +97,22 @@ class Protocol:
     ) -> dict[str, Any]:
         return self.run.stage(f"{trial.stage}-{name}", fn)
 
-    def _apply(self, variables: PyTree, images: Array) -> Array:
+    def apply(self, variables: PyTree, images: Array) -> Array:
+        """Returns the logits of images as they are stored, uint8."""
         x = data.normalize(images, self.mean, self.std)
         return self.model.apply(variables, x)  # type: ignore[return-value]
 
-    def _right(self, variables: PyTree, predict: Any = None) -> str:
-        """Which test images are right, packed."""
+    def float_of(self, variables: PyTree) -> dict[str, Any]:
+        """Returns which test images are right with weights as they are."""
+        return {"float": self.right(variables)}
+
+    def right(self, variables: PyTree, predict: Any = None) -> str:
+        """Returns which test images are right, packed.
+
+        Args:
+          variables: of the network.
+          predict: classes of `(variables, images)`; the float network's if left out.
+        """
         predict = predict or self._predict
         images, found = self.test.images, []
         for first in range(0, len(images), BATCH):
@@ -116,10 +126,10 @@ class Protocol:
         found = {}
         for mode in MODES:
             quantized = layers.rounded(start, bits, mode)
-            found[mode] = self._right(quantized)
+            found[mode] = self.right(quantized)
             if mode == "e" and bits <= self.config.corrected_to:
                 changed = layers.corrected(start, quantized, inputs)
-                found["bias"] = self._right(changed)
+                found["bias"] = self.right(changed)
         return found
 
     def _make_quantized(self, bits: int) -> Any:
@@ -129,7 +139,7 @@ class Protocol:
 
         @jax.jit
         def predict(variables: PyTree, scales: Any, images: Array) -> Array:
-            network = aware(self._apply, rules, scales)
+            network = aware(self.apply, rules, scales)
             return network(variables, images).argmax(-1)
 
         return predict
@@ -148,9 +158,9 @@ class Protocol:
         def predict(variables: PyTree, images: Any) -> Array:
             return program(variables, scales, images)
 
-        found = {"float": self._right(start, predict)}
+        found = {"float": self.right(start, predict)}
         for mode in ("e", "ekc"):
-            found[mode] = self._right(layers.rounded(start, bits, mode), predict)
+            found[mode] = self.right(layers.rounded(start, bits, mode), predict)
         return found
 
     def _bounds(self, start: PyTree) -> dict[str, Any]:
@@ -163,7 +173,7 @@ class Protocol:
     def _layers(self, start: PyTree) -> dict[str, Any]:
         """Output errors of layers on training images, and how SQuant's sum fits."""
         images = jnp.asarray(self.train.images[: self.config.layer_images])
-        seen = layers.moments(self._apply, self.network, start, images)
+        seen = layers.moments(self.apply, self.network, start, images)
         fitted = jax.jit(normalization.fit_moment)
         fits = {}
         for name, (mean, moment) in seen.items():
@@ -190,8 +200,8 @@ class Protocol:
         seconds = time_in_turns(calls, self.config.turns)
         return {mode: 1e3 * s for mode, s in zip(TIMED, seconds, strict=True)}
 
-    def _weights(self, trial: Trial) -> PyTree:
-        """The variables of a file, or those that a seed trains."""
+    def weights(self, trial: Trial) -> PyTree:
+        """Returns the variables of a file, or those that a seed trains."""
         if self.network.pretrained:
             return models.load_pretrained(trial.network)
         config, split = self.config, put(self.train)

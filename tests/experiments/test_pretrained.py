@@ -111,11 +111,13 @@ def jpeg_split(data_root):
 
 
 @pytest.mark.data
-def test_accuracy_on_all_jpeg_images(jpeg_split, folder):
-    """8,751 of 10,000; three may lie at a decision boundary."""
-    found = correct("resnet20_jpeg", jpeg_split.images, jpeg_split.labels, folder)
-    assert PRETRAINED["resnet20_jpeg"].jpeg == 0.8751
-    assert abs(found - 8751) <= 3
+def test_accuracy_on_the_first_jpeg_images(jpeg_split, folder):
+    """868 of the first 1,000, of 8,751 in all; two may lie at a decision boundary.
+
+    The experiment squant measures all 10,000.
+    """
+    images, labels = jpeg_split.images[:1000], jpeg_split.labels[:1000]
+    assert abs(correct("resnet20_jpeg", images, labels, folder) - 868) <= 2
 
 
 def test_every_row_is_a_model():

@@ -18,7 +18,7 @@ from experiments.squant import EXPERIMENT, Config, is_judged
 from experiments.workdir import Run
 from quant import normalization
 
-SMALL = networks.DigitsNet(features=(2, 3, 3, 4))
+SMALL = networks.DigitsNet(features=(2, 3))
 
 
 def filled(model, shape, seed=0):

@@ -54,7 +54,7 @@ def file_case(root, name, k):
 
 
 # These are of the kinds of others.
-TWINS = ("mnist_cnn_a_adv", "cifar_cnn_a_mix", "mnist_9_100")
+TWINS = ("mnist_cnn_a_adv", "cifar_cnn_a_mix", "mnist_9_100", "oval_base")
 NAMES = [n for n in (*PIXELS, *FILES) if n not in TWINS]
 
 

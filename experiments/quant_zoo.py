@@ -1,0 +1,137 @@
+"""`python launch.py quant_zoo --mode=full`.
+
+All number formats of `quant` on the same trained network at 2 to 8 bits, weights
+alone, a scale of least error for each output channel: accuracy, signal over
+quantization noise of weights and of each layer's products (all errors before it
+included), and what a product costs in shifts and adds. ANT (arXiv 2208.14286) chooses
+the format of each tensor by its error: it is to be no worse than any one format.
+
+Quick mode (about a minute on 2 cores, the 5,000 digits that ship with Lathe) trains a
+network of four convolutions. Full mode takes the trained ResNet-20 of LATHE_DATA, whose
+weights were tuned on JPEG images as the test images are, and three of those networks.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from core.errors import InputError, describe
+from experiments import papers
+from experiments.options import option
+from experiments.registry import Experiment, Mode
+
+if TYPE_CHECKING:
+    from experiments.results import Outcome
+    from experiments.workdir import Run
+
+FORMATS = ("fixed", "powers", "sp2", "esb2", "flint", "float")
+"""The formats compared, as `experiments.zoo.formats` names them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of the experiment."""
+
+    networks: tuple[str, ...] = option(
+        ("digits",),
+        "networks to quantize; all but the first are trained ones of LATHE_DATA",
+        choices=("digits", "resnet20", "resnet20_jpeg", "resnet56"),
+    )
+    formats: tuple[str, ...] = option(FORMATS, "formats compared", choices=FORMATS)
+    bits: tuple[int, ...] = option(
+        (3, 4, 6), "widths of weights", unit="bits", low=2, high=8
+    )
+    low: float = option(
+        0.4, "the least scale that is tried, over that of the largest weight", low=0.01
+    )
+    high: float = option(1.2, "the largest one, likewise", low=0.01)
+    steps: int = option(41, "scales that are tried", low=1)
+    images: int = option(0, "stratified test images; 0 means all", unit="images", low=0)
+    layer_images: int = option(
+        32, "training images for the noise of layers", unit="images", low=1
+    )
+    dataset: str = option(
+        "mnist_5k", "data set of the network of digits", choices=("mnist_5k", "mnist")
+    )
+    examples: int = option(
+        0,
+        "stratified training examples of it; 0 means all",
+        unit="images",
+        low=0,
+    )
+    epochs: int = option(4, "length of its training", unit="epochs", low=1)
+    batch_size: int = option(32, "examples per step", unit="images", low=1)
+    learning_rate: float = option(
+        5e-3, "Adam's rate at the start; it falls to 0", low=0.0, low_open=True
+    )
+
+    def __post_init__(self):
+        for name in ("networks", "bits", "formats"):
+            if not getattr(self, name):
+                raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
+        if self.high < self.low:
+            raise InputError(f"--high: {describe(self.high, f'at least {self.low}')}")
+
+
+def run(run: "Run", config: Config) -> "Outcome":
+    """Measures every network that the config asks for; see `experiments.zoo`."""
+    from experiments.differences import RULES
+    from experiments.results import Outcome
+    from experiments.rounding.protocol import Protocol
+    from experiments.zoo import claims
+    from experiments.zoo.protocol import run_trial
+
+    rows, figures, sources = [], [], []
+    all_judged = True
+    for name in config.networks:
+        made = Protocol(run, config, name)
+        found = {trial: run_trial(made, trial, config) for trial in made.trials()}
+        judged = len(made.test.labels) >= 10_000
+        all_judged &= judged
+        rows += claims.rows(found, judged)
+        figures += claims.figures(found)
+        sources.append(made.dataset.source)
+    notes = [
+        "Batch norms are folded first. Every output channel has the scale of least "
+        f"squared error among {config.steps} from {config.low:g} to {config.high:g} "
+        "times that of its largest weight, the same search for all formats. Biases, "
+        "batch norms and inputs stay float; nothing is trained after quantization.",
+        "A product's shifts and adds are those of a weight in that format with an "
+        "integer activation: see `quant.Cost`.",
+        "With a scale of its own for each channel, fixed point has less error on "
+        "weights that are nearly normal than SP2, flint and powers of two, whose "
+        "levels crowd around 0: they gain by their products and on heavy tails.",
+        "Differences of weights that are a file are taken image by image, and their "
+        "standard error is that of a mean over images. " + RULES,
+    ]
+    if not all_judged:
+        notes.append("Accuracies are not judged on fewer than 10,000 test images.")
+    return Outcome(rows, figures, notes, tuple(dict.fromkeys(sources)))
+
+
+EXPERIMENT = Experiment(
+    name="quant_zoo",
+    paper=papers.ANT,
+    claim="The format of least error in each tensor is no worse than any one format",
+    config=Config,
+    modes={
+        "quick": Mode(1.0),
+        "full": Mode(
+            25.0,
+            {
+                "networks": ("digits", "resnet20_jpeg"),
+                "bits": (2, 3, 4, 5, 6, 7, 8),
+                "dataset": "mnist",
+                "examples": 8_000,
+            },
+            seeds=(0, 1, 2),
+        ),
+    },
+    data=("mnist_5k", "mnist", "cifar10", "LATHE_DATA/pretrained"),
+    run=run,
+)
+
+
+if __name__ == "__main__":
+    from experiments import cli
+
+    cli.main(EXPERIMENT)

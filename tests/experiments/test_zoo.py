@@ -1,0 +1,114 @@
+"""Number formats side by side: what is chosen, what it costs, one small run."""
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quant
+from core.errors import InputError
+from experiments import data
+from experiments.data import Dataset, Split
+from experiments.quant_zoo import EXPERIMENT, FORMATS, Config
+from experiments.rounding import networks
+from experiments.workdir import Run
+from experiments.zoo import claims, formats
+from quant.calibration import LeastError
+
+SEARCH = LeastError(0.5, 1.2, 15)
+
+
+def test_formats_have_the_width_that_was_asked_for():
+    assert set(formats.KINDS) == set(FORMATS)
+    for bits in range(2, 9):
+        found = formats.of_width(FORMATS, bits)
+        assert {fmt.bits for fmt in found.values()} == {bits}
+        assert all(fmt.signed for fmt in found.values())
+    assert [*formats.of_width(FORMATS, 2)] == ["fixed", "powers"]
+    assert len(formats.of_width(FORMATS, 4)) == len(FORMATS)
+
+
+def test_every_kernel_gets_the_candidate_of_least_error(key):
+    normal, heavy = jax.random.split(key)
+    variables = {
+        "a": {"kernel": jax.random.uniform(normal, (64, 8), minval=-1.0)},
+        "b": {"kernel": jax.random.t(heavy, 2.0, (64, 8)), "bias": jnp.ones(8)},
+    }
+    paths = ("a/kernel", "b/kernel")
+    each = {
+        name: formats.coded(variables, dict.fromkeys(paths, fmt), SEARCH)
+        for name, fmt in formats.of_width(formats.CANDIDATES, 4).items()
+    }
+    best = formats.least(each)
+    for path, name in itertools.product(paths, each):
+        assert best.errors[path] <= each[name].errors[path]
+    assert best.formats["a/kernel"] == each["fixed"].formats["a/kernel"]
+    assert best.formats["b/kernel"] != best.formats["a/kernel"]
+    np.testing.assert_array_equal(best.variables["b"]["bias"], jnp.ones(8))
+    kernel = variables["b"]["kernel"]
+    near = best.variables["b"]["kernel"]
+    assert best.errors["b/kernel"] == pytest.approx(float(((near - kernel) ** 2).sum()))
+    assert best.signals["b/kernel"] == pytest.approx(float((kernel**2).sum()), rel=1e-5)
+    quantizer = quant.Quantizer(best.formats["b/kernel"], quant.CHANNEL, SEARCH)
+    np.testing.assert_array_equal(near, quantizer.fake(kernel))
+
+
+@pytest.fixture
+def digits(monkeypatch):
+    """The network of digits, smaller, and 8x8 images of two classes."""
+
+    def split(n):
+        labels = (np.arange(n) % 2).astype(np.int32)
+        images = np.full((n, 8, 8, 1), 20, np.uint8)
+        images[labels == 1, :4] = 220
+        return Split(images, labels)
+
+    dataset = Dataset("mnist", "made up", split(64), split(32), 10, (0.3,), (0.3,))
+    small = dataclasses.replace(
+        networks.NETWORKS["digits"],
+        build=functools.partial(networks.DigitsNet, features=(3, 4)),
+    )
+    monkeypatch.setattr(data, "load", lambda name, data_dir: dataset)
+    monkeypatch.setitem(networks.NETWORKS, "digits", small)
+
+
+def test_a_run_has_a_row_for_each_format_and_width(digits, tmp_path):
+    config = Config(
+        bits=(3, 6), formats=("fixed", "flint"), steps=5, epochs=2, layer_images=4
+    )
+    run = Run(tmp_path, experiment="quant_zoo", config=config, mode="quick", seeds=(0,))
+    with run, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        outcome = EXPERIMENT.run(run, config)
+    rows = {(row.metric, row.setting): row for row in outcome.rows}
+    at = "DigitsNet, {} bits, {}".format
+    for bits in (3, 6):
+        for name in ("fixed", "flint", formats.CHOSEN):
+            row = rows["accuracy", at(bits, claims.TITLES[name])]
+            assert 0 <= row.measured <= 100
+        noise = [
+            rows["signal over noise of weights", at(bits, claims.TITLES[n])].measured
+            for n in ("fixed", "flint", formats.CHOSEN)
+        ]
+        assert noise[2] >= max(noise[:2]) - 1e-6
+        metric = "kernels with more error than in one format for all (none)"
+        setting = f"{claims.TITLES[formats.CHOSEN]} against fixed point"
+        assert rows[metric, at(bits, setting)].holds
+    cost = rows["shifts and adds a product", at(3, "fixed point")].measured
+    assert cost == sum(quant.Uniform(3).cost)
+    products = "signal over noise of products, median layer"
+    fine, coarse = (rows[products, at(b, "fixed point")].measured for b in (6, 3))
+    assert fine > coarse
+    assert math.isfinite(fine)
+    assert {figure.kind for figure in outcome.figures} == {"errorbar", "bar"}
+
+
+def test_bad_options_are_named():
+    with pytest.raises(InputError, match="--high"):
+        Config(low=1.0, high=0.5)
+    with pytest.raises(InputError, match="--bits"):
+        Config(bits=())
