@@ -243,9 +243,11 @@ def methods(
     spec_work = 2.0 * rows * row_macs(net, net.output)
 
     def with_hidden(hidden: Any) -> Callable[[Any, Any], Any]:
-        return lambda region, spec: rooter.bound(
-            weights, region, spec, hidden(weights, region)
-        )
+        def bound(region: Any, spec: Any) -> jax.Array:
+            passed = rooter.bound(weights, region, spec, hidden(weights, region))
+            return passed.least - passed.slack
+
+        return bound
 
     def alpha(optimise: bool) -> tuple[Callable[[Any, Any], Any], Callable[[], float]]:
         config = AlphaConfig(STEPS, hidden=optimise)
