@@ -66,6 +66,16 @@ class Timing:
         """The median CPU time in milliseconds."""
         return 1e3 * statistics.median(self.cpu_s)
 
+    @property
+    def cells(self) -> dict[str, float | int]:
+        """What every table says of a row."""
+        return {
+            "ms": self.ms,
+            "CPU ms": self.cpu_ms,
+            "first call s": self.compile_s,
+            "recompiled": self.compilations,
+        }
+
     def cpu_ratio(self, other: "Timing") -> float:
         """The median over turns of this CPU time over `other`'s in the same turn."""
         pairs = zip(self.cpu_s, other.cpu_s, strict=True)
@@ -191,7 +201,21 @@ def _processor() -> str:
     return f"{len(names)} x {names[0]}" if names else platform.machine()
 
 
-def write_json(path: str | Path, payload: Mapping[str, Any]) -> None:
-    """Writes a benchmark's rows with the machine they were measured on."""
-    text = json.dumps({"machine": machine(), **payload}, indent=1)
-    Path(path).write_text(text + "\n")
+def finish(
+    path: str | None,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    **more: Any,
+) -> None:
+    """Prints a benchmark's table; writes it for `benchmarks.report` if a path is given.
+
+    Args:
+      path: of a JSON file; it also tells the machine.
+      rows: by column.
+      columns: those shown, in order.
+      **more: what else stands in the file, such as a `note`.
+    """
+    print(table(rows, columns))
+    if path:
+        payload = {"machine": machine(), **more, "columns": columns, "rows": rows}
+        Path(path).write_text(json.dumps(payload, indent=1) + "\n")

@@ -154,11 +154,9 @@ def compacted(name: str, batch: int, density: float, turns: int) -> list[dict]:
                 "batch": batch,
                 "weights": (after if least else before).parameters,
                 "MACs ratio": ratio if least else 1.0,
-                "ms": timing.ms,
-                "CPU ms": timing.cpu_ms,
+                **timing.cells,
                 "x dense": gain,
                 "of ideal": gain / ratio if least else None,
-                "recompiled": timing.compilations,
                 "error": float(np.abs(got - expected).max() / np.abs(expected).max())
                 if least
                 else None,
@@ -188,9 +186,7 @@ def main() -> None:
     for name in names:
         for batch in map(int, args.batches.split(",")):
             rows += compacted(name, batch, args.density, args.turns)
-    print(_timing.table(rows, COLUMNS))
-    if args.json:
-        _timing.write_json(args.json, {"rows": rows, "columns": COLUMNS})
+    _timing.finish(args.json, rows, COLUMNS)
 
 
 if __name__ == "__main__":

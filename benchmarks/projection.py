@@ -89,10 +89,7 @@ def compare(name: str, w: np.ndarray, k: int, turns: int) -> list[dict[str, Any]
         {
             "input": name,
             "method": method,
-            "ms": timing.ms,
-            "CPU ms": timing.cpu_ms,
-            "first call s": timing.compile_s,
-            "recompiled": timing.compilations,
+            **timing.cells,
             "exact": np.asarray((fast | slow)[method]()).tobytes() == expected,
         }
         for method, timing in timings.items()
@@ -116,14 +113,12 @@ def main() -> None:
         w = make(np.random.default_rng(args.seed), args.size).astype(np.float32)
         rows += compare(name, w, k, args.turns)
     print(f"projection of {args.size:,} float32 entries onto card <= {k:,}")
-    print(_timing.table(rows, COLUMNS))
+    _timing.finish(args.json, rows, COLUMNS, size=args.size, k=k)
     for name in INPUTS:
         times = {r["method"]: r["ms"] for r in rows if r["input"] == name}
         ours = times.pop(OURS)
         best = min(times, key=lambda method: times[method])
         print(f"{name}: {ours / times[best]:.2f} x the time of {best}")
-    if args.json:
-        _timing.write_json(args.json, {"size": args.size, "k": k, "rows": rows})
 
 
 if __name__ == "__main__":

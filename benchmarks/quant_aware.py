@@ -28,7 +28,7 @@ MODELS = {
     "lenet5": (_peers.FlaxLeNet5, (28, 28, 1)),
     "resnet20": (_peers.FlaxResNet20, (32, 32, 3)),
 }
-COLUMNS = ("row", "ms/step", "CPU ms/step", "x float", "first call s", "recompiled")
+COLUMNS = ("row", "ms", "CPU ms", "x float", "first call s", "recompiled")
 
 
 def steps(
@@ -147,11 +147,8 @@ def measure(name: str, turns: int) -> list[dict[str, Any]]:
     rows = [
         {
             "row": f"{name}: {label}",
-            "ms/step": timing.ms,
-            "CPU ms/step": timing.cpu_ms,
+            **timing.cells,
             "x float": timing.cpu_ratio(timings["float"]),
-            "first call s": timing.compile_s,
-            "recompiled": timing.compilations,
         }
         for label, timing in timings.items()
     ]
@@ -170,9 +167,7 @@ def main() -> None:
         parser.error(f"expected turns >= 1 and networks among {', '.join(MODELS)}")
     rows = [row for name in names for row in measure(name, args.turns)]
     print(f"training steps at batch {BATCH}, weights and inputs quantized")
-    print(_timing.table(rows, COLUMNS))
-    if args.json:
-        _timing.write_json(args.json, {"batch": BATCH, "rows": rows})
+    _timing.finish(args.json, rows, COLUMNS, batch=BATCH)
 
 
 if __name__ == "__main__":

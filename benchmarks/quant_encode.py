@@ -69,19 +69,14 @@ def main() -> None:
                 {
                     "format": str(fmt),
                     "method": method,
-                    "ms": timing.ms,
-                    "CPU ms": timing.cpu_ms,
+                    **timing.cells,
                     "GB/s": moved / timing.ms / 1e6,
-                    "first call s": timing.compile_s,
                     "x numpy": found["numpy"].ms / timing.ms,
                     "same": bool(same) if method == "encode" else "",
                 }
             )
     print(f"words of {args.size:,} float32 weights")
-    print(_timing.table(rows, COLUMNS))
-    if args.json:
-        note = f"{args.size:,} float32 weights."
-        _timing.write_json(args.json, {"note": note, "rows": rows})
+    _timing.finish(args.json, rows, COLUMNS, note=f"{args.size:,} float32 weights.")
 
 
 if __name__ == "__main__":

@@ -201,12 +201,10 @@ def compare(
                 "density": kept / size,
                 "batch": batch,
                 "method": key,
-                "ms": timing.ms,
-                "CPU ms": timing.cpu_ms,
+                **timing.cells,
                 "x dense": dense / timing.ms,
                 "of ideal": dense / timing.ms * kept / size,
                 "GFLOP/s": None if key == "gather" else flops / timing.ms / 1e6,
-                "recompiled": timing.compilations,
                 "error": _error(key, (fast | slow)[key](), expected),
             }
         )
@@ -306,15 +304,9 @@ def main() -> None:
                     inner=args.inner,
                     turns=args.turns,
                 )
-    print(_timing.table(rows, COLUMNS))
-    lines = summary(rows)
+    lines = [*summary(rows), *aim(rows)]
+    _timing.finish(args.json, rows, COLUMNS, note="\n".join(lines))
     print("\n".join(lines))
-    judged = aim(rows)
-    print("\n".join(judged))
-    lines += judged
-    if args.json:
-        payload = {"rows": rows, "columns": COLUMNS, "note": "\n".join(lines)}
-        _timing.write_json(args.json, payload)
 
 
 if __name__ == "__main__":

@@ -171,21 +171,16 @@ def main() -> None:
     rows = [
         {
             "method": name,
-            "ms": t.ms,
-            "CPU ms": t.cpu_ms,
+            **t.cells,
             "of dense": t.cpu_ratio(dense),
             "of plain masks": t.cpu_ratio(plain),
-            "recompiled": t.compilations,
         }
         for name, t in timings.items()
     ]
     print(f"{args.network}, batch {args.batch}, Adam, 10 % of the weights: one step")
-    print(_timing.table(rows, COLUMNS))
     note = verdict(rows)
+    _timing.finish(args.json, rows, COLUMNS, network=args.network, note=note)
     print(note)
-    if args.json:
-        payload = {"network": args.network, "rows": rows, "note": note}
-        _timing.write_json(args.json, payload)
 
 
 if __name__ == "__main__":

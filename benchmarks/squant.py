@@ -95,19 +95,14 @@ def main() -> None:
         rows.append(
             {
                 "mode": mode,
-                "ms": timing.ms,
-                "CPU ms": timing.cpu_ms,
-                "first call s": timing.compile_s,
-                "recompiled": timing.compilations,
+                **timing.cells,
                 "kernel": kernel,
                 "channel": channel,
             }
         )
     print(f"SQuant of {count:,} weights in {len(params)} kernels to {args.bits} bits")
-    print(_timing.table(rows, COLUMNS))
-    if args.json:
-        note = f"{count:,} weights in {len(params)} kernels, {args.bits} bits."
-        _timing.write_json(args.json, {"note": note, "rows": rows})
+    note = f"{count:,} weights in {len(params)} kernels, {args.bits} bits."
+    _timing.finish(args.json, rows, COLUMNS, note=note)
 
 
 if __name__ == "__main__":

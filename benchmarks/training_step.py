@@ -31,8 +31,8 @@ EXAMPLES = {"lenet5": 60_000, "resnet20": 50_000}
 STEPS = {"lenet5": 40, "resnet20": 3}
 COLUMNS = (
     "row",
-    "ms/step",
-    "CPU ms/step",
+    "ms",
+    "CPU ms",
     "CPU s/epoch",
     "x dense",
     "share of limit",
@@ -170,23 +170,18 @@ def measure(name: str, turns: int) -> list[dict[str, Any]]:
         rows.append(
             {
                 "row": f"{name}: {label}",
-                "ms/step": timing.ms,
-                "CPU ms/step": timing.cpu_ms,
+                **timing.cells,
                 "CPU s/epoch": timing.cpu_ms / 1e3 * (EXAMPLES[name] // BATCH),
                 "x dense": timing.cpu_ratio(timings["dense"]),
                 "share of limit": rate / limit,
-                "first call s": timing.compile_s,
-                "recompiled": timing.compilations,
             }
         )
     rows += [{"row": f"{name}: {label} (not installed)"} for label in missing]
     rows.append(
         {
             "row": f"{name}: {PEAK}, {limit / 1e9:.0f} GFLOP per CPU-second",
-            "ms/step": peak.ms,
-            "CPU ms/step": peak.cpu_ms,
+            **peak.cells,
             "share of limit": 1.0,
-            "recompiled": peak.compilations,
         }
     )
     return rows
@@ -204,9 +199,7 @@ def main() -> None:
         parser.error(f"expected turns >= 1 and networks among {', '.join(SHAPES)}")
     rows = [row for name in names for row in measure(name, args.turns)]
     print(f"training steps at batch {BATCH}, epochs of {EXAMPLES}")
-    print(_timing.table(rows, COLUMNS))
-    if args.json:
-        _timing.write_json(args.json, {"batch": BATCH, "rows": rows})
+    _timing.finish(args.json, rows, COLUMNS, batch=BATCH)
 
 
 if __name__ == "__main__":

@@ -97,10 +97,8 @@ def timed(group: str, works: list[Work], turns: int) -> list[dict[str, Any]]:
     rows = [_row(work, timings[work.row], limit) for work in works]
     last = {
         "row": f"{group}: {PEAK}, {limit / 1e9:.0f} GFLOP per CPU-second",
-        "ms": timings[PEAK].ms,
-        "CPU ms": timings[PEAK].cpu_ms,
+        **timings[PEAK].cells,
         "share of limit": 1.0,
-        "recompiled": timings[PEAK].compilations,
     }
     return [*rows, last]
 
@@ -109,12 +107,9 @@ def _row(work: Work, timing: _timing.Timing, limit: float) -> dict[str, Any]:
     rate = work.units / (timing.cpu_ms / 1e3)
     row: dict[str, Any] = {
         "row": work.row,
-        "ms": timing.ms,
-        "CPU ms": timing.cpu_ms,
+        **timing.cells,
         "per s": work.units / (timing.ms / 1e3),
         "per CPU s": rate,
-        "first call s": timing.compile_s,
-        "recompiled": timing.compilations,
     }
     if work.after is not None:
         work.operations, work.found = work.after()
@@ -284,12 +279,8 @@ def main() -> None:
     if args.turns < 1 or not set(names) <= set(GROUPS):
         parser.error(f"expected turns >= 1 and groups among {', '.join(GROUPS)}")
     rows = measure(names, args.turns)
-    print(_timing.table(rows, COLUMNS))
+    _timing.finish(args.json, rows, COLUMNS, note=NOTE)
     print(f"\n{NOTE}")
-    if args.json:
-        ordered = [{c: row[c] for c in COLUMNS if c in row} for row in rows]
-        payload = {"columns": COLUMNS, "note": NOTE, "rows": ordered}
-        _timing.write_json(args.json, payload)
 
 
 if __name__ == "__main__":

@@ -365,11 +365,10 @@ def main() -> None:
     for own in measure(names, args.samples, args.batch, args.seed):
         rows += own
         print(_timing.table(own, COLUMNS), flush=True)
+    print("\nall together")
+    _timing.finish(args.json, rows, COLUMNS, note=NOTE, samples=args.samples)
     broken = sum(row.get("violations", 0) for row in rows)
     print(f"\n{NOTE}\n\n{broken} violations")
-    if args.json:
-        payload = {"columns": COLUMNS, "note": NOTE, "samples": args.samples}
-        _timing.write_json(args.json, {**payload, "rows": rows})
     if broken:
         raise SystemExit(1)
 

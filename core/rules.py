@@ -15,18 +15,22 @@ from typing import Any, TypeAlias
 import jax
 
 from core import trees
-from core.errors import RuleError, describe
+from core.errors import InputError, RuleError, describe
 from core.types import PartialTree, PyTree
 
 Rules: TypeAlias = Sequence[tuple[str, Any]]
 
 
-def match(rules: Rules, tree: PyTree) -> PartialTree:
+def match(
+    rules: Rules, tree: PyTree, kind: type | None = None, hint: str = ""
+) -> PartialTree:
     """Returns the spec of the first matching rule for every leaf of `tree`.
 
     Args:
       rules: pairs of a regular expression over whole paths and a spec of any kind.
       tree: a pytree of arrays or of anything that is a leaf.
+      kind: the type that every spec has to have; any if left out.
+      hint: how to write one, for the message.
 
     Returns:
       A tree of the structure of `tree` with specs as leaves and `None` where no
@@ -35,9 +39,14 @@ def match(rules: Rules, tree: PyTree) -> PartialTree:
     Raises:
       RuleError: a rule that matches no leaf at all (the message lists the nearest
         paths), or one whose expression does not compile.
+      InputError: a spec that is no `kind`.
     """
     names, _, treedef = trees.flatten(tree)
     compiled = [(_compile(pattern), spec) for pattern, spec in _pairs(rules)]
+    for regex, spec in compiled:
+        if kind is not None and not isinstance(spec, (kind, type(None))):
+            given = f"{spec!r} for {regex.pattern!r}"
+            raise InputError(describe(given, f"a {kind.__name__}, or None", hint))
     for regex, _ in compiled:
         if not any(regex.fullmatch(name) for name in names):
             raise RuleError(

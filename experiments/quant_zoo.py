@@ -18,6 +18,7 @@ from core.errors import InputError, describe
 from experiments import papers
 from experiments.options import option
 from experiments.registry import Experiment, Mode
+from experiments.rounding.options import Networks, check_filled
 
 if TYPE_CHECKING:
     from experiments.results import Outcome
@@ -28,14 +29,9 @@ FORMATS = ("fixed", "powers", "sp2", "esb2", "flint", "float")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Networks):
     """Options of the experiment."""
 
-    networks: tuple[str, ...] = option(
-        ("digits",),
-        "networks to quantize; all but the first are trained ones of LATHE_DATA",
-        choices=("digits", "resnet20", "resnet20_jpeg", "resnet56"),
-    )
     formats: tuple[str, ...] = option(FORMATS, "formats compared", choices=FORMATS)
     bits: tuple[int, ...] = option(
         (3, 4, 6), "widths of weights", unit="bits", low=2, high=8
@@ -45,29 +41,9 @@ class Config:
     )
     high: float = option(1.2, "the largest one, likewise", low=0.01)
     steps: int = option(41, "scales that are tried", low=1)
-    images: int = option(0, "stratified test images; 0 means all", unit="images", low=0)
-    layer_images: int = option(
-        32, "training images for the noise of layers", unit="images", low=1
-    )
-    dataset: str = option(
-        "mnist_5k", "data set of the network of digits", choices=("mnist_5k", "mnist")
-    )
-    examples: int = option(
-        0,
-        "stratified training examples of it; 0 means all",
-        unit="images",
-        low=0,
-    )
-    epochs: int = option(4, "length of its training", unit="epochs", low=1)
-    batch_size: int = option(32, "examples per step", unit="images", low=1)
-    learning_rate: float = option(
-        5e-3, "Adam's rate at the start; it falls to 0", low=0.0, low_open=True
-    )
 
     def __post_init__(self):
-        for name in ("networks", "bits", "formats"):
-            if not getattr(self, name):
-                raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
+        check_filled(self, "networks", "bits", "formats")
         if self.high < self.low:
             raise InputError(f"--high: {describe(self.high, f'at least {self.low}')}")
 

@@ -15,10 +15,10 @@ E&K < E&K&C at 2 and 3 bits. The paper's own figures are of ImageNet.
 import dataclasses
 from typing import TYPE_CHECKING
 
-from core.errors import InputError, describe
 from experiments import papers
 from experiments.options import build, option
 from experiments.registry import Experiment, Mode
+from experiments.rounding.options import Networks, check_filled
 
 if TYPE_CHECKING:
     from experiments.results import Outcome
@@ -26,14 +26,9 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Networks):
     """Options of the experiment."""
 
-    networks: tuple[str, ...] = option(
-        ("digits",),
-        "networks to quantize; all but the first are trained ones of LATHE_DATA",
-        choices=("digits", "resnet20", "resnet20_jpeg", "resnet56"),
-    )
     bits: tuple[int, ...] = option(
         (2, 3, 4), "widths of weights", unit="bits", low=2, high=8
     )
@@ -44,32 +39,10 @@ class Config:
         3, "biases are corrected up to this width, for comparison", unit="bits", low=0
     )
     fold: bool = option(True, "fold batch norm into kernels first")
-    images: int = option(0, "stratified test images; 0 means all", unit="images", low=0)
-    layer_images: int = option(
-        32, "training images for output errors of layers", unit="images", low=1
-    )
     turns: int = option(15, "timed calls of each rounding", low=1)
-    dataset: str = option(
-        "mnist_5k",
-        "data set of the network of digits",
-        choices=("mnist_5k", "mnist"),
-    )
-    examples: int = option(
-        0,
-        "stratified training examples of it; 0 means all",
-        unit="images",
-        low=0,
-    )
-    epochs: int = option(4, "length of its training", unit="epochs", low=1)
-    batch_size: int = option(32, "examples per step", unit="images", low=1)
-    learning_rate: float = option(
-        5e-3, "Adam's rate at the start; it falls to 0", low=0.0, low_open=True
-    )
 
     def __post_init__(self):
-        for name in ("networks", "bits"):
-            if not getattr(self, name):
-                raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
+        check_filled(self, "networks", "bits")
 
 
 def is_judged(config: Config, network: str, examples: int, images: int) -> bool:

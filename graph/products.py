@@ -22,6 +22,11 @@ Replace = Callable[[str, Array], tuple[Array, PyTree]]
 """From a site and its operand: what to multiply instead, and what to return of it."""
 
 
+def kernel_of(site: str) -> str:
+    """Returns the path of the kernel whose product a site is."""
+    return site.split("#")[0]
+
+
 class Notes(NamedTuple):
     """What is kept of a site: of the operand that met the kernel, of the product."""
 
@@ -84,7 +89,7 @@ def intercept(
         operands += [_Operand(array, data=True) for array in arrays]
         walk = _Walk(replace, observe, {})
         found = walk.run(closed, operands)
-        unmet = sorted(set(paths) - {site.split("#")[0] for site in walk.notes})
+        unmet = sorted(set(paths) - {kernel_of(site) for site in walk.notes})
         if unmet:
             raise GraphError(
                 describe(
@@ -165,15 +170,25 @@ class _Walk:
         return [_Operand(array, True) for array in found]
 
     def _inside(
-        self, closed: Any, given: Sequence[_Operand], arrays: Sequence[Array]
+        self,
+        closed: Any,
+        before: dict[str, int],
+        given: Sequence[_Operand],
+        arrays: Sequence[Array],
     ) -> tuple[list[Array], dict[str, Notes]]:
-        """Runs a jaxpr on other arrays; returns its outputs and notes."""
-        walk = _Walk(self.replace, self.observe, self.uses)
+        """Runs a jaxpr on other arrays; returns its outputs and notes.
+
+        JAX may trace it more than once: sites are counted from those `before` it.
+        """
+        walk = _Walk(self.replace, self.observe, dict(before))
         operands = [v._replace(array=a) for v, a in zip(given, arrays, strict=True)]
-        return [v.array for v in walk.run(closed, operands)], walk.notes
+        found = [v.array for v in walk.run(closed, operands)]
+        self.uses.update(walk.uses)
+        return found, walk.notes
 
     def _checkpoint(self, params: Any, given: list[_Operand]) -> list[_Operand]:
-        inside = functools.partial(self._inside, callee(params), given)
+        before = dict(self.uses)
+        inside = functools.partial(self._inside, callee(params), before, given)
         body = jax.checkpoint(
             inside, prevent_cse=params["prevent_cse"], policy=params["policy"]
         )
@@ -185,10 +200,12 @@ class _Walk:
         n, carried = params["num_consts"], params["num_carry"]
         consts, init, xs = given[:n], given[n : n + carried], given[n + carried :]
         init = [v._replace(data=True, path=None) for v in init]
+        before, closed = dict(self.uses), params["jaxpr"]
 
         def body(carry: list[Array], rows: list[Array]) -> Any:
             arrays = [*(v.array for v in consts), *carry, *rows]
-            out, notes = self._inside(params["jaxpr"], [*consts, *init, *xs], arrays)
+            given = [*consts, *init, *xs]
+            out, notes = self._inside(closed, before, given, arrays)
             return out[:carried], (out[carried:], notes)
 
         last, (ys, notes) = lax.scan(

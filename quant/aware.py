@@ -11,7 +11,7 @@ from core import rules as path_rules
 from core import trees
 from core.errors import InputError, describe
 from core.types import Array, PyTree
-from graph.products import intercept
+from graph.products import intercept, kernel_of
 from quant.calibration import Scaling
 from quant.quantizers import Quantizer
 from quant.rows import RowMix, RowScaling
@@ -142,7 +142,7 @@ def calibrate(
     ranks: dict[str, int] = {}
 
     def fit(site: str, x: Array) -> tuple[Array, Scaling]:
-        quantizer = sought[_path(site)].inputs
+        quantizer = sought[kernel_of(site)].inputs
         assert quantizer is not None
         ranks[site] = x.ndim
         return x, quantizer.fit(x)
@@ -170,10 +170,6 @@ def _over_steps(rank: int, found: Scaling) -> Scaling:
     return Scaling(*(part.mean(axes) for part in found))
 
 
-def _path(site: str) -> str:
-    return site.split("#")[0]
-
-
 def layers_of(rules: path_rules.Rules, params: PyTree) -> dict[str, Layer]:
     """Returns the layer of every leaf that a rule names, by its path.
 
@@ -181,17 +177,8 @@ def layers_of(rules: path_rules.Rules, params: PyTree) -> dict[str, Layer]:
       RuleError: a rule without a leaf.
       InputError: a spec that is no `Layer`.
     """
-    found = trees.by_path(path_rules.match(rules, params))
-    for name, layer in found.items():
-        if not isinstance(layer, Layer):
-            raise InputError(
-                describe(
-                    f"{layer!r} for {name}",
-                    "a Layer",
-                    "Write Layer(weights=..., inputs=...).",
-                )
-            )
-    return found
+    hint = "Write Layer(weights=..., inputs=...)."
+    return trees.by_path(path_rules.match(rules, params, Layer, hint))
 
 
 def _quantized(
@@ -212,7 +199,7 @@ def _quantized(
         return layer.weights.fake(leaf, scales.weights.get(name))  # type: ignore[arg-type]
 
     def operand(site: str, x: Array) -> tuple[Array, Array | None]:
-        quantizer, seen = layers[_path(site)].inputs, x if record else None
+        quantizer, seen = layers[kernel_of(site)].inputs, x if record else None
         if quantizer is None:
             return x, seen
         return quantizer.fake(x, scales.inputs.get(site)), seen

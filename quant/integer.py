@@ -23,7 +23,7 @@ from core.errors import InputError, ShapeError, describe
 from core.types import Array, ArrayLike
 from quant.calibration import Scaling
 from quant.formats import Format, Uniform
-from quant.quantizers import Quantizer
+from quant.quantizers import Quantizer, along_last
 
 
 @jax.tree_util.register_dataclass
@@ -110,9 +110,7 @@ def dense(x: Integers, w: Integers) -> Integers:
         )
     bound = _bound(x, w, x.values.shape[-1])
     sums = jnp.matmul(x.values, w.values, preferred_element_type=jnp.int32)
-    rank = sums.ndim
-    scale = x.scale * lax.expand_dims(w.scale[0], tuple(range(rank - 1)))
-    return Integers(sums, scale, bound)
+    return Integers(sums, x.scale * along_last(w.scale[0], sums.ndim), bound)
 
 
 def conv(
@@ -155,7 +153,7 @@ def add_bias(sums: Integers, bias: ArrayLike) -> Integers:
     The bias is the caller's to bound: with the sums, it has to stay below 2**31.
     """
     bias = jnp.asarray(bias).astype(sums.scale.dtype)
-    unit = jnp.round(_last(bias, sums.values.ndim) / sums.scale)
+    unit = jnp.round(along_last(bias, sums.values.ndim) / sums.scale)
     return dataclasses.replace(sums, values=sums.values + unit.astype(jnp.int32))
 
 
@@ -221,10 +219,6 @@ def _product(a: Array, b: Array) -> tuple[Array, Array]:
     middle = (first >> half) + (mixed & mask) + (other & mask)
     low = (first & mask) | (middle << half)
     return low, last + (mixed >> half) + (other >> half) + (middle >> half)
-
-
-def _last(array: Array, rank: int) -> Array:
-    return lax.expand_dims(array, tuple(range(rank - array.ndim)))
 
 
 def _check(x: Integers, w: Integers, of_x: Sequence[int], of_w: Sequence[int]) -> None:

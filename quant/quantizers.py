@@ -1,6 +1,7 @@
 """Quantizers: a format, what shares a scale, how scales are found."""
 
 import dataclasses
+import functools
 import math
 from typing import Literal, get_args
 
@@ -40,6 +41,7 @@ CHANNEL = Per(axes=(-1,))
 """One scale an output channel."""
 Gradient = Literal["step", "lsq", "clip"]
 """How scales are learned; see `Quantizer`."""
+_compiled = functools.partial(jax.jit, static_argnums=0)
 LARGEST = MaxAbs()
 """The largest magnitude is kept."""
 
@@ -100,10 +102,7 @@ class Quantizer:
         """
         if not isinstance(self.calibration, LeastError):
             raise InputError(describe(f"{self.calibration}", "LeastError(...)"))
-        rows, shape = self._rows(numbers(x))
-        scaling, error = self.calibration.search(rows, self.format)
-        placed = Scaling(*(part.reshape(shape) for part in scaling))
-        return placed, error.reshape(shape)
+        return self._searched(numbers(x))
 
     def encode(self, x: ArrayLike, scaling: Scaling) -> Array:
         """Returns the words of the nearest levels, of x's shape.
@@ -115,15 +114,11 @@ class Quantizer:
         Raises:
           NonFiniteError: NaN or infinity in an array that is not traced.
         """
-        x = numbers(x)
-        scale, zero = self._spread(scaling, x)
-        return self.format.encode(x / scale + zero)
+        return self._encoded(numbers(x), scaling)
 
     def decode(self, words: ArrayLike, scaling: Scaling) -> Array:
         """Returns the numbers of words, in the type of the scale."""
-        words = jnp.asarray(words)
-        scale, zero = self._spread(scaling, words)
-        return (self.format.decode(words, scale.dtype) - zero) * scale
+        return self._decoded(jnp.asarray(words), scaling)
 
     def fake(self, x: ArrayLike, scaling: Scaling | None = None) -> Array:
         """Returns decode(encode(x)) with a straight-through gradient, in the type of x.
@@ -137,7 +132,24 @@ class Quantizer:
           x: floating point; NaN stays NaN.
           scaling: as `fit` returns it; fitted to x, as a constant, if left out.
         """
-        x = jnp.asarray(x)
+        return self._faked(jnp.asarray(x), scaling)
+
+    def project(self, x: ArrayLike, scaling: Scaling | None = None) -> Array:
+        """Returns the nearest levels, decode(encode(x)), in the type of x.
+
+        So a quantizer is a set that ADMM projects on; with scales that are fitted anew
+        the set is all levels at any scale, and the point a near one.
+
+        Args:
+          x: floating point.
+          scaling: as `fit` returns it; fitted to x if left out.
+        """
+        return jax.lax.stop_gradient(self.fake(x, scaling))
+
+    # Compiled, so that a call outside of `jit` is one program and not one an operation.
+
+    @_compiled
+    def _faked(self, x: Array, scaling: Scaling | None) -> Array:
         if scaling is None:
             fitted = self._fitted(x.astype(base.floating(x)))
             scaling = jax.lax.stop_gradient(fitted)
@@ -156,6 +168,25 @@ class Quantizer:
             found = jnp.where(inside, kept, found)
         return found.astype(x.dtype)
 
+    @_compiled
+    def _encoded(self, x: Array, scaling: Scaling) -> Array:
+        scale, zero = self._spread(scaling, x)
+        return self.format.encode(x / scale + zero)
+
+    @_compiled
+    def _decoded(self, words: Array, scaling: Scaling) -> Array:
+        scale, zero = self._spread(scaling, words)
+        return (self.format.decode(words, scale.dtype) - zero) * scale
+
+    @_compiled
+    def _searched(self, x: Array) -> tuple[Scaling, Array]:
+        assert isinstance(self.calibration, LeastError)
+        rows, shape = self._rows(x)
+        scaling, error = self.calibration.search(rows, self.format)
+        placed = Scaling(*(part.reshape(shape) for part in scaling))
+        return placed, error.reshape(shape)
+
+    @_compiled
     def _fitted(self, x: Array) -> Scaling:
         rows, shape = self._rows(x)
         found = self.calibration(rows, self.format)
@@ -224,6 +255,11 @@ def numbers(x: ArrayLike, what: str = "numbers to quantize") -> Array:
     dtype = base.floating(x)
     check_finite(x, what)
     return x.astype(dtype)
+
+
+def along_last(array: Array, rank: int) -> Array:
+    """Returns an array with axes of size 1 before its own, `rank` in all."""
+    return jax.lax.expand_dims(array, tuple(range(rank - array.ndim)))
 
 
 def kernel(w: ArrayLike) -> Array:

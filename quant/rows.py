@@ -8,7 +8,6 @@ The share of rows is that of the hardware's shifters, the same in every layer.
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -109,14 +108,14 @@ class RowMix:
         """
         powers, fixed = self.formats
         unit = quantizers.numbers(w) / scaling.scale
-        rows = _rows(scaling.sums, unit)
+        rows = quantizers.along_last(scaling.sums, unit.ndim)
         return jnp.where(rows, powers.encode(unit), fixed.encode(unit * fixed.max))
 
     def decode(self, words: ArrayLike, scaling: RowScaling) -> Array:
         """Returns the numbers of words, in the type of the scale."""
         powers, fixed = self.formats
         words, dtype = jnp.asarray(words), scaling.scale.dtype
-        rows = _rows(scaling.sums, words)
+        rows = quantizers.along_last(scaling.sums, words.ndim)
         level = fixed.decode(words, dtype) / fixed.max
         return scaling.scale * jnp.where(rows, powers.decode(words, dtype), level)
 
@@ -136,9 +135,5 @@ class RowMix:
         """The nearest levels, the largest of which is 1."""
         powers, fixed = self.formats
         level = fixed.round(unit * fixed.max) / fixed.max
-        return jnp.where(_rows(sums, unit), powers.round(unit), level)
-
-
-def _rows(sums: Array, like: Array) -> Array:
-    """Rows as an array that broadcasts against a kernel."""
-    return jax.lax.expand_dims(sums, tuple(range(like.ndim - 1)))
+        rows = quantizers.along_last(sums, unit.ndim)
+        return jnp.where(rows, powers.round(unit), level)

@@ -9,13 +9,12 @@ import numpy as np
 
 from core import rules as path_rules
 from core import trees
-from core.errors import InputError, check_range, describe
+from core.errors import check_range
 from core.numerics import check_finite
 from core.types import Array, PartialTree, PyTree
 from quant.bitwidth.allocation import greedy_widths
-from quant.bitwidth.levels import WIDTHS, quantize, spread
-from quant.bitwidth.parameters import group_counts
-from quant.formats.base import MAX_BITS, check_bits
+from quant.bitwidth.levels import WIDTHS, check_widths, quantize, spread
+from quant.bitwidth.parameters import group_counts, groupings
 from quant.quantizers import Per
 
 
@@ -88,13 +87,10 @@ def sensitivity(
       [[[0.6, 0.4]], [[0.0, 0.0]]]
     """
     check_range("batch", batch, 1)
-    for width in widths:
-        check_bits("widths", width, 1, MAX_BITS)
-    if not len(widths) or list(widths) != sorted(set(widths)):
-        raise InputError(describe(f"widths={tuple(widths)}", "rising integers"))
+    check_widths(widths)
     check_finite(params, "params")
     counts = group_counts(params, rules)
-    groupings = path_rules.match(rules, params)
+    shared = groupings(params, rules)
     starts, groups = _starts(counts)
     # The float network first: no group has its number.
     pairs = [(-1, widths[0]), *((g, b) for g in range(groups) for b in widths)]
@@ -107,7 +103,7 @@ def sensitivity(
             return jnp.where(spread(is_here, w, per), found, w)
 
         every = trees.map_partial(
-            leaf, groupings, params, starts, counts, absent=trees.keep_rest
+            leaf, shared, params, starts, counts, absent=trees.keep_rest
         )
         return evaluate(every, *args)
 

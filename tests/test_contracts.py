@@ -208,7 +208,9 @@ def test_in_float64(transform, key):
 
 def test_unknown_extra_arguments_are_let_through(transform, key):
     params = parameters(key)
-    transform.update(params, transform.init(params), params, value=jnp.float32(1.0))
+    state = jax.eval_shape(transform.init, params)
+    value = jnp.float32(1.0)
+    jax.eval_shape(transform.update, params, state, params, value=value)
 
 
 def test_params_are_asked_for_by_name(transform, key):
@@ -227,7 +229,7 @@ def test_chained_and_vmapped_replicas_equal_single_runs(transform, key):
         updates, _ = chained.update(params, state, params)
         return updates
 
-    together = jax.vmap(run)(params)
+    together, run = jax.jit(jax.vmap(run))(params), jax.jit(run)
     for i in range(3):
         alone = run(jax.tree.map(lambda x, i=i: x[i], params))
         for name in params:
@@ -236,13 +238,13 @@ def test_chained_and_vmapped_replicas_equal_single_runs(transform, key):
 
 def test_parameters_and_state_may_be_donated(transform, key):
     params = jax.tree.map(jnp.copy, parameters(key))
-    state = jax.tree.map(jnp.copy, transform.init(params))
+    state = jax.tree.map(jnp.copy, jax.jit(transform.init)(params))
 
     def step(params, state):
         updates, state = transform.update(params, state, params)
         return optax.apply_updates(params, updates), state
 
-    expected = jax.tree.map(np.array, step(params, state))
+    expected = jax.tree.map(np.array, jax.jit(step)(params, state))
     donating = jax.jit(step, donate_argnums=(0, 1))
     got = donating(params, state)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
@@ -253,10 +255,10 @@ def test_parameters_and_state_may_be_donated(transform, key):
 def test_bfloat16_parameters_with_float32_gradients(transform, key):
     params = parameters(key, jnp.bfloat16)
     grads = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-    state = transform.init(params)
+    state, update = transform.init(params), jax.jit(transform.update)
     with jax.numpy_dtype_promotion("standard"):
         for _ in range(4):
-            updates, state = transform.update(grads, state, params)
+            updates, state = update(grads, state, params)
             params = optax.apply_updates(params, updates)
     assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params))
 

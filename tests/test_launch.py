@@ -46,6 +46,15 @@ def lines(folder):
     return path.read_text().splitlines() if path.exists() else []
 
 
+def wait_for(stage, process, folder):
+    """Waits until a run has logged an epoch of a stage."""
+    deadline = time.monotonic() + 600
+    while not any(stage in line for line in lines(folder)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a run on one device that nothing stops."""
@@ -60,11 +69,7 @@ def whole(tmp_path_factory):
 def test_killed_in_the_middle_of_admm_a_run_ends_with_the_same_numbers(whole, tmp_path):
     parts = tmp_path / "parts"
     process = launch(*SMALL, f"--workdir={parts}", "--checkpoint_secs=0")
-    deadline = time.monotonic() + 600
-    while not any("admm-22.9x-prune" in line for line in lines(parts)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for("admm-22.9x-prune", process, parts)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=300)
     assert not (parts / "results.json").exists()
@@ -87,10 +92,12 @@ def test_killed_in_the_middle_of_admm_a_run_ends_with_the_same_numbers(whole, tm
 @pytest.mark.slow
 def test_four_devices_train_as_well_as_one(whole, tmp_path):
     process = launch(*SMALL, f"--workdir={tmp_path}", XLA_FLAGS=xla_flags(4))
-    _, err = process.communicate(timeout=900)
-    assert process.returncode == 0, err
-    logs = ([json.loads(line) for line in lines(f)] for f in (whole, tmp_path))
-    for one, four in zip(*logs, strict=True):
+    wait_for("admm-22.9x-prune", process, tmp_path)
+    process.kill()
+    process.communicate(timeout=300)
+    logs = [[json.loads(line) for line in lines(f)] for f in (whole, tmp_path)]
+    assert len(logs[1]) >= 4  # training of the dense network, and the first of ADMM
+    for one, four in zip(*logs, strict=False):
         assert one["stage"] == four["stage"]
         assert four["train_loss"] == pytest.approx(one["train_loss"], rel=2e-2)
 

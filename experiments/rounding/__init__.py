@@ -2,6 +2,7 @@
 
 | module     | holds |
 |------------|-------|
+| `options`  | what they share with other experiments on trained networks |
 | `networks` | the networks, their batch norms, what their layers' inputs look like |
 | `layers`   | errors of layers on real inputs, bounds, quantized trees |
 | `protocol` | training, accuracies, times, as stages of a run |

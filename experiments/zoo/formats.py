@@ -1,7 +1,7 @@
 """The formats that are compared, and kernels quantized by them."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -97,19 +97,17 @@ def coded(variables: PyTree, formats: Mapping[str, quant.Format], search: Any) -
     )
 
 
-def least(candidates: Mapping[str, Coded]) -> Coded:
-    """Returns each kernel in the candidate of least error, of equals the first."""
-    first = next(iter(candidates.values()))
-    best = {
-        path: min(candidates.values(), key=lambda each, p=path: each.errors[p])
-        for path in first.formats
+def chosen(variables: PyTree, candidates: Sequence[quant.Format], search: Any) -> Coded:
+    """Returns variables with each kernel in the candidate of least error.
+
+    Args:
+      variables: a pytree of arrays.
+      candidates: of equals the first is taken.
+      search: the calibration.
+    """
+    formats = {
+        path: quant.choose(leaf, candidates, quant.CHANNEL, search).quantizer.format
+        for path, leaf in trees.by_path(variables).items()
+        if path.endswith("/kernel")
     }
-    names, _, treedef = trees.flatten(first.variables)
-    flat = {id(each): trees.by_path(each.variables) for each in best.values()}
-    leaves = [flat[id(best.get(name, first))][name] for name in names]
-    return Coded(
-        jax.tree.unflatten(treedef, leaves),
-        {path: each.formats[path] for path, each in best.items()},
-        {path: each.errors[path] for path, each in best.items()},
-        first.signals,
-    )
+    return coded(variables, formats, search)

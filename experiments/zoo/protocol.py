@@ -49,21 +49,21 @@ def _width(made: Protocol, weights: Any, config: Any, bits: int) -> dict[str, An
     variables = weights()
     search = LeastError(config.low, config.high, config.steps)
     paths = [p for p in trees.by_path(variables) if p.endswith("/kernel")]
+    found = formats.of_width(config.formats, bits)
     each = {
         name: formats.coded(variables, dict.fromkeys(paths, fmt), search)
-        for name, fmt in formats.of_width(tuple(formats.KINDS), bits).items()
-        if name in config.formats
+        for name, fmt in found.items()
     }
-    chosen = {name: each[name] for name in formats.CANDIDATES if name in each}
-    if len(chosen) > 1:
-        each[formats.CHOSEN] = formats.least(chosen)
+    candidates = [found[name] for name in formats.CANDIDATES if name in found]
+    if len(candidates) > 1:
+        each[formats.CHOSEN] = formats.chosen(variables, candidates, search)
     images = jnp.asarray(made.train.images[: config.layer_images])
     exact = _products(made)(variables, images)
-    found = {}
+    measured = {}
     for name, coded in each.items():
         seen = _products(made)(coded.variables, images)
         noise = {site: float(quant.sqnr(exact[site], seen[site])) for site in exact}
-        found[name] = {
+        measured[name] = {
             "right": made.right(coded.variables),
             "errors": coded.errors,
             "signals": coded.signals,
@@ -71,7 +71,7 @@ def _width(made: Protocol, weights: Any, config: Any, bits: int) -> dict[str, An
             "cost": _cost(coded, variables),
             "noise": noise,
         }
-    return found
+    return measured
 
 
 @functools.lru_cache(maxsize=4)

@@ -18,9 +18,8 @@ from core.numerics import check_finite
 from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
 from quant.bitwidth.budget import leaves
-from quant.bitwidth.levels import WIDTHS
+from quant.bitwidth.levels import WIDTHS, check_widths
 from quant.bitwidth.parameters import group_counts
-from quant.formats.base import MAX_BITS, check_bits
 
 
 def round_to_budget(
@@ -228,10 +227,7 @@ def _decay(bits: np.ndarray, growth: float) -> np.ndarray:
 
 
 def _options(widths: Sequence[int]) -> np.ndarray:
-    for width in widths:
-        check_bits("widths", width, 1, MAX_BITS)
-    if not len(widths) or list(widths) != sorted(set(widths)):
-        raise InputError(describe(f"widths={tuple(widths)}", "rising integers"))
+    check_widths(widths)
     return np.asarray(widths, np.int64)
 
 

@@ -21,7 +21,7 @@ from core.errors import InputError, ShapeError, check_range, describe
 from core.types import Array, ArrayLike
 from quant.calibration import Calibration, MaxAbs, Scaling, symmetric
 from quant.formats import Binary, Format
-from quant.formats.base import MAX_BITS, floating
+from quant.formats.base import MAX_BITS, check_bits, floating
 from quant.quantizers import TENSOR, Per, Quantizer, numbers
 
 WIDTHS = tuple(range(1, 9))
@@ -37,6 +37,14 @@ class _MeanAbs(Calibration):
         size = jnp.abs(x)
         most, zero = symmetric(size.max(-1))
         return Scaling(most * (size / most[:, None]).mean(-1), zero)  # never overflows
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raises `InputError` unless widths are rising integers from 1 to 16."""
+    for width in widths:
+        check_bits("widths", width, 1, MAX_BITS)
+    if not len(widths) or list(widths) != sorted(set(widths)):
+        raise InputError(describe(f"widths={tuple(widths)}", "rising integers"))
 
 
 def group_shape(w: ArrayLike | jax.ShapeDtypeStruct, per: Per) -> tuple[int, ...]:

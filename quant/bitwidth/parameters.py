@@ -9,7 +9,7 @@ import numpy as np
 
 from core import rules as path_rules
 from core import trees
-from core.errors import InputError, ShapeError, describe
+from core.errors import ShapeError, describe
 from core.types import Array, PartialTree, PyTree, Scalar
 from quant.bitwidth.levels import group_shape, interpolated, quantize
 from quant.bitwidth.relaxations import Relaxation
@@ -122,22 +122,13 @@ def group_counts(params: PyTree, rules: path_rules.Rules) -> PartialTree:
     def one(per: Per, w: Array) -> int:
         return int(np.prod(group_shape(w, per), dtype=np.int64))
 
-    return trees.map_partial(one, _groupings(params, rules), params)
+    return trees.map_partial(one, groupings(params, rules), params)
 
 
-def _groupings(params: PyTree, rules: path_rules.Rules) -> PartialTree:
-    """What shares a width, by leaf."""
-    found = path_rules.match(rules, params)
-    for path, per in trees.by_path(found).items():
-        if not isinstance(per, Per):
-            raise InputError(
-                describe(
-                    f"{per!r} for {path}",
-                    "a Per, or None",
-                    "Write TENSOR, CHANNEL or Per(group=16, group_axis=-1).",
-                )
-            )
-    return found
+def groupings(params: PyTree, rules: path_rules.Rules) -> PartialTree:
+    """Returns what shares a width, a partial tree of `Per`."""
+    hint = "Write TENSOR, CHANNEL or Per(group=16, group_axis=-1)."
+    return path_rules.match(rules, params, Per, hint)
 
 
 def _mapped(
@@ -171,5 +162,5 @@ def _mapped(
         return w
 
     named = jax.tree.unflatten(treedef, names)
-    groupings = _groupings(params, rules)
-    return trees.map_partial(one, groupings, params, named, parts, absent=rest)
+    shared = groupings(params, rules)
+    return trees.map_partial(one, shared, params, named, parts, absent=rest)

@@ -23,6 +23,7 @@ from tests.gap.training_cases import (
 from tests.strategies import seeds
 
 RULES = [("fc[12]/kernel", 0.25), ("fc3/kernel", gap.Target(count=10))]
+mask_of = jax.jit(lambda p, s, c: p.mask(s, c), static_argnums=(0, 2))
 FINE = (gap.Unstructured(), gap.NM(4), gap.DBB(8), gap.BankBalanced(4))
 
 
@@ -81,7 +82,7 @@ def test_every_pattern_keeps_its_form_and_its_count(name, key):
         _, state = update({"w": jax.random.normal(k, shape)}, state, params)
         masks.append(np.asarray(state.masks["w"]))
         # A mask of the pattern is its own best approximation.
-        again = pattern.mask(jnp.where(state.masks["w"], 1.0, 0.0), target.count)
+        again = mask_of(pattern, jnp.where(state.masks["w"], 1.0, 0.0), target.count)
         np.testing.assert_array_equal(masks[-1], again)
     assert {m.sum() for m in masks} == {pattern.weights(shape, target.count)}
     assert any(np.any(a != b) for a, b in pairwise(masks)), "nothing ever moved"
@@ -101,10 +102,10 @@ def test_a_small_fraction_still_moves_coarse_patterns(name, fraction, key):
     """One unit at least, out of few; all that is moved is of least magnitude."""
     target, shape = COARSE[name], (32, 32)
     pattern, count = target.pattern, target.kept(shape)
-    mask = pattern.mask(jax.random.uniform(key, shape), count)
+    mask = mask_of(pattern, jax.random.uniform(key, shape), count)
     w = jnp.where(mask, 1 + jax.random.uniform(jax.random.key(1), shape), 0)
     growth = jnp.where(mask, 0.0, 1 + jax.random.uniform(jax.random.key(2), shape))
-    new = moved_mask(target, w, mask, growth, fraction)
+    new = jax.jit(moved_mask, static_argnums=(0, 4))(target, w, mask, growth, fraction)
     assert int(new.sum()) == int(mask.sum()) == pattern.weights(shape, count)
     stayed = int((new & mask).sum())
     if not fraction:

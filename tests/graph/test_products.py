@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax import lax
 
 from core.errors import GraphError
 from experiments.models.convolution import conv2d
@@ -98,6 +99,22 @@ def test_in_scans_over_time_and_over_layers(key):
     same = layers(jax.tree.map(lambda leaf: leaf / 2, stack), x[0, :, :3])
     np.testing.assert_allclose(found, same, rtol=1e-5)
     assert [*notes] == ["stack"]
+
+
+def test_sites_keep_their_names_where_a_scan_is_traced_twice(params, x):
+    def twice(params, x):
+        def step(carry, row):
+            met = (row @ params["kernel"]).sum() + (row @ params["kernel"]).max()
+            return carry * 0.5 + met, met
+
+        return lax.scan(step, 0.0, x)  # a weak carry: its type is known after a trace
+
+    _, notes = intercepted(twice, "kernel")(params, x)
+    assert [*notes] == ["kernel", "kernel#2"]
+    _, notes = intercepted(lambda p, x: (twice(p, x), x @ p["kernel"]), "kernel")(
+        params, x
+    )
+    assert [*notes] == ["kernel", "kernel#2", "kernel#3"]
 
 
 def test_convolutions_with_their_own_derivative_keep_it(key):

@@ -325,7 +325,7 @@ def test_bad_input_is_named():
         Categorical((4, 4))
     with pytest.raises(RuleError, match="kernels"):
         bitwidth.init(PARAMS, [("kernels", TENSOR)], Interpolation())
-    with pytest.raises(InputError, match="16 for last"):
+    with pytest.raises(InputError, match="16 for 'last'"):
         bitwidth.init(PARAMS, [("last", 16)], Interpolation())
 
 

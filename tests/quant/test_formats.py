@@ -68,16 +68,16 @@ def test_in_other_types_and_under_jit(fmt):
     want = np.float32(nearest(fmt, x))
     np.testing.assert_array_equal(jax.jit(fmt.round)(x), want)
     np.testing.assert_array_equal(
-        jax.vmap(fmt.round)(x.reshape(8, -1)), want.reshape(8, -1)
+        jax.jit(jax.vmap(fmt.round))(x.reshape(8, -1)), want.reshape(8, -1)
     )
     half = jnp.asarray(x, jnp.bfloat16)
-    found = fmt.round(half)
+    found = jax.jit(fmt.round)(half)
     assert found.dtype == jnp.bfloat16
     near = nearest(fmt, np.asarray(half, np.float32))
     np.testing.assert_array_equal(found, near.astype(ml_dtypes.bfloat16))
     with jax.enable_x64(True):
         wide = np.float64(x) * (1 + 1e-12)
-        np.testing.assert_array_equal(fmt.round(wide), nearest(fmt, wide))
+        np.testing.assert_array_equal(jax.jit(fmt.round)(wide), nearest(fmt, wide))
     words = [fmt.encode(jnp.float32(number)) for number in (jnp.nan, 0.0)]
     assert words[0] == words[1]
     ends = fmt.round(jnp.array([jnp.nan, jnp.inf, -jnp.inf]))

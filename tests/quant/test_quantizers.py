@@ -57,6 +57,19 @@ def test_gradients_are_straight_through_and_the_scales_is_the_learned_steps():
     np.testing.assert_array_equal(ones, jnp.ones_like(KERNEL))
 
 
+def test_a_projection_is_the_nearest_level_and_stays():
+    quantizer = Quantizer(SumOfPowers(4))
+    scaling = quantizer.fit(KERNEL)
+    found = quantizer.project(KERNEL, scaling)
+    np.testing.assert_array_equal(found, quantizer.fake(KERNEL, scaling))
+    levels = quantizer.format.levels * float(scaling.scale.item())
+    gaps = np.abs(np.asarray(KERNEL, np.float64)[..., None] - levels).min(-1)
+    np.testing.assert_allclose(np.abs(found - KERNEL), gaps, atol=1e-6)
+    np.testing.assert_array_equal(quantizer.project(found), found)
+    slope = jax.grad(lambda x: quantizer.project(x, scaling).sum())(KERNEL)
+    np.testing.assert_array_equal(slope, jnp.zeros_like(KERNEL))
+
+
 def test_affine_codes_of_ranges():
     quantizer = Quantizer(Uniform(8, signed=False), calibration=MinMax())
     x = jnp.linspace(0.0, 6.0, 100)

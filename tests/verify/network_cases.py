@@ -93,7 +93,7 @@ def residual(p, x):
 def pools(p, x):
     """Max pools of overlapping windows, and mean pools."""
     x = jax.nn.relu(_conv(x, p["conv0"]))
-    x = _pool(x, lax.max, -jnp.inf, (3, 2), 2, "SAME")
+    x = _pool(x, lax.max, -jnp.inf, (3, 1), 2, "SAME")
     x = _conv(x, p["conv1"])
     x = _pool(x, lax.add, 0.0, (2, 2), 1) / 4.0
     x = jnp.max(x, axis=(0, 1, 2)) - jnp.mean(jnp.abs(x), axis=(0, 1, 2))

@@ -93,10 +93,21 @@ def test_linear_transposed_and_absolute_are_those_of_the_jacobian(name):
     fn, weights, shapes = CASES[name]
     weights = weights[0] if weights else weights
     found, active, table, _ = traced(fn, weights, shapes)
-    exact, offset = jacobians(fn, weights, shapes)
     rng = np.random.default_rng(1)
     xs = [rng.normal(size=s).astype(np.float32) for s in shapes]
-    rows = rng.normal(size=(5, *offset.shape)).astype(np.float32)
+    rows = rng.normal(size=(5, *found.outputs[0].shape)).astype(np.float32)
+    run = functools.partial(linear_both_ways, fn, weights, found, active, table)
+    around, wide, radius, left, wanted = jax.jit(run)(xs, rows)
+    np.testing.assert_allclose(around, fn(weights, *xs), rtol=1e-5, atol=1e-5)
+    if name != "twice":  # is |1| + |1|, as each operand of an addition is
+        np.testing.assert_allclose(wide, radius, rtol=1e-5, atol=1e-6)
+    for own, same in zip(left, wanted, strict=True):
+        np.testing.assert_allclose(own, same, rtol=1e-4, atol=1e-5)
+
+
+def linear_both_ways(fn, weights, found, active, table, xs, rows):
+    """A function at xs, its sizes there, rows taken back: by node, by Jacobian."""
+    exact, offset = jacobians(fn, weights, [x.shape for x in xs])
     by_value = {v: x for k, x in enumerate(xs) for v in found.argument(1 + k)}
     around, wide = dict(by_value), {v: jnp.abs(x) for v, x in by_value.items()}
     nodes = [n for n in found.nodes if active.intersection(n.inputs)]
@@ -109,16 +120,11 @@ def test_linear_transposed_and_absolute_are_those_of_the_jacobian(name):
         spread = affine.linear(node, active, table, absolute=True)
         parts = spread(*(wide[v] for v in reached))
         wide.update(zip(node.outputs, parts, strict=True))
-    axes = [len(s) for s in shapes]
+    axes = [x.ndim for x in xs]
     radius = sum(
         jnp.tensordot(jnp.abs(j), jnp.abs(x), a)
         for j, x, a in zip(exact, xs, axes, strict=True)
     )
-    np.testing.assert_allclose(
-        around[found.outputs[0]], fn(weights, *xs), rtol=1e-5, atol=1e-5
-    )
-    if name != "twice":  # is |1| + |1|, as each operand of an addition is
-        np.testing.assert_allclose(wide[found.outputs[0]], radius, rtol=1e-5, atol=1e-6)
     left = {found.outputs[0]: jnp.asarray(rows)}
     for node in reversed(nodes):
         reached = [v for v in node.inputs if v in active]
@@ -127,10 +133,10 @@ def test_linear_transposed_and_absolute_are_those_of_the_jacobian(name):
         parts = affine.transposed(node, active, table)(*given)
         for value, part in zip(reached, parts, strict=True):
             left[value] = left[value] + part if value in left else part
-    for k, jacobian in enumerate(exact):
-        (value,) = found.argument(1 + k)
-        wanted = jnp.tensordot(rows, jacobian, offset.ndim)
-        np.testing.assert_allclose(left[value], wanted, rtol=1e-4, atol=1e-5)
+    back = [left[v] for k in range(len(xs)) for v in found.argument(1 + k)]
+    wanted = [jnp.tensordot(rows, jacobian, offset.ndim) for jacobian in exact]
+    out = found.outputs[0]
+    return around[out], wide[out], radius, back, wanted
 
 
 def test_what_is_not_affine():
@@ -195,12 +201,17 @@ def test_transposed_convolutions_are_the_jacobian(name):
             x, kernel, dimension_numbers=numbers, **settings
         )
 
-    x = jnp.zeros(shape)
-    (node,) = graph.trace(fn, kernel, x).nodes
-    jacobian = jax.jacrev(functools.partial(fn, kernel))(x)
+    (node,) = graph.trace(fn, kernel, jax.ShapeDtypeStruct(shape, np.float32)).nodes
+    by_values = affine.transposed(node, {node.inputs[0]}, {node.inputs[1]: kernel})
+
+    @jax.jit
+    def run(rows):
+        jacobian = jax.jacrev(functools.partial(fn, kernel))(jnp.zeros(shape))
+        found = convolution.transposed(rows, kernel, shape, node.params)
+        return found, by_values(rows)[0], jacobian
+
     rows = rng.normal(size=(4, *node.outputs[0].shape)).astype(np.float32)
-    found = convolution.transposed(jnp.asarray(rows), kernel, shape, node.params)
+    found, same, jacobian = run(rows)
     wanted = np.tensordot(rows, jacobian, len(shape))
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
-    by_values = affine.transposed(node, {node.inputs[0]}, {node.inputs[1]: kernel})
-    np.testing.assert_allclose(by_values(rows)[0], wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(same, wanted, rtol=1e-4, atol=1e-5)

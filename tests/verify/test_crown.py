@@ -49,7 +49,7 @@ def tools(name, config):
     return case, net, hidden, values
 
 
-@pytest.mark.parametrize("name", ["dense", "conv", "residual"])
+@pytest.mark.parametrize("name", ["conv", "residual"])
 def test_no_hidden_value_leaves_its_bounds(name):
     case, _, hidden, values = tools(name, crown.CrownConfig())
 
@@ -69,7 +69,7 @@ def test_no_hidden_value_leaves_its_bounds(name):
     check()
 
 
-@pytest.mark.parametrize("name", ["dense", "conv", "residual"])
+@pytest.mark.parametrize("name", ["conv", "residual"])
 def test_chunks_change_nothing_and_intersection_tightens(name):
     case, _, whole, _ = tools(name, crown.CrownConfig(intersect=False))
     parts = tools(name, crown.CrownConfig(intersect=False, chunk=5))[2]

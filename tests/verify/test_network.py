@@ -21,13 +21,18 @@ def build(name):
 @pytest.mark.parametrize("name", CASES)
 def test_nodes_compute_the_function_and_relus_are_all_that_is_left(name):
     case, params, x, net = build(name)
-    known = net.table(net.prepare(params)) | {net.input: x}
+
+    @jax.jit
+    def both(params, x):
+        known = net.table(net.prepare(params)) | {net.input: x}
+        for node in net.nodes:
+            found = node(*(known[v] for v in node.inputs))
+            known.update(zip(node.outputs, found, strict=True))
+        return known[net.output], case.fn(params, x)
+
+    np.testing.assert_allclose(*both(params, x), rtol=1e-5, atol=1e-5)
     for node in net.nodes:
         assert set(operands(node, net.active)) == net.active.intersection(node.inputs)
-        found = node(*(known[v] for v in node.inputs))
-        known.update(zip(node.outputs, found, strict=True))
-    wanted = case.fn(params, x)
-    np.testing.assert_allclose(known[net.output], wanted, rtol=1e-5, atol=1e-5)
     only_relus = all(node.op == "relu" for node in net.nonlinear)
     assert only_relus == (name in PIECEWISE_LINEAR)
     assert {v for n in net.nonlinear for v in operands(n, net.active)} == set(

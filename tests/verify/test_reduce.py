@@ -25,7 +25,7 @@ def tools(name):
     return case, net, hidden, Reducer(net), many
 
 
-@pytest.mark.parametrize("name", ["dense", "conv", "residual", "pools"])
+@pytest.mark.parametrize("name", ["conv", "residual", "pools"])
 def test_the_reduced_network_is_the_network_within_the_region(name):
     case, net, hidden, reducer, many = tools(name)
 
