@@ -101,13 +101,13 @@ def test_in_scans_over_time_and_over_layers(key):
     assert [*notes] == ["stack"]
 
 
-def test_sites_keep_their_names_where_a_scan_is_traced_twice(params, x):
+def test_sites_are_counted_within_a_scan_and_on_after_it(params, x):
     def twice(params, x):
         def step(carry, row):
             met = (row @ params["kernel"]).sum() + (row @ params["kernel"]).max()
             return carry * 0.5 + met, met
 
-        return lax.scan(step, 0.0, x)  # a weak carry: its type is known after a trace
+        return lax.scan(step, 0.0, x)
 
     _, notes = intercepted(twice, "kernel")(params, x)
     assert [*notes] == ["kernel", "kernel#2"]
