@@ -222,7 +222,7 @@ def test_params_are_asked_for_by_name(transform, key):
 def test_chained_and_vmapped_replicas_equal_single_runs(transform, key):
     chained = optax.chain(transform, optax.scale(0.5))
     keys = jax.random.split(key, 3)
-    params = jax.vmap(parameters)(keys)
+    params = jax.jit(jax.vmap(parameters))(keys)
 
     def run(params):
         state = chained.init(params)

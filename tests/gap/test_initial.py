@@ -69,7 +69,9 @@ def test_snip_is_dense_until_its_step_and_takes_the_best_there(scope, at, key):
     found = history(tx, params, loss, 6)
     sizes = {"fc1": 12, "fc2": 16, "fc3": 10}
     before = found[at - 1][0] if at else params
-    expected = numpy_snip(before, jax.grad(loss)(before), sizes, scope == "global")
+    expected = numpy_snip(
+        before, jax.jit(jax.grad(loss))(before), sizes, scope == "global"
+    )
     for i, (after, state) in enumerate(found):
         for name in sizes:
             mask = np.asarray(state.masks[name]["kernel"])

@@ -177,7 +177,9 @@ def test_under_jit_and_vmap_as_outside():
     inside = jax.jit(lambda *a: judge(TicketTable(*a), 0.168))(*arrays)
     assert inside.kind == judge(one, 0.168).kind
     stacked = [jnp.stack([x, x - 1]) for x in arrays[1:]]
-    batch = jax.vmap(lambda *a: judge(TicketTable(arrays[0], *a), 0.168))(*stacked)
+    batch = jax.jit(jax.vmap(lambda *a: judge(TicketTable(arrays[0], *a), 0.168)))(
+        *stacked
+    )
     for a, b in zip(batch.evidence, inside.evidence, strict=True):
         assert bool(a.holds[1]) == bool(b.holds)
         np.testing.assert_allclose(a.margin[1], b.margin, atol=1e-4)

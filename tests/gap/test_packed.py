@@ -105,7 +105,7 @@ def test_vmap_over_layers_and_over_inputs():
     assert len(sizes) == 1  # balanced masks pack into one shape
     x = jnp.asarray(kernel(9, (3, 5, 32)))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *forms)
-    y = jax.vmap(packed.matmul)(x, stacked)
+    y = jax.jit(jax.vmap(packed.matmul))(x, stacked)
     expected = jnp.stack(
         [a @ matrix(w, m) for a, w, m in zip(x, ws, masks, strict=True)]
     )

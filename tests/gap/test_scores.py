@@ -36,7 +36,7 @@ def test_first_order_scores_are_what_removal_costs(key):
         loss, params, x = network(key)
         params = jax.tree.map(lambda w: w.astype(jnp.float64), params)
         x = x.astype(jnp.float64)
-        grads = jax.grad(loss)(params, x)
+        grads = jax.jit(jax.grad(loss))(params, x)
         move = scores.movement(params, grads)
         size, change = scores.snip(params, grads), scores.taylor(params, grads)
         f = jax.jit(loss)
@@ -98,7 +98,7 @@ def test_grasp_is_the_gradient_norm_that_goes_with_a_weight(key):
 
         @jax.jit
         def flow(params):
-            grads = jax.grad(loss)(params, x)
+            grads = jax.jit(jax.grad(loss))(params, x)
             return sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))
 
         for name, i in entries(params):
@@ -187,7 +187,7 @@ def test_norms_that_do_not_fit_are_refused():
 
 def test_masks_by_scores_have_exact_counts_in_every_pattern(key):
     loss, params, x = network(key)
-    tree = scores.snip(params, jax.grad(loss)(params, x))
+    tree = scores.snip(params, jax.jit(jax.grad(loss))(params, x))
     rules = [("w1", gap.Target(density=0.5, pattern=gap.NM(4))), ("w2", 0.3)]
     masks = gap.score_masks(tree, rules)
     assert masks["b1"] is None

@@ -182,7 +182,7 @@ def test_missing_params_and_foreign_masks_are_named():
 
 def test_masked_composes_with_scan_vmap_and_donation(key):
     keys = jax.random.split(key, 3)
-    params = jax.vmap(lambda k: quadratic(k)[0])(keys)
+    params = jax.jit(jax.vmap(lambda k: quadratic(k)[0]))(keys)
     loss = quadratic(key)[1]
     masks = gap.magnitude_masks(quadratic(key)[0], [("w", 0.3)])
     tx = gap.masked(relaxed_adam(0.1), masks)

@@ -98,7 +98,7 @@ def test_a_graph_evaluates_under_jit_grad_and_vmap():
         return evaluate(params)["out"].sum()
 
     ours = jax.jit(jax.grad(lambda p: loss(lambda q: graph.evaluate(found, q, X), p)))
-    wanted = jax.grad(lambda p: loss(lambda q: layer(q, X), p))(PARAMS)
+    wanted = jax.jit(jax.grad(lambda p: loss(lambda q: layer(q, X), p)))(PARAMS)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, 1e-5), ours(PARAMS), wanted
     )

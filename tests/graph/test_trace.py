@@ -195,7 +195,7 @@ def test_inside_jit_grad_and_vmap():
 
     np.testing.assert_allclose(jax.jit(outer)(weights, X), plain(weights, X), 1e-5)
     gradients = [
-        jax.grad(lambda w, f=f: f(w, X).sum())(weights) for f in (outer, plain)
+        jax.jit(jax.grad(lambda w, f=f: f(w, X).sum()))(weights) for f in (outer, plain)
     ]
     np.testing.assert_allclose(*gradients, 1e-5)
     mapped = jax.vmap(outer, (None, 0))(weights, X[:, None])

@@ -36,6 +36,7 @@ def x(key):
     return jax.random.normal(jax.random.fold_in(key, 7), (16, 6))
 
 
+@jax.jit
 def by_hand(params, x, inputs=(None, None)):
     kernels = [WEIGHTS.fake(params[name]["kernel"]) for name in "ab"]
     hidden = INPUTS.fake(x, inputs[0]) @ kernels[0] + params["a"]["bias"][None]
@@ -49,8 +50,8 @@ def close(a, b):
 def test_weights_and_inputs_are_quantized_with_straight_through_gradients(params, x):
     network = jax.jit(aware(mlp, [(".*/kernel", Layer(WEIGHTS, INPUTS))]))
     close(network(params, x), by_hand(params, x))
-    found = jax.grad(lambda p: (network(p, x) ** 2).sum())(params)
-    wanted = jax.grad(lambda p: (by_hand(p, x) ** 2).sum())(params)
+    found = jax.jit(jax.grad(lambda p: (network(p, x) ** 2).sum()))(params)
+    wanted = jax.jit(jax.grad(lambda p: (by_hand(p, x) ** 2).sum()))(params)
     jax.tree.map(close, found, wanted)
     network(jax.tree.map(jnp.negative, params), x)
     assert network._cache_size() == 1
@@ -92,8 +93,8 @@ def test_fixed_scales_are_means_over_batches_and_may_be_learned(params, x):
     def total(network):
         return lambda scales: (network(scales) ** 2).sum()
 
-    found = jax.grad(total(lambda s: aware(mlp, rules, s)(params, x)))(scales)
-    hand = jax.grad(total(lambda s: by_hand(params, x, s)))(inputs)
+    found = jax.jit(jax.grad(total(lambda s: aware(mlp, rules, s)(params, x))))(scales)
+    hand = jax.jit(jax.grad(total(lambda s: by_hand(params, x, s))))(inputs)
     for site, same in zip(("a/kernel", "b/kernel"), hand, strict=True):
         np.testing.assert_allclose(found.inputs[site].scale, same.scale, rtol=1e-4)
     assert all((s.scale != 0).all() for s in found.weights.values())
@@ -154,7 +155,7 @@ def test_scales_learn_by_step_by_lsq_or_by_clip(gradient):
     def total(scale):
         return quantizer.fake(x, Scaling(scale, zero)).sum()
 
-    value, found = jax.value_and_grad(total)(jnp.ones(1))
+    value, found = jax.jit(jax.value_and_grad(total))(jnp.ones(1))
     assert value == 0 + 0 + 2 + 3 + 3 + 3
     inside = (0 - 0.3) + (2 - 1.6) + (3 - 2.9)
     wanted = {"step": inside + 6, "lsq": (inside + 6) / np.sqrt(6 * 3), "clip": 6.0}

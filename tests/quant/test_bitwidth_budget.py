@@ -40,7 +40,7 @@ def test_averages_and_penalties_count_weights():
     parts = bits % 1 * (1 - bits % 1)
     penalty = bitwidth.integrality_penalty(PARAMS, beta)
     assert float(penalty) == pytest.approx((n * parts).sum() / n.sum(), rel=1e-6)
-    slope = jax.grad(bitwidth.average_bits, 1)(PARAMS, beta)
+    slope = jax.jit(jax.grad(bitwidth.average_bits, 1))(PARAMS, beta)
     np.testing.assert_allclose(slope["last"], [24 / 240], rtol=1e-6)
     assert bitwidth.budget_penalty(3.0, 4.0, 9.0) == 0
     assert bitwidth.budget_penalty(3.0, 2.0, 2.0, 0.0) == pytest.approx(5.0)

@@ -49,7 +49,7 @@ def test_gradients_are_straight_through_and_the_scales_is_the_learned_steps():
     def total(x, scale):
         return quantizer.fake(x, scaling._replace(scale=scale)).sum()
 
-    by_x, by_scale = jax.grad(total, (0, 1))(x, scaling.scale)
+    by_x, by_scale = jax.jit(jax.grad(total, (0, 1)))(x, scaling.scale)
     np.testing.assert_array_equal(by_x, [0, 1, 1, 1, 1, 0])
     wanted = -4 + (-1 + 1.3) + (0 - 0.2) + (1 - 0.7) + (3 - 2.6) + 3
     np.testing.assert_allclose(by_scale, [wanted], rtol=1e-5)
@@ -122,7 +122,7 @@ def test_straight_through_is_the_identity_within_the_range():
     fmt = SumOfPowers(4)
     x = jnp.linspace(-2.0, 2.0, 41)
     np.testing.assert_array_equal(straight_through(fmt, x), fmt.round(x))
-    slope = jax.vmap(jax.grad(lambda v: straight_through(fmt, v)))(x)
+    slope = jax.jit(jax.vmap(jax.grad(lambda v: straight_through(fmt, v))))(x)
     inside = np.abs(np.asarray(x)) < 1 - 1e-6
     np.testing.assert_array_equal(np.asarray(slope)[inside], 1.0)
     np.testing.assert_array_equal(np.asarray(slope)[np.abs(x) > 1 + 1e-6], 0.0)

@@ -327,7 +327,9 @@ def test_slopes_of_roots_and_leaves_are_used():
     assert len(margins) == 4
     region = problem.property.clauses[0].region
     points = region.sample(jax.random.key(1), 2000)
-    y = jax.vmap(lambda x: cases.residual(problem.params, x).reshape(-1))(points)
+    y = jax.jit(jax.vmap(lambda x: cases.residual(problem.params, x).reshape(-1)))(
+        points
+    )
     y = np.asarray(y, np.float64)
     sampled = min(
         float((y @ np.asarray(c.spec.C).T + c.spec.d).min())

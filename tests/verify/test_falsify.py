@@ -67,7 +67,9 @@ def test_the_worst_corner_of_a_relu_network_is_found(key):
     params = _mlp(0)
     region = regions.box(-np.ones(3), np.ones(3))
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 21)] * 3), -1).reshape(-1, 3)
-    values = jax.vmap(lambda x: mlp(params, x))(jnp.asarray(grid, jnp.float32))[:, 0]
+    values = jax.jit(jax.vmap(lambda x: mlp(params, x)))(
+        jnp.asarray(grid, jnp.float32)
+    )[:, 0]
     prop = _linear(region, [1.0, 0, 0], -float(values.min()) + 0.5)
     (found,) = falsify.falsify(mlp, params, prop, key, Attack(restarts=4))
     assert found.margin <= 0.5 + 1e-4

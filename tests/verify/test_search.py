@@ -240,7 +240,7 @@ def test_a_reduced_network_is_the_network_within_its_region():
         params = case.params(np.random.default_rng(5), np.float64)
         rng = np.random.default_rng(0)
         points = rng.uniform(region.lower, region.upper, (500, 6))
-        dense = jax.vmap(lambda x: apply(reduced.params, x))(points)
+        dense = jax.jit(jax.vmap(lambda x: apply(reduced.params, x)))(points)
         whole = jax.vmap(lambda x: case.fn(params, x))(points)
         np.testing.assert_allclose(dense, whole, atol=1e-12)
 
