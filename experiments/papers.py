@@ -161,3 +161,84 @@ ANT = Paper(
     arxiv="2208.14286",
     venue="MICRO 2022",
 )
+
+ESB = Paper(
+    key="gong2022esb",
+    title=(
+        "Elastic Significant Bit Quantization and Acceleration for Deep Neural Networks"
+    ),
+    authors=(
+        "Cheng Gong",
+        "Ye Lu",
+        "Kunpeng Xie",
+        "Zongming Jin",
+        "Tao Li",
+        "Yanzhi Wang",
+    ),
+    year=2022,
+    arxiv="2109.03513",
+    venue="IEEE Transactions on Parallel and Distributed Systems",
+    kind="article",
+)
+
+MSQ = Paper(
+    key="chang2021msq",
+    title=(
+        "Mix and Match: A Novel FPGA-Centric Deep Neural Network Quantization Framework"
+    ),
+    authors=(
+        "Sung-En Chang",
+        "Yanyu Li",
+        "Mengshu Sun",
+        "Runbin Shi",
+        "Hayden K.-H. So",
+        "Xuehai Qian",
+        "Yanzhi Wang",
+        "Xue Lin",
+    ),
+    year=2021,
+    arxiv="2012.04240",
+    venue="HPCA 2021",
+)
+
+LPIRC = Paper(
+    key="feng2019lpirc",
+    title=(
+        "Low Power Inference for On-Device Visual Recognition with a "
+        "Quantization-Friendly Solution"
+    ),
+    authors=(
+        "Chen Feng",
+        "Tao Sheng",
+        "Zhiyu Liang",
+        "Shaojie Zhuo",
+        "Xiaopeng Zhang",
+        "Liang Shen",
+        "Matthew Ardi",
+        "Alexander C. Berg",
+        "Yiran Chen",
+        "Bo Chen",
+        "Kent Gauen",
+        "Yung-Hsiang Lu",
+    ),
+    year=2019,
+    arxiv="1903.06791",
+)
+
+BITWIDTH = Paper(
+    key="cheng2018bitwidth",
+    title=(
+        "Differentiable Fine-grained Quantization for Deep Neural Network Compression"
+    ),
+    authors=(
+        "Hsin-Pai Cheng",
+        "Yuanjun Huang",
+        "Xuyang Guo",
+        "Yifei Huang",
+        "Feng Yan",
+        "Hai Li",
+        "Yiran Chen",
+    ),
+    year=2018,
+    arxiv="1810.10351",
+)

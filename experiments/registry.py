@@ -179,11 +179,16 @@ EXPERIMENTS = Registry(
         name: f"experiments.{name}"
         for name in (
             "admm_pruning",
+            "ant",
             "bcr",
             "beta_crown_sdp",
+            "bitwidth",
+            "esb",
             "gap",
             "lottery_ticket",
+            "lpirc_mobilenet",
             "quant_zoo",
+            "sp2_msq",
             "squant",
             "vnncomp",
         )

@@ -152,7 +152,7 @@ class Quantizer:
     def _faked(self, x: Array, scaling: Scaling | None) -> Array:
         if scaling is None:
             fitted = self._fitted(x.astype(base.floating(x)))
-            scaling = jax.lax.stop_gradient(fitted)
+            return self._faked(x, jax.lax.stop_gradient(fitted))
         scale, zero = self._spread(scaling, x)
         wide, zero = x.astype(scale.dtype), jax.lax.stop_gradient(zero)
         if self.gradient == "lsq":

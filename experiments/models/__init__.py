@@ -32,6 +32,9 @@ images normalised with `PRETRAINED_MEAN` and `PRETRAINED_STD`; `from_torch` conv
 other torch weights of these architectures. `layers` (convolution, pooling) and `norm`
 (batch norm) have flax's interface and values and are fast on CPU.
 
+`SmallMobileNetV1` and `SmallMobileNetV2` are for experiments on few bits: depthwise
+layers with or without norm and activation, ReLU6 or ReLU.
+
 References: LeCun et al. 1998; arXiv 1409.1556 (VGG), 1512.03385 (ResNet), 1801.04381
 (MobileNetV2), 1406.1078 (GRU); Hochreiter and Schmidhuber 1997 (LSTM).
 """
@@ -49,6 +52,7 @@ from experiments.models.pretrained import (
 from experiments.models.recurrent import RecurrentClassifier
 from experiments.models.registry import MODELS, ModelInfo, create
 from experiments.models.resnet import ResNet
+from experiments.models.separable import SmallMobileNetV1, SmallMobileNetV2
 from experiments.models.vgg import VGG
 
 __all__ = [
@@ -65,6 +69,8 @@ __all__ = [
     "ModelInfo",
     "RecurrentClassifier",
     "ResNet",
+    "SmallMobileNetV1",
+    "SmallMobileNetV2",
     "create",
     "from_torch",
     "load_pretrained",

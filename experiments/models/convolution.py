@@ -145,8 +145,13 @@ def _along_kernel(images: Array, kernel: Array, *, strides: Pair, pads):
         out = lax.map(lambda part: chunk(part, kernel), chunks)
         return out.reshape(n, *out.shape[2:])
 
+    return alone(conv, images, kernel)
+
+
+def alone(fn: Callable[..., Array], *args: Array) -> Array:
+    """Calls what XLA must neither inline nor fuse with what is around it."""
     with set_xla_metadata(inlineable="false"):
-        return jax.jit(conv)(images, kernel)
+        return jax.jit(fn)(*args)
 
 
 def _chunk(n: int, size: int, features: int) -> int:

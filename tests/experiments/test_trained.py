@@ -1,0 +1,294 @@
+"""Training towards formats: arms, sets that move, studies, one small run of each."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import admm
+import quant
+from core.errors import InputError
+from experiments import data
+from experiments import esb as esb_experiment
+from experiments import sp2_msq as msq_experiment
+from experiments.data import Dataset, Split
+from experiments.trained import ant, esb, msq, networks, options, protocol, sets, study
+from experiments.trained.arms import FLOAT
+from experiments.workdir import Run
+from quant.calibration import normal_error
+
+PATHS = networks.NETWORKS["digits"].paths
+KERNEL = np.random.default_rng(0).normal(size=(12, 10)) * np.linspace(0.2, 2, 10)
+
+
+def test_quantiles_have_the_moments_of_their_distribution():
+    spreads = {"uniform": 1 / 3, "normal": 1.0, "Laplace": 2.0, "uniform from 0": 1 / 3}
+    spreads |= {"half-normal": 1.0, "exponential": 2.0}
+    for name, square in spreads.items():
+        x = study.quantiles(name)
+        assert (np.diff(x) > 0).all()
+        assert np.square(x).mean() == pytest.approx(square, rel=2e-3)
+        assert (x.min() < 0) == (name in study.SIGNED)
+    median = np.median(study.quantiles("log-normal"))
+    assert median == pytest.approx(1.0, rel=1e-3)
+
+
+def test_errors_at_a_given_scale_are_the_integrals():
+    """The recomputed table of arXiv 2012.04240, and its exact integrals."""
+    x = study.quantiles("normal")
+    for title, fmt in msq.schemes(4).items():
+        for share in msq.TABLE:
+            exact = normal_error(fmt, 1 / (share * fmt.max))
+            assert study.at_share(fmt, x, share) == pytest.approx(exact, rel=3e-3), (
+                title
+            )
+
+
+def test_sums_of_powers_cross_fixed_point_once_at_four_bits():
+    x = study.quantiles("normal", 4_000)
+    for bits, count in ((4, 1), (5, 0)):
+        formats = msq.schemes(bits)
+        pair = formats["SP2"], formats["fixed point"]
+        found = study.crossings(*pair, x, 0.05, 0.4)
+        assert len(found) == count
+    (at,) = study.crossings(
+        *(msq.schemes(4)[n] for n in ("SP2", "fixed point")), x, 0.05, 0.4
+    )
+    assert 0.16 < at < 0.175
+
+
+def test_the_map_of_types_has_the_published_sides():
+    """Relative errors of 4 unsigned bits, as the specification of ANT measured them."""
+    rows = list(ant.type_rows(4))
+    found = {r.setting: r for r in rows if r.metric == "relative error"}
+    table = {
+        "half-normal": (0.0035, 0.0079, 0.037),
+        "exponential": (0.0089, 0.0067, 0.037),
+    }
+    table["log-normal"] = (0.052, 0.0147, 0.036)
+    table["uniform from 0"] = (0.0010, 0.0195, 0.025)
+    for name, wanted in table.items():
+        for letter, error in zip("IFP", wanted, strict=True):
+            row = found[f"{name}, 4 bits, unsigned, {ant.LISTS[letter]}"]
+            assert row.measured == pytest.approx(error, rel=0.2)
+    claims = [row for row in rows if row.holds is not None]
+    assert len(claims) == len(study.INVERSES)
+    assert all(row.holds for row in claims)
+
+
+def test_members_of_esb_at_a_width():
+    assert [esb.best(bits).significant for bits in (2, 3, 4, 5)] == [0, 1, 1, 2]
+    assert esb.member("powers", 4).significant == 0
+    levels = esb.member("fixed", 4, signed=False).levels
+    np.testing.assert_allclose(np.diff(levels), levels[1])
+    assert esb.is_same("esb", "fixed", 2)
+    assert not esb.is_same("esb", "fixed", 3)  # by its unsigned inputs
+    assert not esb.is_same("fixed", "powers", 2)
+    rise = esb.middle_rise(3)
+    assert len(rise.levels) == 8
+    assert 0 not in rise.levels
+
+
+def test_constants_of_the_authors_hold():
+    rows = [row for row in esb.table_rows((2, 4, 5)) if row.holds is not None]
+    assert all(row.holds for row in rows)
+    gains = {r.setting: r.measured for r in rows if "fixed point" in r.metric}
+    assert gains["4 bits, 1 significant"] == pytest.approx(1.6, abs=0.5)
+    assert gains["5 bits, 2 significant"] == pytest.approx(12, abs=1)
+
+
+def test_orders_of_rows():
+    w = jnp.asarray(KERNEL, jnp.float32)
+
+    @jax.jit
+    def every(w):
+        made = {name: sets.Rows(4, 0.6, by=name) for name in sets.ORDERS}
+        by = {name: rows.assign(w) for name, rows in made.items()}
+        near = {n: sets.Assigned(made[n], rows).project(w) for n, rows in by.items()}
+        return by, near, made["reversed"].project(w), quant.RowMix(4, 0.6).fit(w).sums
+
+    by, near, moving, first = jax.device_get(every(w))
+    assert all(rows.sum() == 6 for rows in by.values())
+    np.testing.assert_array_equal(by["variance"], first)
+    assert by["variance"][:5].all()
+    assert by["reversed"][5:].all()
+    error = {name: np.square(near[name] - w).sum() for name in near}
+    assert error["error"] <= error["variance"] < error["reversed"]
+    np.testing.assert_array_equal(near["reversed"], moving)
+
+
+def test_admm_reaches_levels_and_rows_stay_in_the_end():
+    """min ||W - A||^2 towards MSQ's levels: the primal residual falls below 1e-2."""
+    target = {"fc": {"kernel": jnp.asarray(KERNEL, jnp.float32)}}
+    towards = (("fc/kernel", sets.Rows(4, 0.6)),)
+    tx = sets.drawn_to(
+        optax.sgd(0.1),
+        towards,
+        interval=10,
+        rho=admm.geometric_rho(0.1, 1.5, 8.0),
+        fixed_from=5,
+    )
+
+    @jax.jit
+    def run():
+        def step(carry, _):
+            params, state = carry
+            grads = jax.tree.map(jnp.subtract, params, target)
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), state.rows[
+                "fc/kernel"
+            ]
+
+        first = jax.tree.map(lambda a: -a, target)  # far off: rows may change
+        return jax.lax.scan(step, (first, tx.init(first)), None, 200)
+
+    (params, state), rows = run()
+    assert admm.residuals(params, state.admm).relative < 1e-2
+    rows = np.asarray(rows)
+    assert (rows[60:] == rows[60]).all()
+    assert (rows.sum(1) == 6).all()
+    assert int(state.admm.iteration) == 19
+
+
+def test_promotion_keeps_integers_of_eight_bits():
+    errors = {"I": 1.0, "P": 3.0, "F": 2.0}
+    heavy = {"I": 2.0, "P": 3.0, "F": 1.0}
+    chosen = {p: {"weights": errors, "inputs": heavy, "signed": False} for p in PATHS}
+    one = ant.arm("IPF", chosen, 4, PATHS[:1], trained=False)
+    specs = dict(one.layers)
+    assert specs[PATHS[0]].weights.format == quant.Uniform(8)
+    assert specs[PATHS[0]].inputs.format == quant.Uniform(8, signed=False)
+    assert specs[PATHS[1]].weights.format == quant.Uniform(4)
+    assert specs[PATHS[1]].inputs.format == quant.Flint(4, signed=False)
+    assert one.name == "b4-IPF-wide10000"
+    assert ant.arm("IP", chosen, 4).layers == ant.arm("I", chosen, 4).layers
+    assert ant.least({"I": 1.0, "F": 1.0}, "IF") == "I"
+
+
+def test_names_of_arms_are_stages_of_their_own():
+    config = msq_experiment.Config(
+        formats=("fixed", "sp2", "powers"),
+        shares=(0.5, 0.6, 2 / 3),
+        orders=("variance", "reversed", "random", "error"),
+        straight=True,
+    )
+    arms = msq.arms(PATHS, config, True)
+    assert len({arm.name for arm in arms}) == len({arm.title for arm in arms}) == 13
+    first = arms[1]
+    assert all(layer.weights is None for _, layer in first.inputs_only)
+    assert {layer.inputs for _, layer in arms[-1].layers} == {
+        layer.inputs for _, layer in first.layers
+    }
+    config = dataclasses.replace(config, formats=(), straight=False)
+    found = [arm.title for arm in msq.arms(PATHS, config, False)]
+    assert found == [FLOAT.title, *map(msq.mixed, config.shares)]
+
+
+def test_only_full_sizes_are_judged():
+    full = options.build(
+        esb_experiment.Config, esb_experiment.EXPERIMENT.modes["full"].overrides
+    )
+    judged = functools.partial(
+        options.is_judged, experiment=esb_experiment.EXPERIMENT, network="digits"
+    )
+    assert judged(full)
+    assert judged(dataclasses.replace(full, examples=0))
+    for short in ({"examples": 10}, {"epochs": 1}, {"dataset": "mnist_5k"}):
+        assert not judged(dataclasses.replace(full, **short))
+    with pytest.raises(InputError, match="--bits"):
+        esb_experiment.Config(bits=())
+
+
+def test_images_are_halved_by_means():
+    images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
+    found = protocol.halved(Split(images, np.zeros(1, np.int32))).images
+    np.testing.assert_array_equal(found[0, ..., 0], [[3, 5], [11, 13]])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A run of MSQ on 8x8 images of two classes, with two layers; its protocol."""
+
+    def split(n):
+        labels = (np.arange(n) % 2).astype(np.int32)
+        images = np.full((n, 8, 8, 1), 20, np.uint8)
+        images[labels == 1, :4] = 220
+        return Split(images, labels)
+
+    dataset = Dataset("mnist", "made up", split(64), split(32), 10, (0.3,), (0.3,))
+    network = networks.Network("digits", "DigitsNet", (4,))
+    config = msq_experiment.Config(
+        epochs=1, calibration_images=8, formats=(), study=(4,), admm_epochs=3
+    )
+    folder = tmp_path_factory.mktemp("run")
+    run = Run(folder, experiment="sp2_msq", config=config, mode="quick", seeds=(0,))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        run,
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        patch.setattr(data, "load", lambda name, data_dir: dataset)
+        patch.setitem(networks.NETWORKS, "digits", network)
+        outcome = msq_experiment.EXPERIMENT.run(run, config)
+        yield outcome, protocol.Protocol(run, config, "digits")
+
+
+def test_a_run_of_msq_has_its_rows(small):
+    rows = {(row.metric, row.setting): row for row in small[0].rows}
+    for name in ("float", msq.mixed(0.6)):
+        row = rows["accuracy", f"DigitsNet, {name}"]
+        assert 0 <= row.measured <= 100
+    residual = rows["|W - Z| / |W| at the end of ADMM", f"DigitsNet, {msq.mixed(0.6)}"]
+    assert 0 <= residual.measured < 1
+    for low, high in itertools.pairwise(sets.ORDERS):
+        metric = f"error of rows by {high} over that by {low} (above 1)"
+        row = rows[metric, "DigitsNet, 0.6 SP2"]
+        assert row.measured > 0
+        assert row.holds is None
+    assert all(row.holds is None for row in rows.values() if row.unit == "points")
+
+
+def test_formats_are_chosen_for_each_tensor_and_scales_learned(small):
+    made = small[1]
+    chosen = ant.choices(made, 0, 4)
+    assert [*chosen] == [*made.network.paths]
+    assert [each["signed"] for each in chosen.values()] == [True, False]
+    each = ant.arm("IPF", chosen, 4)
+    for path, layer in each.layers:
+        errors = chosen[path]["weights"]
+        letter = "IPF"[[*errors.values()].index(min(errors.values()))]
+        assert layer.weights.format == quant.candidates(letter, 4)[0]
+    result = made.run_arm(0, each)
+    assert 0 <= result["accuracy"] <= 100
+    after = made.run_arm(0, ant.arm("IPF", chosen, 4, trained=False))
+    assert 0 <= after["accuracy"] <= 100
+    accuracy = made.accuracy(made.start(0).params, made.start(0).model_state)
+    assert 0 <= accuracy <= 100
+
+
+def test_orders_hold_if_they_do_for_every_seed():
+    titles = [msq.ordered(0.6, by) for by in sets.ORDERS]
+    found = {title: [i + 1.0, i + 2.0] for i, title in enumerate(titles)}
+    found[titles[-1]] = [10.0, 0.5]
+
+    def held(judged):
+        rows = msq.error_rows("net", found, 0.6, judged)
+        return [row.holds for row in rows if "above 1" in row.metric]
+
+    assert held(True) == [True, True, False]
+    assert held(False) == [None] * 3
+
+
+def test_learned_scales_stay_positive():
+    tx = protocol.relative(optax.sgd(0.5))
+    params = {"scale": jnp.array([1e-3, 2.0])}
+    updates, _ = tx.update({"scale": jnp.array([1.0, -1.0])}, tx.init(params), params)
+    np.testing.assert_allclose(
+        optax.apply_updates(params, updates)["scale"], [5e-4, 3.0], rtol=1e-6
+    )
