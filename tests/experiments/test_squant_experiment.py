@@ -36,10 +36,14 @@ def test_windows_are_what_convolutions_multiply(stride, side, key):
     first, second = jax.random.split(key)
     x = jax.random.normal(first, (2, side, side, 3))
     w = jax.random.normal(second, (3, 3, 3, 5))
-    found = jnp.tensordot(
-        layers.windows(x, w.shape, stride), w.reshape(9, 3, 5), ((1, 2), (0, 1))
-    )
-    conv = models.layers.conv2d(x, w, (stride, stride), ((1, 1), (1, 1)))
+
+    @jax.jit
+    def both(x, w):
+        seen = layers.windows(x, w.shape, stride)
+        found = jnp.tensordot(seen, w.reshape(9, 3, 5), ((1, 2), (0, 1)))
+        return found, models.layers.conv2d(x, w, (stride, stride), ((1, 1), (1, 1)))
+
+    found, conv = both(x, w)
     np.testing.assert_allclose(found, conv.reshape(-1, 5), rtol=1e-4, atol=1e-5)
     assert layers.windows(x.reshape(2, -1), (side * side * 3, 4), 1).shape[:2] == (2, 1)
 

@@ -70,7 +70,7 @@ def stepper(tx, loss):
 def history(tx, params, loss, steps):
     """(parameters, state) after each step, with one compilation."""
     step, traces = stepper(tx, loss)
-    state, found = tx.init(params), []
+    state, found = jax.jit(tx.init)(params), []
     for _ in range(steps):
         params, state = step(params, state)
         found.append((params, state))
@@ -95,7 +95,7 @@ def assert_zero_where_pruned(params, state):
 def assert_resumes_exactly(tx, params, loss, steps=9, cut=4):
     """A state stored by numpy and read back goes on to the same numbers."""
     step, _ = stepper(tx, loss)
-    state = tx.init(params)
+    state = jax.jit(tx.init)(params)
     for i in range(steps):
         if i == cut:
             file = io.BytesIO()

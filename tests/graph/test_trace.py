@@ -26,7 +26,8 @@ def ops(fn, *args):
 def check(fn, *args):
     """Asserts that the graph of `fn` computes what `fn` does; returns it."""
     found = graph.trace(fn, *args)
-    wanted, given = fn(*args), graph.evaluate(found, *args)
+    both = jax.jit(lambda *args: (fn(*args), graph.evaluate(found, *args)))
+    wanted, given = both(*args)
     assert jax.tree.structure(wanted) == jax.tree.structure(given)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6),
