@@ -12,13 +12,13 @@ import quant
 from core import trees
 from core.errors import InputError
 from experiments import data, models
-from experiments.data import Dataset, Split
 from experiments.lpirc_mobilenet import EXPERIMENT, NAMES, WAYS, Config, is_judged
 from experiments.mobile import claims, dead, networks, protocol, ranges
 from experiments.models.convolution import conv2d
 from experiments.models.separable import depthwise_conv
 from experiments.options import build
 from experiments.workdir import Run
+from tests.experiments import made_up
 
 WIDTHS = (3, 4, 5)
 
@@ -222,13 +222,7 @@ def test_full_runs_are_judged():
 def outcomes(tmp_path_factory):
     """A run on made-up digits, and its repetition."""
 
-    def split(n):
-        labels = (np.arange(n) % 2).astype(np.int32)
-        images = np.full((n, 8, 8, 1), 20, np.uint8)
-        images[labels == 1, :4] = 220
-        return Split(images, labels)
-
-    dataset = Dataset("mnist", "made up", split(64), split(32), 10, (0.3,), (0.3,))
+    dataset = made_up.dataset()
     config = Config(
         variants=("base",),
         controlled=("base",),

@@ -16,11 +16,12 @@ from core.errors import InputError
 from experiments import data
 from experiments import esb as esb_experiment
 from experiments import sp2_msq as msq_experiment
-from experiments.data import Dataset, Split
+from experiments.data import Split
 from experiments.trained import ant, esb, msq, networks, options, protocol, sets, study
 from experiments.trained.arms import FLOAT
 from experiments.workdir import Run
 from quant.calibration import normal_error
+from tests.experiments import made_up
 
 PATHS = networks.NETWORKS["digits"].paths
 KERNEL = np.random.default_rng(0).normal(size=(12, 10)) * np.linspace(0.2, 2, 10)
@@ -214,13 +215,7 @@ def test_images_are_halved_by_means():
 def small(tmp_path_factory):
     """A run of MSQ on 8x8 images of two classes, with two layers; its protocol."""
 
-    def split(n):
-        labels = (np.arange(n) % 2).astype(np.int32)
-        images = np.full((n, 8, 8, 1), 20, np.uint8)
-        images[labels == 1, :4] = 220
-        return Split(images, labels)
-
-    dataset = Dataset("mnist", "made up", split(64), split(32), 10, (0.3,), (0.3,))
+    dataset = made_up.dataset()
     network = networks.Network("digits", "DigitsNet", (4,))
     config = msq_experiment.Config(
         epochs=1, calibration_images=8, formats=(), study=(4,), admm_epochs=3

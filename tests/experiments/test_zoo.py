@@ -13,12 +13,12 @@ import pytest
 import quant
 from core.errors import InputError
 from experiments import data
-from experiments.data import Dataset, Split
 from experiments.quant_zoo import EXPERIMENT, FORMATS, Config
 from experiments.rounding import networks
 from experiments.workdir import Run
 from experiments.zoo import claims, formats
 from quant.calibration import LeastError
+from tests.experiments import made_up
 
 SEARCH = LeastError(0.5, 1.2, 15)
 
@@ -63,13 +63,7 @@ def test_every_kernel_gets_the_candidate_of_least_error(key):
 def digits(monkeypatch):
     """The network of digits, smaller, and 8x8 images of two classes."""
 
-    def split(n):
-        labels = (np.arange(n) % 2).astype(np.int32)
-        images = np.full((n, 8, 8, 1), 20, np.uint8)
-        images[labels == 1, :4] = 220
-        return Split(images, labels)
-
-    dataset = Dataset("mnist", "made up", split(64), split(32), 10, (0.3,), (0.3,))
+    dataset = made_up.dataset()
     small = dataclasses.replace(
         networks.NETWORKS["digits"],
         build=functools.partial(networks.DigitsNet, features=(3, 4)),
