@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import option
+from experiments.options import check_filled, option
 from experiments.registry import Experiment, Mode
 
 if TYPE_CHECKING:
@@ -150,9 +150,7 @@ class Config:
     )
 
     def __post_init__(self):
-        for name in ("networks", "methods", "lenet300_rates", "lenet5_rates"):
-            if not getattr(self, name):
-                raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
+        check_filled(self, "networks", "methods", "lenet300_rates", "lenet5_rates")
         for name in ("lenet300_epochs", "lenet5_epochs"):
             given = getattr(self, name)
             if len(given) != 3:

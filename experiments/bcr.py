@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import build, option
+from experiments.options import build, check_filled, option
 from experiments.registry import Experiment, Mode
 
 if TYPE_CHECKING:
@@ -66,9 +66,7 @@ class Config:
     turns: int = option(15, "timed calls of each candidate", low=1)
 
     def __post_init__(self):
-        for name in ("networks", "methods", "rates", "blocks", "batches"):
-            if not getattr(self, name):
-                raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
+        check_filled(self, "networks", "methods", "rates", "blocks", "batches")
         if len(self.epochs) != 2:
             text = ",".join(map(str, self.epochs))
             raise InputError(f"--epochs: {describe(text, 'two numbers')}")

@@ -15,9 +15,8 @@ below a PGD bound of 76.5 %, is --mode=paper on a GPU.
 import dataclasses
 from typing import TYPE_CHECKING
 
-from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import option
+from experiments.options import check_filled, option
 from experiments.registry import Experiment, Mode
 
 if TYPE_CHECKING:
@@ -54,9 +53,7 @@ class Config:
     )
 
     def __post_init__(self):
-        for name in ("networks", "methods"):
-            if not getattr(self, name):
-                raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
+        check_filled(self, "networks", "methods")
 
 
 def run(run: "Run", config: Config) -> "Outcome":

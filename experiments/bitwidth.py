@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import build, option
+from experiments.options import build, check_filled, option
 from experiments.registry import Experiment, Mode
-from experiments.rounding.options import check_filled
 
 if TYPE_CHECKING:
     from experiments.results import Outcome

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from core.errors import InputError, describe
-from experiments.results import mean_std
+from experiments.results import Row, mean_std
 
 SEEDS = 3
 """The fewest seeds with which a difference is judged."""
@@ -87,3 +87,32 @@ def difference(left: Iterable[Any], right: Iterable[Any]) -> Difference:
         raise InputError(describe(given, "the same seeds on both sides"))
     gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
     return Difference(*mean_std(gaps), len(gaps))
+
+
+def lead_row(
+    metric: str,
+    setting: str,
+    lead: Difference,
+    rule: str = "",
+    judged: bool = True,
+    unit: str = "points",
+) -> Row:
+    """Returns the row of a difference, judged by a rule that its metric names.
+
+    Args:
+      metric: what is compared.
+      setting: of both sides.
+      lead: of ours over theirs.
+      rule: "better", "at least equal", or "" for a row that claims nothing.
+      judged: whether data and training are those of full mode.
+      unit: of the difference.
+    """
+    rules = {"better": lead.better, "at least equal": lead.at_least}
+    return Row(
+        f"{metric} ({rule})" if rule else metric,
+        f"{setting}, {lead.text}",
+        lead.mean,
+        lead.std if lead.seeds > 1 else None,
+        unit=unit,
+        holds=rules[rule](judged) if rule else None,
+    )

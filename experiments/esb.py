@@ -15,9 +15,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from experiments import papers
-from experiments.options import option
+from experiments.options import check_filled, option
 from experiments.registry import Experiment, Mode
-from experiments.rounding.options import check_filled
 from experiments.trained.options import Training, is_judged
 
 if TYPE_CHECKING:

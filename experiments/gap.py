@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import build, option
+from experiments.options import build, check_filled, option
 from experiments.registry import Experiment, Mode
 
 if TYPE_CHECKING:
@@ -116,9 +116,7 @@ class Config:
     )
 
     def __post_init__(self):
-        for name in ("networks", "lenet300_densities", "cnn_densities"):
-            if not getattr(self, name):
-                raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
+        check_filled(self, "networks", "lenet300_densities", "cnn_densities")
         pairs = {
             "epochs": "two numbers: choosing weights, fine-tuning",
             "str": "two numbers: start of the thresholds, their decay",

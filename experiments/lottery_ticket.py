@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import build, option
+from experiments.options import build, check_filled, option
 from experiments.registry import Experiment, Mode
 
 if TYPE_CHECKING:
@@ -100,9 +100,7 @@ class Config:
 
     def __post_init__(self):
         names = "networks", "rates", "levels", "methods", "cnn_rates", "cnn_levels"
-        for name in names:
-            if not getattr(self, name):
-                raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
+        check_filled(self, *names)
         for name in ("rates", "cnn_rates", "levels", "cnn_levels"):
             given = getattr(self, name)
             if list(given) != sorted(set(given)):

@@ -196,6 +196,13 @@ def option(
 
 
 @functools.cache
+def check_filled(config: object, *names: str) -> None:
+    """Raises `InputError` where one of these options, a list, is empty."""
+    for name in names:
+        if not getattr(config, name):
+            raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
+
+
 def options_of(config_cls: type) -> dict[str, Option]:
     """Returns the options of a config class, by name, in the order of its fields.
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import option
+from experiments.options import check_filled, option
 from experiments.registry import Experiment, Mode
-from experiments.rounding.options import Networks, check_filled
+from experiments.rounding.options import Networks
 
 if TYPE_CHECKING:
     from experiments.results import Outcome

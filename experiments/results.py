@@ -174,6 +174,23 @@ def read(path: str | Path) -> dict[str, Any]:
     return schema.load(file)
 
 
+def mean_row(metric: str, setting: str, values: Iterable[Any], **rest: Any) -> Row:
+    """Returns the row of a mean over seeds; one seed has no deviation.
+
+    Args:
+      metric: of the row.
+      setting: of the row.
+      values: one for each seed.
+      **rest: other fields of the row.
+
+    Raises:
+      InputError: no values.
+    """
+    numbers = list(values)
+    mean, std = mean_std(numbers)
+    return Row(metric, setting, mean, std if len(numbers) > 1 else None, **rest)
+
+
 def mean_std(values: Iterable[Any]) -> tuple[float, float]:
     """Returns the mean and the sample standard deviation (ddof=1) over seeds.
 

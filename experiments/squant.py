@@ -16,9 +16,9 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from experiments import papers
-from experiments.options import build, option
+from experiments.options import build, check_filled, option
 from experiments.registry import Experiment, Mode
-from experiments.rounding.options import Networks, check_filled
+from experiments.rounding.options import Networks
 
 if TYPE_CHECKING:
     from experiments.results import Outcome

@@ -41,9 +41,9 @@ CHANNEL = Per(axes=(-1,))
 """One scale an output channel."""
 Gradient = Literal["step", "lsq", "clip"]
 """How scales are learned; see `Quantizer`."""
-_compiled = functools.partial(jax.jit, static_argnums=0)
 LARGEST = MaxAbs()
 """The largest magnitude is kept."""
+_compiled = functools.partial(jax.jit, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)

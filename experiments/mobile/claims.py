@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.differences import SEEDS, difference
+from experiments.differences import SEEDS, difference, lead_row
 from experiments.mobile.networks import REPAIRED, VARIANTS
 from experiments.mobile.protocol import KINDS, OUTLIER, Trial
-from experiments.results import Figure, Row, Series, mean_std
+from experiments.results import Figure, Row, Series, mean_row, mean_std
 
 Found = Mapping[Trial, Mapping[str, Any]]
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -55,12 +55,6 @@ def rows(found: Found, ways: Sequence[str], judged: bool) -> Iterable[Row]:
             yield from noise_rows(name, results[name], judged)
 
 
-def _row(metric: str, setting: str, values: Iterable[float], **rest: Any) -> Row:
-    numbers = list(values)
-    mean, std = mean_std(numbers)
-    return Row(metric, setting, mean, std if len(numbers) > 1 else None, **rest)
-
-
 def float_rows(results: Results, judged: bool) -> Iterable[Row]:
     """Yields float accuracies, beside the base's and the paper's."""
     means = {n: mean_std(r["float"] for r in rs)[0] for n, rs in results.items()}
@@ -72,7 +66,9 @@ def float_rows(results: Results, judged: bool) -> Iterable[Row]:
             setting, paper = f"{setting} ({PAPER})", variant.paper[0]
         values = (r["float"] for r in found)
         base = None if name == "base" else means.get("base")
-        yield _row("accuracy", setting, values, baseline=base, paper=paper, unit="%")
+        yield mean_row(
+            "accuracy", setting, values, baseline=base, paper=paper, unit="%"
+        )
     alike = [n for n in results if VARIANTS[n].separable]
     if len(alike) > 1:
         gap = max(means[n] for n in alike) - min(means[n] for n in alike)
@@ -97,10 +93,10 @@ def natural_rows(results: Results, ways: Sequence[str], judged: bool) -> Iterabl
             counts = [sum(n for _, n in r["scales"].values()) for r in found]
             outliers[name] = sum(counts)
             metric = f"channels with a folded scale above {OUTLIER:g}x the median"
-            yield _row(metric, f"{title}, depthwise layers", counts)
+            yield mean_row(metric, f"{title}, depthwise layers", counts)
             most = (max(ratio for ratio, _ in r["scales"].values()) for r in found)
             metric = "largest folded scale over the median"
-            yield _row(metric, f"{title}, depthwise layers", most, unit="x")
+            yield mean_row(metric, f"{title}, depthwise layers", most, unit="x")
         base = mean_std(r["float"] for r in found)[0]
         for bits in widths(found):
             for way in ways:
@@ -109,7 +105,7 @@ def natural_rows(results: Results, ways: Sequence[str], judged: bool) -> Iterabl
                     setting = f"{setting} ({PAPER})"
                     paper = VARIANTS[name].paper[1]  # type: ignore[index]
                 values = (r[bits]["ranges"][way] for r in found)
-                yield _row(
+                yield mean_row(
                     "accuracy",
                     setting,
                     values,
@@ -123,17 +119,12 @@ def natural_rows(results: Results, ways: Sequence[str], judged: bool) -> Iterabl
                 [r[bits]["ranges"][ways[-1]] for r in results[name]]
                 for name in ("l2", "base")
             ]
-            lead = difference(*pair)
             # Without an outlier there is nothing that the change could mend.
             is_claimed = judged and outliers.get("base", 0) > 0
-            yield Row(
-                "accuracy of the friendly network above the base, as trained (better)",
-                f"{bits} bits, {lead.text}, {outliers.get('base', 0)} outliers in all",
-                lead.mean,
-                lead.std if lead.seeds > 1 else None,
-                unit="points",
-                holds=lead.better(is_claimed),
-            )
+            metric = "accuracy of the friendly network above the base, as trained"
+            setting = f"{bits} bits, {outliers.get('base', 0)} outliers in all"
+            lead = difference(*pair)
+            yield lead_row(metric, setting, lead, "better", is_claimed)
 
 
 def dead_rows(
@@ -145,7 +136,7 @@ def dead_rows(
     for count in counts:
         change = [r["dead"][count] - r["dead"]["0"] for r in found]
         setting = f"{variant.title}, {count} dead channels, float"
-        yield _row("change of accuracy", setting, change, unit="points")
+        yield mean_row("change of accuracy", setting, change, unit="points")
     for bits in widths(found):
         for count in ("0", *counts):
             yield from _dead_rows(name, bits, count, found, judged)
@@ -168,7 +159,7 @@ def _dead_rows(
         where, paper = f"{setting}, {TITLES[kind]}", None
         if (name, bits, kind) == ("base", "8", "repaired") and count != "0":
             where, paper = f"{where} ({PAPER})", REPAIRED
-        yield _row(
+        yield mean_row(
             "accuracy", where, values[kind], baseline=base, paper=paper, unit="%"
         )
 
@@ -179,12 +170,7 @@ def _dead_rows(
         rule: str,
         judged: bool = judged,
     ) -> Row:
-        gap = difference(ours, theirs)
-        holds = gap.better(judged) if rule == "better" else gap.at_least(judged)
-        std = gap.std if gap.seeds > 1 else None
-        where = f"{setting}, {gap.text}"
-        metric = f"{metric} ({rule})"
-        return Row(metric, where, gap.mean, std, unit="points", holds=holds)
+        return lead_row(metric, setting, difference(ours, theirs), rule, judged)
 
     if count == "0":
         if variant.depthwise_norm:
@@ -223,7 +209,7 @@ def noise_rows(
             setting = f"{variant.title}, {count} dead channels, {bits} bits"
             where = f"{setting}, {TITLES[kind]}"
             parts = [_depthwise(n[at]) for n in noise]
-            yield _row(
+            yield mean_row(
                 "signal over noise of depthwise layers, the least",
                 where,
                 (min(p.values()) for p in parts),
@@ -234,7 +220,7 @@ def noise_rows(
             lowest = [min(n[at], key=n[at].__getitem__) for n in noise]
             share = [float(layer in p) for layer, p in zip(lowest, parts, strict=True)]
             is_judged = judged and len(share) >= SEEDS
-            yield _row(
+            yield mean_row(
                 "networks whose noisiest layer is depthwise (all)",
                 f"{where}; {', '.join(dict.fromkeys(lowest))}",
                 share,
@@ -245,14 +231,9 @@ def noise_rows(
                 [float(np.median(list(p.values()))) for p in mended],
                 [float(np.median(list(p.values()))) for p in parts],
             )
-            yield Row(
-                "signal over noise of depthwise layers, gained by repair (better)",
-                f"{setting}, median layer, {gap.text}",
-                gap.mean,
-                gap.std if gap.seeds > 1 else None,
-                unit="dB",
-                holds=gap.better(judged),
-            )
+            metric = "signal over noise of depthwise layers, gained by repair"
+            at = f"{setting}, median layer"
+            yield lead_row(metric, at, gap, "better", judged, unit="dB")
 
 
 def _depthwise(noise: Mapping[str, float]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.differences import Difference, difference
-from experiments.results import Figure, Row, Series, mean_std
+from experiments.results import Figure, Row, Series, mean_row, mean_std
 from experiments.rounding.layers import SLACK
 from experiments.rounding.networks import NETWORKS
 from experiments.rounding.protocol import MODES, TIMED, TIMED_BITS, Trial, unpack
@@ -54,12 +54,11 @@ def rows(found: Found, judged: bool) -> Iterable[Row]:
     """
     title = NETWORKS[next(iter(found)).network].title
     results = list(found.values())
-    several = len(results) > 1
 
     def accuracy(setting: str, texts: list[str], base: float | None) -> Row:
-        mean, std = mean_std(_accuracies(texts))
-        std = std if several else None
-        return Row("accuracy", f"{title}, {setting}", mean, std, base, None, "%")
+        values = _accuracies(texts)
+        at = f"{title}, {setting}"
+        return mean_row("accuracy", at, values, baseline=base, unit="%")
 
     whole = [r["float"] for r in results]
     base = mean_std(_accuracies(whole))[0]
@@ -85,14 +84,14 @@ def rows(found: Found, judged: bool) -> Iterable[Row]:
     yield from bound_rows(title, [r["bounds"] for r in results])
     yield from layer_rows(title, [r["layers"] for r in results])
     for mode in TIMED:
-        mean, std = mean_std(r["ms"][mode] for r in results)
+        times = [r["ms"][mode] for r in results]
         setting = f"{title}, {TIMED_BITS} bits, {TITLES[mode]}"
         base_ms = mean_std(r["ms"]["e"] for r in results)[0]
-        std = std if several else None
-        holds = mean < SECOND if mode == "ekc" else None
+        holds = mean_std(times)[0] < SECOND if mode == "ekc" else None
         name = "time to quantize all kernels"
         name += " (below 1 s)" if mode == "ekc" else ""
-        yield Row(name, setting, mean, std, base_ms, None, "ms", holds=holds)
+        about = {"baseline": base_ms, "unit": "ms", "holds": holds}
+        yield mean_row(name, setting, times, **about)
 
 
 def _order(

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from core.errors import InputError, describe
 from experiments.options import option
 
 
@@ -33,10 +32,3 @@ class Networks:
     learning_rate: float = option(
         5e-3, "Adam's rate at the start; it falls to 0", low=0.0, low_open=True
     )
-
-
-def check_filled(config: object, *names: str) -> None:
-    """Raises `InputError` where an option that is a list is empty."""
-    for name in names:
-        if not getattr(config, name):
-            raise InputError(f"--{name}: {describe('nothing', 'at least one')}")

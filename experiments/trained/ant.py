@@ -10,7 +10,7 @@ import numpy as np
 import quant
 from core import trees
 from core.types import Array, PyTree
-from experiments.results import Figure, Row
+from experiments.results import Figure, Row, mean_row
 from experiments.trained import claims, study
 from experiments.trained.arms import FLOAT, Arm
 from experiments.trained.networks import kernels_of, with_kernels
@@ -218,16 +218,12 @@ def after_rows(
       found: what `quantized` returned by seed and width.
       judged: see `experiments.trained.options.is_judged`.
     """
-    first = next(iter(found.values()))
-    for bits, settings in first.items():
-        at = f"{bits} bits after training, "
-        parts = {at + n: [each[bits][n] for each in found.values()] for n in settings}
-        right = {n: [p["accuracy"] for p in each] for n, each in parts.items()}
+    for _, at, parts, right in claims.after_training(found):
         yield from claims.accuracy_rows(title, right)
         for name, each in parts.items():
             values = [p["error"] for p in each]
             metric = "error of kernels, sum over channels"
-            yield claims.mean_row(metric, f"{title}, {name}", values)
+            yield mean_row(metric, f"{title}, {name}", values)
         ours = at + LISTS["IPF"]
         for letter in LETTERS:
             theirs = at + LISTS[letter]
@@ -268,7 +264,7 @@ def promoted_rows(
         for count in found[0][order]:
             setting = f"{title}, {count} of {layers} layers with 8 bits, {word}"
             values = [each[order][count] for each in found]
-            yield claims.mean_row("accuracy, not trained", setting, values, "%")
+            yield mean_row("accuracy, not trained", setting, values, unit="%")
         inner = [c for c in found[0][order] if 0 < c < layers]
         if inner:
             name = f"promotion {word}"

@@ -1,26 +1,14 @@
 """Rows and figures that the three experiments share."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from experiments import differences
 from experiments.differences import difference
-from experiments.results import Figure, Row, Series, mean_std
+from experiments.results import Figure, Row, Series, mean_row, mean_std
 
 Found = Mapping[str, Sequence[float]]
 """Numbers of each setting, one for each seed."""
-
-
-def mean_row(
-    metric: str,
-    setting: str,
-    values: Iterable[float],
-    unit: str = "",
-    baseline: float | None = None,
-) -> Row:
-    """Returns the row of a mean over seeds."""
-    values = list(values)
-    mean, std = mean_std(values)
-    spread = std if len(values) > 1 else None
-    return Row(metric, setting, mean, spread, baseline, unit=unit)
 
 
 def accuracy_rows(title: str, found: Found, base: str | None = None) -> Iterable[Row]:
@@ -34,7 +22,8 @@ def accuracy_rows(title: str, found: Found, base: str | None = None) -> Iterable
     level = mean_std(found[base])[0] if base else None
     for name, values in found.items():
         against = None if name == base else level
-        yield mean_row("accuracy", f"{title}, {name}", values, "%", against)
+        setting = f"{title}, {name}"
+        yield mean_row("accuracy", setting, values, baseline=against, unit="%")
 
 
 def lead_row(
@@ -52,12 +41,26 @@ def lead_row(
       judged: whether data and training are those of full mode.
     """
     lead = difference(found[ours], found[theirs])
-    rules = {"better": lead.better, "at least equal": lead.at_least}
-    holds = rules[rule](judged) if rule else None
-    metric = f"accuracy above {theirs}" + (f" ({rule})" if rule else "")
-    std = lead.std if lead.seeds > 1 else None
-    setting = f"{title}, {ours}, {lead.text}"
-    return Row(metric, setting, lead.mean, std, unit="points", holds=holds)
+    metric, setting = f"accuracy above {theirs}", f"{title}, {ours}"
+    return differences.lead_row(metric, setting, lead, rule, judged)
+
+
+def after_training(
+    found: Mapping[int, Mapping[int, Mapping[str, Mapping[str, Any]]]],
+) -> Iterable[tuple[int, str, dict[str, list[Any]], dict[str, list[float]]]]:
+    """Yields what was quantized without training: results by setting, all seeds.
+
+    Args:
+      found: results by seed, width and name; each with an "accuracy".
+
+    Yields:
+      (bits, the prefix of its settings, results by setting, accuracies by setting).
+    """
+    for bits, names in next(iter(found.values())).items():
+        at = f"{bits} bits after training, "
+        parts = {at + n: [each[bits][n] for each in found.values()] for n in names}
+        right = {n: [p["accuracy"] for p in each] for n, each in parts.items()}
+        yield bits, at, parts, right
 
 
 def by_number(

@@ -9,7 +9,7 @@ import jax
 
 import quant
 from core.types import PyTree
-from experiments.results import Figure, Row, Series
+from experiments.results import Figure, Row, Series, mean_row
 from experiments.trained import claims
 from experiments.trained.arms import FLOAT, Arm, layers
 from experiments.trained.networks import kernels_of, relative_error, with_kernels
@@ -176,17 +176,14 @@ def after_rows(
       base: accuracies of the float networks.
       judged: see `experiments.trained.options.is_judged`.
     """
-    first = next(iter(found.values()))
-    for bits, settings in first.items():
-        at = f"{bits} bits after training, "
-        parts = {at + n: [each[bits][n] for each in found.values()] for n in settings}
-        right = {n: [p["accuracy"] for p in each] for n, each in parts.items()}
+    for bits, at, parts, right in claims.after_training(found):
         level = sum(base) / len(base)
         for name, values in right.items():
-            yield claims.mean_row("accuracy", f"{title}, {name}", values, "%", level)
+            setting = f"{title}, {name}"
+            yield mean_row("accuracy", setting, values, baseline=level, unit="%")
             errors = [p["error"] for p in parts[name]]
             metric = "squared error of kernels, relative"
-            yield claims.mean_row(metric, f"{title}, {name}", errors)
+            yield mean_row(metric, setting, errors)
         if bits > 3:
             ours = f"{at}ESB, {bits - 3} significant bits"
             for other, rule in (

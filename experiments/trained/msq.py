@@ -9,7 +9,7 @@ import jax
 
 import quant
 from core.types import Array, PyTree
-from experiments.results import Figure, Row, Series
+from experiments.results import Figure, Row, Series, mean_row
 from experiments.trained import claims, study
 from experiments.trained.arms import FLOAT, Arm, Way, layers
 from experiments.trained.networks import kernels_of, relative_error
@@ -176,7 +176,7 @@ def error_rows(
     """
     for name, values in found.items():
         metric = "squared error of kernels, relative, after float training"
-        yield claims.mean_row(metric, f"{title}, {name}", values)
+        yield mean_row(metric, f"{title}, {name}", values)
     for low, high in itertools.pairwise(ORDERS):
         less, more = found[ordered(share, low)], found[ordered(share, high)]
         ratios = [b / a for a, b in zip(less, more, strict=True)]
@@ -226,7 +226,7 @@ def rows(
             yield claims.lead_row(title, found, ours, theirs, rule, judged)
     for name, values in residuals.items():
         metric = "|W - Z| / |W| at the end of ADMM"
-        yield claims.mean_row(metric, f"{title}, {name}", values)
+        yield mean_row(metric, f"{title}, {name}", values)
 
 
 def by_title(trained: Iterable[Mapping[str, Any]], key: str) -> dict[str, list[float]]:

@@ -33,10 +33,10 @@ from experiments.training import (
 )
 from experiments.training.epoch import Epoch, Evaluate
 from experiments.workdir import Run
+from quant.aware import NO_SCALES
 
 BATCH = 500
 """Images in a call that evaluates."""
-NO_SCALES = quant.Scales({}, {})
 
 
 class Protocol:

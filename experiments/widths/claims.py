@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from core import trees
-from experiments.differences import SEEDS, Difference, difference
-from experiments.results import Figure, Row, Series, mean_std
+from experiments.differences import SEEDS, difference, lead_row
+from experiments.results import Figure, Row, Series, mean_row, mean_std
 from experiments.widths.networks import NETWORKS
 from experiments.widths.protocol import METHODS, Trial
 from quant.sensitivity import Sensitivity
@@ -68,9 +68,8 @@ def rows(found: Found, floats: Sequence[float], judged: bool) -> Iterable[Row]:
       judged: whether data and training are those of full mode.
     """
     title = NETWORKS[next(iter(found)).network].title
-    base, std = mean_std(floats)
-    several = len(floats) > 1
-    yield Row("accuracy", f"{title}, float", base, std if several else None, unit="%")
+    base = mean_std(floats)[0]
+    yield mean_row("accuracy", f"{title}, float", floats, unit="%")
     for target in targets(found):
         at = f"{title}, {target:g} bits"
         for method in METHODS:
@@ -78,14 +77,12 @@ def rows(found: Found, floats: Sequence[float], judged: bool) -> Iterable[Row]:
             if not parts:
                 continue
             setting = f"{at}, {TITLES[method]}"
-            mean, std = mean_std(p["accuracy"] for p in parts)
-            std = std if several else None
-            yield Row("accuracy", setting, mean, std, base, unit="%")
-            mean, std = mean_std(p["bytes"] for p in parts)
-            std = std if several else None
-            yield Row("size with headers", setting, mean, std, unit="bytes")
-            mean, _ = mean_std(p["rate"] for p in parts)
-            yield Row("compression rate", setting, mean, unit="x")
+            right, sizes, rates = (
+                [p[name] for p in parts] for name in ("accuracy", "bytes", "rate")
+            )
+            yield mean_row("accuracy", setting, right, baseline=base, unit="%")
+            yield mean_row("size with headers", setting, sizes, unit="bytes")
+            yield Row("compression rate", setting, mean_std(rates)[0], unit="x")
         spent = max(p["bits"] for p in seeds_of(found, "learned", target))
         yield Row(
             "average bits of learned widths, the most (within the budget)",
@@ -95,12 +92,6 @@ def rows(found: Found, floats: Sequence[float], judged: bool) -> Iterable[Row]:
             unit="bits",
         )
         yield from _leads(at, target, found, judged)
-
-
-def _lead(metric: str, setting: str, gap: Difference, holds: bool | None) -> Row:
-    std = gap.std if gap.seeds > 1 else None
-    setting = f"{setting}, {gap.text}"
-    return Row(metric, setting, gap.mean, std, unit="points", holds=holds)
 
 
 def _leads(at: str, target: float, found: Found, judged: bool) -> Iterable[Row]:
@@ -113,9 +104,8 @@ def _leads(at: str, target: float, found: Found, judged: bool) -> Iterable[Row]:
         gap = difference(ours, theirs)
         is_better = method == "random" or (method == "uniform" and target <= FEW)
         rule = "better" if is_better else "at least equal"
-        holds = gap.better(judged) if is_better else gap.at_least(judged)
-        metric = f"accuracy of learned widths above {TITLES[method]} ({rule})"
-        yield _lead(metric, at, gap, holds)
+        metric = f"accuracy of learned widths above {TITLES[method]}"
+        yield lead_row(metric, at, gap, rule, judged)
     if target == int(target):
         return
     low, high = math.floor(target), math.ceil(target)
@@ -123,9 +113,8 @@ def _leads(at: str, target: float, found: Found, judged: bool) -> Iterable[Row]:
     share = target - low
     chord = [(1 - share) * a + share * b for a, b in zip(*ends, strict=True)]
     gap = difference(ours, chord)
-    metric = "accuracy of learned widths above the chord of one width (better)"
-    setting = f"{at}, between {low} and {high}"
-    yield _lead(metric, setting, gap, gap.better(judged))
+    metric = "accuracy of learned widths above the chord of one width"
+    yield lead_row(metric, f"{at}, between {low} and {high}", gap, "better", judged)
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:
@@ -172,17 +161,12 @@ def width_rows(
                 rank_correlation([w[k][0] for k in v], list(v.values()))
                 for w, v in zip(widths, values, strict=True)
             ]
-            mean, std = mean_std(found_here)
-            several = len(found_here) > 1
             is_judged = judged and len(found_here) >= SEEDS
-            yield Row(
-                f"rank correlation of widths and loss at 2 bits, {kind} (above "
-                f"{CORRELATED:g})",
-                f"{title}, {target:g} bits",
-                mean,
-                std if several else None,
-                holds=mean > CORRELATED if is_judged else None,
-            )
+            holds = mean_std(found_here)[0] > CORRELATED if is_judged else None
+            metric = "rank correlation of widths and loss at 2 bits, "
+            metric += f"{kind} (above {CORRELATED:g})"
+            setting = f"{title}, {target:g} bits"
+            yield mean_row(metric, setting, found_here, holds=holds)
 
 
 def compared_rows(

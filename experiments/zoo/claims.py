@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.results import Figure, Row, Series, mean_std
+from experiments.results import Figure, Row, Series, mean_row, mean_std
 from experiments.rounding.claims import lead
 from experiments.rounding.networks import NETWORKS
 from experiments.rounding.protocol import Trial, unpack
@@ -49,11 +49,9 @@ def _format_rows(
 ) -> Iterable[Row]:
     setting = f"{title}, {bits} bits, {TITLES[name]}"
     parts = [r[bits][name] for r in results]
-    several = len(parts) > 1
 
     def row(metric: str, values: Iterable[float], unit: str, baseline=None) -> Row:
-        mean, std = mean_std(values)
-        return Row(metric, setting, mean, std if several else None, baseline, unit=unit)
+        return mean_row(metric, setting, values, baseline=baseline, unit=unit)
 
     yield row("accuracy", (_accuracy(p["right"]) for p in parts), "%", base)
     yield row("signal over noise of weights", map(_weights_noise, parts), "dB")

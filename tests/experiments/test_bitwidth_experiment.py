@@ -13,7 +13,7 @@ from core import trees
 from core.errors import InputError
 from experiments import data
 from experiments.bitwidth import EXPERIMENT, Config, is_judged
-from experiments.data import Dataset, Split
+from experiments.data import Split
 from experiments.options import build
 from experiments.rounding.networks import DigitsNet
 from experiments.widths import claims, networks, protocol
@@ -21,6 +21,7 @@ from experiments.widths.joint import Joint
 from experiments.workdir import Run
 from quant import bitwidth
 from quant.sensitivity import Sensitivity
+from tests.experiments import made_up
 
 
 class Tiny(nn.Module):
@@ -38,13 +39,6 @@ class Tiny(nn.Module):
         return nn.Dense(self.num_classes, name="linear")(x)
 
 
-def split(n):
-    labels = (np.arange(n) % 2).astype(np.int32)
-    images = np.full((n, 4, 4, 1), 20, np.uint8)
-    images[labels == 1, :2] = 220
-    return Split(images, labels)
-
-
 CONFIG = Config(
     bits=(2.5,),
     groups=("tensor",),
@@ -59,7 +53,7 @@ CONFIG = Config(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run with a tiny network, its repetition, and what its trials found."""
-    dataset = Dataset("mnist", "made up", split(80), split(20), 10, (0.3,), (0.3,))
+    dataset = made_up.dataset(80, 20, side=4)
     small = dataclasses.replace(networks.NETWORKS["digits"], build=Tiny)
     patch = pytest.MonkeyPatch()
     patch.setattr(data, "load", lambda name, data_dir: dataset)
@@ -139,14 +133,14 @@ def test_joint_epochs_reach_the_budget(relaxation, single):
         std=(0.3,),
         single_level=single,
     )
-    images = split(64)
+    images = made_up.two_classes(64, 4)
     others = Split(images.images[:16], 1 - images.labels[:16])
     found = []
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         variables = Tiny().init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
         params, stats = variables["params"], variables["batch_stats"]
         epoch = joint.make_epoch()
-        for held in (split(16), others):
+        for held in (made_up.two_classes(16, 4), others):
             state = joint.start(params, stats, 3.0)
             first = float(bitwidth.average_bits(params, joint.beta(state)))
             for e in range(8):

@@ -221,7 +221,6 @@ def test_full_runs_are_judged():
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """A run on made-up digits, and its repetition."""
-
     dataset = made_up.dataset()
     config = Config(
         variants=("base",),

@@ -128,8 +128,6 @@ def test_evaluation(name):
     # An image's logits do not depend on its batch.
     np.testing.assert_allclose(logits[::-1], evaluate(variables, x[::-1]), rtol=1e-4)
     assert len(traces) == 1
-    if name not in ("lenet5", "resnet20", "gru"):  # one of each kind in half precision
-        return
     half = jax.jit(model.clone(dtype=jnp.bfloat16).apply)(variables, x)
     error = jnp.linalg.norm(half - logits) / jnp.linalg.norm(logits)
     assert 0 < error < 0.05
@@ -175,7 +173,7 @@ def test_training(name):
     )
 
 
-@pytest.mark.parametrize("name", ["lenet_300_100", "lenet5", "gru"])
+@pytest.mark.parametrize("name", ["lenet_300_100", "lenet5", "convnet", "lstm", "gru"])
 def test_default_initialisers_train(name):
     """Forty steps of Adam tell 20 random inputs apart better than chance."""
     model, variables, _ = ready(name)

@@ -214,7 +214,6 @@ def test_images_are_halved_by_means():
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A run of MSQ on 8x8 images of two classes, with two layers; its protocol."""
-
     dataset = made_up.dataset()
     network = networks.Network("digits", "DigitsNet", (4,))
     config = msq_experiment.Config(

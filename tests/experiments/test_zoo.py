@@ -62,7 +62,6 @@ def test_every_kernel_gets_the_candidate_of_least_error(key):
 @pytest.fixture
 def digits(monkeypatch):
     """The network of digits, smaller, and 8x8 images of two classes."""
-
     dataset = made_up.dataset()
     small = dataclasses.replace(
         networks.NETWORKS["digits"],

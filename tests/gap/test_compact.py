@@ -220,10 +220,11 @@ def test_the_small_network_is_jitted_differentiated_and_fed_any_batch(rng):
         return jax.value_and_grad(lambda p: jnp.sum(residual(p, x) ** 2))(p)
 
     masked = apply_masks(params, masks)
+    slopes = jax.jit(jax.value_and_grad(loss))
     for batch in (1, 4, 4):
         x = rng.normal(size=(batch, 4, 4, 2)).astype("f")
         want, wide = dense(masked, x)
-        got, narrow = jax.jit(jax.value_and_grad(loss))(small.params, x)
+        got, narrow = slopes(small.params, x)
         np.testing.assert_allclose(got, want, rtol=1e-4)
         kept = np.asarray(wide["conv1"])[np.ix_(*small.widths["conv1"])]
         np.testing.assert_allclose(narrow["conv1"], kept, rtol=1e-3, atol=1e-5)

@@ -71,9 +71,8 @@ def check_count(name, scores, count):
     return np.asarray(mask)
 
 
-def test_counts_are_exact_from_none_to_all(name, key):
-    # Of one type other than float32 each; test_selection has all types.
-    dtype = jnp.bfloat16 if len(name) % 2 else jnp.int32
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int32])
+def test_counts_are_exact_from_none_to_all(name, dtype, key):
     scores = (10 * jnp.abs(jax.random.normal(key, SHAPE))).astype(dtype)
     for count in counts(PATTERNS[name]):
         check_count(name, scores, count)

@@ -218,8 +218,11 @@ def test_networks_of_float64_are_split():
 
 
 def test_more_levels_than_candidates():
-    config = verify.Config(timeout_s=120, restarts=0, candidates=1, levels=3)
-    assert verify.verify(tight(), config).status == "unsat"
+    asked = tight()
+    for heuristic in ("kfsb", "babsr"):
+        config = verify.Config(timeout_s=120, restarts=0, candidates=1, levels=3,
+                               heuristic=heuristic)  # fmt: skip
+        assert verify.verify(asked, config).status == "unsat"
 
 
 def test_nothing_bounded_proves_nothing():
