@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+    + " --xla_cpu_parallel_codegen_split_count=1"  # parts are work on top, done at once
     + " --xla_cpu_use_fusion_emitters=false" * (version("jaxlib") < "0.12"),
 )
 

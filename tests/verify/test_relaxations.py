@@ -1,6 +1,7 @@
 """The contract of every relaxation, and what is special to some."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -79,19 +80,17 @@ def compiled(index: int, dtype: str):
     def lines_of(bounds, alpha):
         return RULES[case.op].lines(*operands(case, bounds), alpha=alpha, **rest(case))
 
-    def total(bounds, alpha):
-        found = lines_of(bounds, alpha), interval_of(bounds)
-        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(found))
-
-    def interval_of(bounds):
-        return RULES[case.op].interval(*operands(case, bounds), **rest(case))
+    def bounded(bounds, alphas):
+        interval = RULES[case.op].interval(*operands(case, bounds), **rest(case))
+        return interval, jax.vmap(lines_of, (None, 0))(bounds, alphas)
 
     @jax.jit
     def run(bounds, alpha):
         initial = RULES[case.op].initial(*operands(case, bounds), **rest(case))
-        slopes = jax.grad(total, argnums=(0, 1))(bounds, alpha)
-        given, default = lines_of(bounds, alpha), lines_of(bounds, initial)
-        return interval_of(bounds), given, default, initial, slopes
+        (interval, lines), back = jax.vjp(bounded, bounds, jnp.stack([alpha, initial]))
+        slopes = back(jax.tree.map(jnp.ones_like, (interval, lines)))
+        given, default = (jax.tree.map(operator.itemgetter(k), lines) for k in (0, 1))
+        return interval, given, default, initial, slopes
 
     return run
 
