@@ -16,6 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
+from admm.circulant import BlockCirculant
+from admm.low_rank import LowRank
 from core import rules as core_rules
 from core import trees
 from core.errors import InputError, describe
@@ -78,7 +80,11 @@ class Sparse:
         return jnp.where(self.support(w), w, jnp.zeros_like(w))
 
 
-SETS = {"sparse": Sparse}
+SETS: dict[str, type[ConstraintSet]] = {
+    "sparse": Sparse,
+    "block_circulant": BlockCirculant,
+    "low_rank": LowRank,
+}
 """Every constraint set by name; one contract test walks it."""
 
 

@@ -296,7 +296,3 @@ def finish(params: PyTree, rules: Rules) -> tuple[PyTree, PartialTree]:
         lambda s, w: s.project(w), sets, params, absent=trees.keep_rest
     )
     return projected, masks
-
-
-TRANSFORMS = {"admm": admm}
-"""Every transform of this room by name; one contract test walks it."""

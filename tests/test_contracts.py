@@ -57,6 +57,7 @@ TRANSFORMS = {
     ),
     "track_explored": lambda: gap.track_explored(gap.masked(inner(), MASKS)),
     "admm": lambda: admm.admm(inner(), [("w", 0.3)], interval=2, rho=0.1),
+    "trp": lambda: admm.trp(inner(), [("w", admm.LowRank(rank=2))], period=2),
 }
 
 

@@ -61,6 +61,14 @@ def by_loops(x, bits, mode):
 
 
 round_on_grid = jax.jit(squant.round_on_grid, static_argnums=(1, 2))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def by_modes(x, bits):
+    """Codes of every mode, from one program."""
+    return {mode: squant.round_on_grid(x, bits, mode) for mode in MODES}
+
+
 objective = jax.jit(squant.case_objective)
 
 
@@ -79,8 +87,7 @@ def on_grid(shape, bits, seed=0):
 def test_codes_are_those_of_the_loop(shape, bits):
     # Multiples of 1/64: sums are exact in any order.
     x = np.round(np.asarray(on_grid(shape, bits)) * 64) / 64
-    for mode in MODES:
-        found = round_on_grid(jnp.asarray(x), bits, mode)
+    for mode, found in by_modes(jnp.asarray(x), bits).items():
         np.testing.assert_array_equal(found, by_loops(x, bits, mode), err_msg=mode)
 
 
@@ -89,9 +96,8 @@ def test_codes_are_those_of_the_loop(shape, bits):
 def test_sums_of_errors_are_bounded(shape, bits):
     x = 0.8 * jnp.asarray(on_grid(shape, bits, seed=1))  # away from the ends
     K = shape[0]
-    for mode in MODES:
-        delta = round_on_grid(x, bits, mode) - x
-        found = objective(delta)
+    for mode, codes in by_modes(x, bits).items():
+        found = objective(codes - x)
         slack = 1e-3
         assert found.element <= (0.5 if mode == "e" else 1.0)
         if mode == "ek" and K > 1:

@@ -73,20 +73,19 @@ def grid(bounds: Bounds, dtype) -> np.ndarray:
 
 
 @functools.cache
-def compiled(index: int, dtype: str):
+def compiled(op: str, params: tuple, dtype: str):
     """Interval, given lines, default lines and derivatives of a rule, as one call."""
-    case = CASES[index]
-
-    def lines_of(bounds, alpha):
-        return RULES[case.op].lines(*operands(case, bounds), alpha=alpha, **rest(case))
-
-    def bounded(bounds, alphas):
-        interval = RULES[case.op].interval(*operands(case, bounds), **rest(case))
-        return interval, jax.vmap(lines_of, (None, 0))(bounds, alphas)
+    rule, params = RULES[op], dict(params)
 
     @jax.jit
-    def run(bounds, alpha):
-        initial = RULES[case.op].initial(*operands(case, bounds), **rest(case))
+    def run(bounds, known, alpha):
+        def bounded(bounds, alphas):
+            def lines_of(alpha):
+                return rule.lines(*bounds, *known, alpha=alpha, **params)
+
+            return rule.interval(*bounds, *known, **params), jax.vmap(lines_of)(alphas)
+
+        initial = rule.initial(*bounds, *known, **params)
         (interval, lines), back = jax.vjp(bounded, bounds, jnp.stack([alpha, initial]))
         slopes = back(jax.tree.map(jnp.ones_like, (interval, lines)))
         given, default = (jax.tree.map(operator.itemgetter(k), lines) for k in (0, 1))
@@ -107,7 +106,8 @@ def operands(case: Case, bounds: list[Bounds]) -> list[Bounds]:
 
 
 def run(case: Case, bounds, alpha, dtype):
-    found = compiled(CASES.index(case), np.dtype(dtype).name)(bounds, alpha)
+    ways = compiled(case.op, tuple(rest(case).items()), np.dtype(dtype).name)
+    found = ways(bounds, operands(case, bounds)[case.operands :], alpha)
     return jax.tree.map(np.asarray, found)
 
 

@@ -1,0 +1,233 @@
+"""Low rank: kernels as matrices, truncation by rank or energy, factors.
+
+A kernel is one matrix A, or several, by a scheme (arXiv 1812.02402, section 3):
+
+    channel   [kh kw C, N]       then a convolution to r channels and one of 1 x 1
+    spatial   [kh C, kw N]       a convolution of kh x 1, then one of 1 x kw
+    decouple  [N: kh kw, C]      for every filter; pointwise, then depthwise
+
+for kernels [kh, kw, C, N]; a dense kernel [n_in, n_out] is its own matrix by every
+scheme. Spectra are those of the Gram matrix of the shorter side, which costs a small
+part of a singular value decomposition; singular values below sqrt(eps) of the largest
+one are noise.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from core.errors import InputError, ShapeError, check_range, describe, unknown_name
+from core.types import Array
+
+Scheme = Literal["channel", "spatial", "decouple"]
+SCHEMES = ("channel", "spatial", "decouple")
+
+
+class Spectrum(NamedTuple):
+    """The shorter side's singular vectors of a matrix [n, m], r = min(n, m).
+
+    Invariants: `values` [r] fall and are not negative; the columns of `vectors` are
+    orthonormal, left ones [n, r] if n <= m and right ones [m, r] otherwise.
+    """
+
+    vectors: Array
+    values: Array
+
+
+def matricize(kernel: Array, scheme: Scheme) -> Array:
+    """Returns the matrix of a kernel, or its matrices [N, kh kw, C].
+
+    Args:
+      kernel: [n_in, n_out] or [kh, kw, C, N].
+      scheme: "channel", "spatial" or "decouple"; the same for dense kernels.
+
+    Raises:
+      UnknownNameError: no such scheme.
+      ShapeError: neither two nor four axes.
+    """
+    if scheme not in SCHEMES:
+        raise unknown_name("scheme", scheme, SCHEMES)
+    if kernel.ndim == 2:
+        return kernel
+    if kernel.ndim != 4:
+        wanted = "[n_in, n_out] or [kh, kw, C, N]"
+        raise ShapeError(describe(f"a kernel of {kernel.shape}", wanted))
+    high, wide, channels, filters = kernel.shape
+    if scheme == "channel":
+        return kernel.reshape(-1, filters)
+    if scheme == "spatial":
+        return kernel.transpose(0, 2, 1, 3).reshape(high * channels, wide * filters)
+    return kernel.transpose(3, 0, 1, 2).reshape(filters, high * wide, channels)
+
+
+def restore(matrix: Array, shape: tuple[int, ...], scheme: Scheme) -> Array:
+    """Returns the kernel of `shape` that `matricize` makes `matrix` of."""
+    if len(shape) == 2:
+        return matrix
+    high, wide, channels, filters = shape
+    if scheme == "channel":
+        return matrix.reshape(shape)
+    if scheme == "spatial":
+        parts = matrix.reshape(high, channels, wide, filters)
+        return parts.transpose(0, 2, 1, 3)
+    return matrix.reshape(filters, high, wide, channels).transpose(1, 2, 3, 0)
+
+
+def spectrum(matrix: Array) -> Spectrum:
+    """Returns the spectrum of a matrix [n, m], by its Gram matrix."""
+    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    gram = jnp.matmul(short, short.T, precision="highest")
+    squares, vectors = jnp.linalg.eigh(gram)
+    return Spectrum(vectors[:, ::-1], jnp.sqrt(jnp.maximum(squares[::-1], 0)))
+
+
+def rank_by_energy(values: Array, loss: float) -> Array:
+    """Returns the least k with sum_{j <= k} s_j^2 >= (1 - loss) sum_j s_j^2.
+
+    Args:
+      values: singular values [r], falling.
+      loss: the share of energy (of squares) given up, in [0, 1].
+
+    Returns:
+      int32 [], from 1 to r.
+    """
+    energy = jnp.cumsum(values**2)
+    # Both from the same sum: the last one is the whole, whatever was rounded.
+    short = energy < (1 - loss) * energy[-1]
+    rank = jnp.sum(short, dtype=jnp.int32) + 1
+    return jnp.minimum(rank, values.size)
+
+
+def rank_by_value(values: Array, least: float) -> Array:
+    """Returns how many singular values are at least so large, int32 [], 1 or more."""
+    return jnp.maximum(jnp.sum(values >= least, dtype=jnp.int32), 1)
+
+
+def truncate(matrix: Array, found: Spectrum, rank: int | Array) -> Array:
+    """Returns the nearest matrix of a rank: U_k U_k^T A, or A V_k V_k^T.
+
+    Args:
+      matrix: [n, m].
+      found: its spectrum.
+      rank: k; an int32 [] needs no new program for another rank.
+    """
+    kept = _kept(found, rank)
+    if matrix.shape[0] <= matrix.shape[1]:
+        return kept @ (kept.T @ matrix)
+    return (matrix @ kept) @ kept.T
+
+
+def _kept(found: Spectrum, rank: int | Array) -> Array:
+    is_kept = jnp.arange(found.values.size, dtype=jnp.int32) < rank
+    return jnp.where(is_kept[None], found.vectors, jnp.zeros_like(found.vectors))
+
+
+def nuclear_subgradient(matrix: Array, found: Spectrum, rank: int | Array) -> Array:
+    """Returns U_k V_k^T, a sub-gradient of the nuclear norm at the truncated matrix.
+
+    Directions whose singular value is noise are left out.
+
+    Args:
+      matrix: [n, m].
+      found: its spectrum.
+      rank: k.
+    """
+    eps = jnp.finfo(matrix.dtype).eps
+    is_real = found.values > jnp.sqrt(eps) * found.values[0]
+    inverse = jnp.where(is_real, 1 / jnp.where(is_real, found.values, 1), 0)
+    kept = _kept(found, rank)
+    scaled = kept * inverse.astype(matrix.dtype)[None]
+    if matrix.shape[0] <= matrix.shape[1]:
+        return scaled @ (kept.T @ matrix)
+    return (matrix @ scaled) @ kept.T
+
+
+def nuclear_norm(kernel: Array, scheme: Scheme = "channel") -> Array:
+    """Returns the sum of the singular values of a kernel's matrices."""
+    matrices = matricize(kernel, scheme)
+    if matrices.ndim == 2:
+        return spectrum(matrices).values.sum()
+    return jax.vmap(spectrum)(matrices).values.sum()
+
+
+class Truncated(NamedTuple):
+    """A kernel of low rank.
+
+    Attributes:
+      kernel: the nearest one, of the shape given.
+      rank: of its matrix, int32 []; of several the largest.
+      subgradient: of the nuclear norm there, of the kernel's shape.
+    """
+
+    kernel: Array
+    rank: Array
+    subgradient: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank:
+    """Kernels of low rank, by a rank or by the energy that is left.
+
+    The projection is the truncated singular value decomposition. With `rank` it is the
+    Euclidean one (Eckart and Young); with `energy_loss` the rank follows from the
+    kernel, so that projecting again may lose energy again. The matrices of a "decouple"
+    scheme have one rank together: the largest that one of them asks for.
+
+    Attributes:
+      rank: the largest rank; None if `energy_loss` is given.
+      energy_loss: the share of squared singular values to give up, in [0, 1]; None if
+        `rank` is given.
+      scheme: how a kernel is a matrix.
+
+    Raises:
+      InputError: both or neither of rank and energy_loss, or one out of range.
+      UnknownNameError: no such scheme.
+    """
+
+    rank: int | None = None
+    energy_loss: float | None = None
+    scheme: Scheme = "channel"
+
+    def __post_init__(self):
+        if (self.rank is None) == (self.energy_loss is None):
+            given = f"rank {self.rank}, energy_loss {self.energy_loss}"
+            raise InputError(describe(given, "one of both"))
+        if self.rank is not None:
+            check_range("rank", self.rank, 1)
+        if self.energy_loss is not None:
+            check_range("energy_loss", self.energy_loss, 0.0, 1.0)
+        if self.scheme not in SCHEMES:
+            raise unknown_name("scheme", self.scheme, SCHEMES)
+
+    def truncate(self, w: Array) -> Truncated:
+        """Returns the projection with its rank and sub-gradient.
+
+        bfloat16 and float16 are computed in float32.
+
+        Raises:
+          ShapeError: a kernel with neither two nor four axes.
+        """
+        kind = w.dtype if w.dtype.itemsize >= 4 else jnp.float32
+        matrices = matricize(w.astype(kind), self.scheme)
+        single = matrices.ndim == 2
+        each = matrices[None] if single else matrices
+        found = jax.vmap(spectrum)(each)
+        rank = jnp.int32(self.rank or 1)
+        if self.energy_loss is not None:
+            loss = self.energy_loss
+            rank = jax.vmap(lambda s: rank_by_energy(s, loss))(found.values).max()
+        rank = jnp.minimum(rank, found.values.shape[-1])
+        parts = jax.vmap(truncate, (0, 0, None))(each, found, rank)
+        slopes = jax.vmap(nuclear_subgradient, (0, 0, None))(each, found, rank)
+
+        def whole(matrices: Array) -> Array:
+            matrix = matrices[0] if single else matrices
+            return restore(matrix, w.shape, self.scheme).astype(w.dtype)
+
+        return Truncated(whole(parts), rank, whole(slopes))
+
+    def project(self, w: Array) -> Array:
+        """Returns the truncated kernel."""
+        return self.truncate(w).kernel

@@ -1,0 +1,86 @@
+"""Factors: their composition is the kernel of low rank."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from admm import LowRank, factors, low_rank
+from core.errors import InputError, ShapeError
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+def kernel(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (5, 9)], ids=str)
+@pytest.mark.parametrize("rank", [1, 3, 5])
+def test_dense_factors_multiply_to_the_projection(shape, rank):
+    w = kernel(shape)
+    first, second = factors.factorize(w, rank)
+    assert (first.shape, second.shape) == ((shape[0], rank), (rank, shape[1]))
+    np.testing.assert_allclose(
+        first @ second, LowRank(rank=rank).project(w), rtol=1e-4, atol=1e-5
+    )
+    norms = [np.linalg.norm(first, axis=0), np.linalg.norm(second, axis=1)]
+    np.testing.assert_allclose(*norms, rtol=1e-3)  # sqrt(s) in both
+
+
+CASES = [
+    ((1, 1), "SAME"),
+    ((2, 2), "SAME"),
+    ((2, 1), "VALID"),
+    ((1, 2), ((2, 0), (1, 3))),
+]
+
+
+@pytest.mark.parametrize("scheme", low_rank.SCHEMES)
+@pytest.mark.parametrize(("strides", "padding"), CASES, ids=str)
+def test_convolutions_in_turn_are_those_of_the_projection(
+    scheme, strides, padding, key
+):
+    w = kernel((3, 5, 4, 6))
+    x = jax.random.normal(key, (2, 9, 8, 4))
+
+    @jax.jit
+    def both(x, w):
+        found = factors.conv(
+            x, factors.factorize(w, 2, scheme), scheme, strides, padding
+        )
+        low = LowRank(rank=2, scheme=scheme).project(w)
+        wanted = lax.conv_general_dilated(
+            x, low, strides, padding, dimension_numbers=NUMBERS
+        )
+        return found, wanted
+
+    np.testing.assert_allclose(*both(x, w), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheme", low_rank.SCHEMES)
+@pytest.mark.parametrize("shape", [(30, 20), (3, 3, 16, 32), (5, 3, 8, 8)], ids=str)
+def test_multiplications_are_the_sizes_of_the_factors(scheme, shape):
+    rank = 2
+    parts = factors.factorize(kernel(shape), rank, scheme)
+    count = factors.multiplications(shape, rank, scheme)
+    # A decoupled second factor is [kh, kw, N, r]: one product for each number too.
+    assert count == sum(part.size for part in parts)
+    most = factors.break_even(shape, scheme)
+    assert factors.multiplications(shape, most, scheme) < np.prod(shape)
+    assert factors.multiplications(shape, most + 1, scheme) >= np.prod(shape)
+
+
+def test_kernels_of_lesser_rank_have_finite_factors():
+    first, second = factors.factorize(jnp.ones((4, 6)), 3)
+    np.testing.assert_allclose(first @ second, jnp.ones((4, 6)), rtol=1e-4)
+    first, second = factors.factorize(jnp.zeros((6, 4)), 2)
+    np.testing.assert_array_equal(first @ second, jnp.zeros((6, 4)))
+
+
+def test_bad_input_is_named():
+    with pytest.raises(InputError, match="rank"):
+        factors.factorize(kernel((6, 5)), 6)
+    with pytest.raises(ShapeError, match="convolution"):
+        factors.conv(jnp.ones((1, 4, 4, 3)), factors.factorize(kernel((6, 5)), 2))
