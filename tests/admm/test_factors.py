@@ -1,5 +1,7 @@
 """Factors: their composition is the kernel of low rank."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,15 +18,20 @@ def kernel(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def halves(w, rank, scheme):
+    """The factors, and the projection that they make up."""
+    low = LowRank(rank=rank, scheme=scheme).project(w)
+    return factors.factorize(w, rank, scheme), low
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (5, 9)], ids=str)
 @pytest.mark.parametrize("rank", [1, 3, 5])
 def test_dense_factors_multiply_to_the_projection(shape, rank):
     w = kernel(shape)
-    first, second = factors.factorize(w, rank)
+    (first, second), low = halves(w, rank, "channel")
     assert (first.shape, second.shape) == ((shape[0], rank), (rank, shape[1]))
-    np.testing.assert_allclose(
-        first @ second, LowRank(rank=rank).project(w), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(first @ second, low, rtol=1e-4, atol=1e-5)
     norms = [np.linalg.norm(first, axis=0), np.linalg.norm(second, axis=1)]
     np.testing.assert_allclose(*norms, rtol=1e-3)  # sqrt(s) in both
 
@@ -42,28 +49,25 @@ CASES = [
 def test_convolutions_in_turn_are_those_of_the_projection(
     scheme, strides, padding, key
 ):
-    w = kernel((3, 5, 4, 6))
+    found, low = halves(kernel((3, 5, 4, 6)), 2, scheme)
     x = jax.random.normal(key, (2, 9, 8, 4))
 
     @jax.jit
-    def both(x, w):
-        found = factors.conv(
-            x, factors.factorize(w, 2, scheme), scheme, strides, padding
-        )
-        low = LowRank(rank=2, scheme=scheme).project(w)
+    def both(x, found, low):
         wanted = lax.conv_general_dilated(
             x, low, strides, padding, dimension_numbers=NUMBERS
         )
-        return found, wanted
+        return factors.conv(x, found, scheme, strides, padding), wanted
 
-    np.testing.assert_allclose(*both(x, w), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(*both(x, found, low), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("scheme", low_rank.SCHEMES)
 @pytest.mark.parametrize("shape", [(30, 20), (3, 3, 16, 32), (5, 3, 8, 8)], ids=str)
 def test_multiplications_are_the_sizes_of_the_factors(scheme, shape):
     rank = 2
-    parts = factors.factorize(kernel(shape), rank, scheme)
+    w = jax.ShapeDtypeStruct(shape, np.float32)
+    parts = jax.eval_shape(lambda w: factors.factorize(w, rank, scheme), w)
     count = factors.multiplications(shape, rank, scheme)
     # A decoupled second factor is [kh, kw, N, r]: one product for each number too.
     assert count == sum(part.size for part in parts)

@@ -12,6 +12,9 @@ from core.errors import InputError, ShapeError, UnknownNameError
 SHAPES = [(6, 5), (4, 9), (3, 2, 4, 5)]
 
 
+truncated = jax.jit(LowRank.truncate, static_argnums=0)
+
+
 def kernel(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
@@ -92,10 +95,10 @@ def test_energy_is_of_squares():
 @pytest.mark.parametrize("loss", [0.02, 0.1, 0.5])
 def test_no_more_than_the_energy_is_lost_and_no_rank_less_would_do(loss):
     w = kernel((3, 3, 8, 16))
-    found = LowRank(energy_loss=loss).truncate(w)
+    found = truncated(LowRank(energy_loss=loss), w)
     lost = np.sum((w - np.asarray(found.kernel)) ** 2) / np.sum(w**2)
     assert lost <= loss + 1e-6
-    fewer = LowRank(rank=int(found.rank) - 1).project(w)
+    fewer = truncated(LowRank(rank=int(found.rank) - 1), w).kernel
     assert np.sum((w - np.asarray(fewer)) ** 2) / np.sum(w**2) > loss
 
 
@@ -103,9 +106,9 @@ def test_filters_share_the_largest_rank():
     w = np.zeros((2, 2, 3, 2), np.float32)
     w[..., 0] = 1.0  # of rank 1
     w[..., 1] = kernel((2, 2, 3))
-    found = LowRank(energy_loss=0.01, scheme="decouple").truncate(w)
+    found = truncated(LowRank(energy_loss=0.01, scheme="decouple"), w)
     assert int(found.rank) > 1
-    one = LowRank(rank=1, scheme="decouple").project(w)
+    one = truncated(LowRank(rank=1, scheme="decouple"), w).kernel
     np.testing.assert_allclose(one[..., 0], w[..., 0], rtol=1e-5)
     wanted, _, _ = by_svd(low_rank.matricize(w, "decouple")[1], 1)
     found = low_rank.matricize(np.asarray(one), "decouple")[1]
@@ -120,7 +123,7 @@ def test_the_nuclear_norm_and_its_slope():
     way = kernel(w.shape, 1)
     h = 1e-2
     change = (norm(w + h * way, "channel") - norm(w - h * way, "channel")) / (2 * h)
-    slope = LowRank(rank=5).truncate(w).subgradient
+    slope = truncated(LowRank(rank=5), w).subgradient
     assert float((slope * way).sum()) == pytest.approx(float(change), rel=1e-2)
     each = [np.linalg.svd(m, compute_uv=False).sum()
             for m in low_rank.matricize(w, "decouple")]  # fmt: skip
@@ -129,7 +132,7 @@ def test_the_nuclear_norm_and_its_slope():
 
 @pytest.mark.parametrize("w", [np.zeros((4, 6)), np.ones((4, 6))], ids=["zero", "one"])
 def test_kernels_of_rank_zero_and_one_are_kept_and_have_finite_slopes(w):
-    found = LowRank(energy_loss=0.05).truncate(jnp.asarray(w, jnp.float32))
+    found = truncated(LowRank(energy_loss=0.05), jnp.asarray(w, jnp.float32))
     assert found.rank == 1
     np.testing.assert_allclose(found.kernel, w, atol=1e-6)
     assert np.isfinite(found.subgradient).all()
@@ -138,7 +141,7 @@ def test_kernels_of_rank_zero_and_one_are_kept_and_have_finite_slopes(w):
 
 def test_bfloat16_is_computed_in_float32():
     w = jnp.asarray(kernel((6, 5)), jnp.bfloat16)
-    found = LowRank(rank=2).truncate(w)
+    found = truncated(LowRank(rank=2), w)
     assert found.kernel.dtype == found.subgradient.dtype == jnp.bfloat16
     wanted, _, _ = by_svd(np.asarray(w, np.float32), 2)
     np.testing.assert_allclose(np.asarray(found.kernel, np.float32), wanted, atol=0.02)
