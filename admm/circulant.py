@@ -12,7 +12,6 @@ References: CirCNN, arXiv 1708.08917; E-RNN, arXiv 1812.07106.
 """
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -22,43 +21,26 @@ from core.errors import ShapeError, check_range, describe
 from core.types import Array
 
 
-class _Layout(NamedTuple):
-    """Where the entries of a padded kernel are; numpy, static under `jit`.
-
-    Attributes:
-      rows: entry [c, d] is the column (c + d) mod k of row c on diagonal d.
-      exists: whether that entry is one of the kernel, [q, p, c, d].
-      first: the first row of each diagonal that exists, 0 if none, [q, p, 1, d].
-    """
-
-    rows: np.ndarray
-    exists: np.ndarray
-    first: np.ndarray
-
-
-@functools.lru_cache(maxsize=64)
-def _layout(n_in: int, n_out: int, block: int) -> _Layout:
-    c, d = np.ogrid[:block, :block]
-    rows = (c + d) % block
-    q, p = blocks(n_in, block), blocks(n_out, block)
-    is_row = np.arange(q * block).reshape(q, 1, block, 1) < n_in
-    is_column = np.arange(p * block).reshape(p, block)[:, rows] < n_out
-    exists = is_row & is_column[None]
-    return _Layout(rows, exists, exists.argmax(2)[:, :, None])
-
-
 def blocks(size: int, block: int) -> int:
     """Returns how many blocks a side of `size` takes."""
     return -(-size // block)
 
 
-def _checked(shape: tuple[int, ...], block: int) -> None:
+def _columns(n_in: int, n_out: int, block: int, gates: int) -> tuple[int, int, int]:
+    """Returns q, p of each gate, and outputs of each gate.
+
+    Raises:
+      InputError: a block or a number of gates below 1.
+      ShapeError: outputs that are no multiple of `gates`.
+    """
     check_range("block", block, 1)
-    if len(shape) < 2:
-        raise ShapeError(describe(f"a kernel of {shape}", "[..., n_in, n_out]"))
+    check_range("gates", gates, 1)
+    if n_out % gates:
+        raise ShapeError(describe(f"{n_out} outputs", f"a multiple of {gates} gates"))
+    return blocks(n_in, block), blocks(n_out // gates, block), n_out // gates
 
 
-def generators(kernel: Array, block: int) -> Array:
+def generators(kernel: Array, block: int, gates: int = 1) -> Array:
     """Returns the generators of the nearest block-circulant kernel.
 
     The mean of the existing entries of each wrapped diagonal of each block, which is
@@ -68,52 +50,70 @@ def generators(kernel: Array, block: int) -> Array:
       kernel: [..., n_in, n_out]; leading axes, a convolution's window for one, hold a
         matrix each.
       block: k, at least 1.
+      gates: how many equal groups the outputs are made of, such as the four gates of a
+        fused LSTM kernel; no block reaches across two of them.
 
     Returns:
-      g of [..., ceil(n_in / k), ceil(n_out / k), k], of the kernel's dtype; 0 on
-      diagonals that lie in the padding.
+      g of [..., ceil(n_in / k), gates ceil(n_out / gates / k), k], of the kernel's
+      dtype; 0 on diagonals that lie in the padding.
 
     Raises:
-      ShapeError: fewer than two axes.
-      InputError: a block below 1.
+      ShapeError: fewer than two axes, or outputs that are no multiple of `gates`.
+      InputError: a block or a number of gates below 1.
     """
-    _checked(kernel.shape, block)
+    if kernel.ndim < 2:
+        raise ShapeError(describe(f"a kernel of {kernel.shape}", "[..., n_in, n_out]"))
     *lead, n_in, n_out = kernel.shape
-    found = _layout(n_in, n_out, block)
-    q, p = found.exists.shape[:2]
-    pads = [(0, 0)] * len(lead) + [(0, q * block - n_in), (0, p * block - n_out)]
-    parts = jnp.pad(kernel, pads).reshape(*lead, q, block, p, block)
-    parts = jnp.moveaxis(parts, -2, -3)
-    lines = parts[..., np.arange(block)[:, None], found.rows]
+    q, p, each = _columns(n_in, n_out, block, gates)
+    apart = kernel.reshape(*lead, n_in, gates, each)
+    edges = (q * block - n_in, p * block - each)
+    pads = [(0, 0)] * len(lead) + [(0, edges[0]), (0, 0), (0, edges[1])]
+    parts = jnp.pad(apart, pads).reshape(*lead, q, block, gates * p, block)
+    # Entry [c, d] of a block is the column (c + d) mod k of row c, on diagonal d.
+    c, d = np.ogrid[:block, :block]
+    columns = (c + d) % block
+    lines = jnp.moveaxis(parts, -2, -3)[..., c, columns]
     # Distances to one entry: equal entries have exactly their own mean.
-    index = np.broadcast_to(found.first, (*lead, *found.first.shape))
+    if edges == (0, 0):
+        one = lines[..., :1, :]
+        return one[..., 0, :] + (lines - one).mean(-2)
+    is_row = np.arange(q * block).reshape(q, 1, block, 1) < n_in
+    is_column = np.arange(p * block).reshape(p, block)[:, columns] < each
+    exists = is_row & np.tile(is_column, (gates, 1, 1))[None]
+    first = exists.argmax(2)[:, :, None]
+    outer = (None,) * len(lead)
+    index = np.broadcast_to(first, (*lead, *first.shape))
     one = jnp.take_along_axis(lines, jnp.asarray(index), axis=-2)
-    exists = np.broadcast_to(found.exists, lines.shape)
-    apart = jnp.where(exists, lines - one, jnp.zeros_like(lines)).sum(-2)
-    count = np.maximum(exists.sum(-2), 1)
-    return one[..., 0, :] + apart / jnp.asarray(count, kernel.dtype)
+    away = jnp.where(exists[outer], lines - one, jnp.zeros_like(lines)).sum(-2)
+    count = np.maximum(exists.sum(2), 1)[outer]
+    return one[..., 0, :] + away / jnp.asarray(count, kernel.dtype)
 
 
-def expand(g: Array, n_in: int, n_out: int) -> Array:
-    """Returns the kernel [..., n_in, n_out] of generators [..., q, p, k].
+def expand(g: Array, n_in: int, n_out: int, gates: int = 1) -> Array:
+    """Returns the kernel [..., n_in, n_out] of `generators`.
 
     Raises:
-      ShapeError: the sizes do not need q and p blocks.
+      ShapeError: generators of other sizes.
+      InputError: a number of gates below 1.
     """
-    q, p, block = _sizes(g, n_in, n_out)
+    q, p, each = _sizes(g.shape[-3:], n_in, n_out, g.shape[-1], gates)
+    block = g.shape[-1]
     c, r = np.ogrid[:block, :block]
     parts = jnp.moveaxis(g[..., (r - c) % block], -2, -3)
-    padded = parts.reshape(*g.shape[:-3], q * block, p * block)
-    return padded[..., :n_in, :n_out]
+    padded = parts.reshape(*g.shape[:-3], q * block, gates, p * block)
+    return padded[..., :n_in, :, :each].reshape(*g.shape[:-3], n_in, n_out)
 
 
-def _sizes(g: Array, n_in: int, n_out: int) -> tuple[int, int, int]:
-    q, p, block = g.shape[-3:]
-    if (blocks(n_in, block), blocks(n_out, block)) != (q, p):
-        wanted = f"[{blocks(n_in, block)}, {blocks(n_out, block)}, {block}]"
-        given = f"generators of {g.shape} for {n_in} inputs and {n_out} outputs"
-        raise ShapeError(describe(given, wanted))
-    return q, p, block
+def _sizes(
+    found: tuple[int, ...], n_in: int, n_out: int, block: int, gates: int
+) -> tuple[int, int, int]:
+    """Checks [q, gates p, k] or a part of it; see `_columns`."""
+    q, p, each = _columns(n_in, n_out, block, gates)
+    if found != (q, gates * p, block):
+        given = f"generators or spectra of [q, p, k] = {found}"
+        sizes = f"{(q, gates * p, block)} for {n_in} inputs and {n_out} outputs"
+        raise ShapeError(describe(given, sizes))
+    return q, p, each
 
 
 def spectra(g: Array) -> Array:
@@ -125,14 +125,15 @@ def spectra(g: Array) -> Array:
     return jnp.moveaxis(jnp.fft.rfft(g), -1, 0)
 
 
-def matmul(x: Array, g: Array, n_out: int) -> Array:
+def matmul(x: Array, g: Array, n_out: int, gates: int = 1) -> Array:
     """Returns x @ expand(g), by FFT.
 
     Args:
       x: [..., n_in], float32 or float64.
-      g: generators [q, p, k] of x's dtype; gradients with respect to them are sums
-        over diagonals.
+      g: generators [q, gates p, k] of x's dtype; gradients with respect to them are
+        sums over diagonals.
       n_out: outputs.
+      gates: as in `generators`.
 
     Returns:
       [..., n_out].
@@ -140,36 +141,38 @@ def matmul(x: Array, g: Array, n_out: int) -> Array:
     Raises:
       ShapeError: sizes that do not fit.
     """
-    _sizes(g, x.shape[-1], n_out)
-    return spectral_matmul(x, spectra(g), g.shape[-1], n_out)
+    _sizes(g.shape, x.shape[-1], n_out, g.shape[-1], gates)
+    return spectral_matmul(x, spectra(g), g.shape[-1], n_out, gates)
 
 
-def spectral_matmul(x: Array, s: Array, block: int, n_out: int) -> Array:
-    """Returns `matmul(x, g, n_out)` from `s = spectra(g)`.
+def spectral_matmul(
+    x: Array, s: Array, block: int, n_out: int, gates: int = 1
+) -> Array:
+    """Returns `matmul(x, g, n_out, gates)` from `s = spectra(g)`.
 
     One transform for each block of inputs and one back for each block of outputs; the
     sum over blocks is taken between them.
 
     Args:
       x: [..., n_in].
-      s: [k // 2 + 1, q, p].
+      s: [k // 2 + 1, q, gates p].
       block: k, which `s` does not tell.
       n_out: outputs.
+      gates: as in `generators`.
 
     Raises:
       ShapeError: sizes that do not fit.
     """
-    bins, q, p = s.shape
     *lead, n_in = x.shape
-    wanted = (block // 2 + 1, blocks(n_in, block), blocks(n_out, block))
-    if wanted != (bins, q, p):
-        given = f"spectra of {s.shape} for {n_in} inputs, {n_out} outputs"
-        raise ShapeError(describe(f"{given}, blocks of {block}", str(wanted)))
+    is_of_block = s.ndim == 3 and s.shape[0] == block // 2 + 1
+    sides = (*s.shape[1:], block if is_of_block else None)
+    q, p, each = _sizes(sides, n_in, n_out, block, gates)  # type: ignore[arg-type]
     padded = jnp.pad(x.reshape(-1, n_in), [(0, 0), (0, q * block - n_in)])
     parts = jnp.fft.rfft(padded.reshape(-1, q, block))
-    products = jnp.einsum("bqf,fqp->fbp", parts, s)
+    products = jnp.einsum("bqf,fqp->fbp", parts, s, precision="highest")
     y = jnp.fft.irfft(jnp.moveaxis(products, 0, -1), n=block)
-    return y.reshape(-1, p * block)[:, :n_out].reshape(*lead, n_out)
+    y = y.reshape(-1, gates, p * block)[..., :each]
+    return y.reshape(*lead, n_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,26 +198,14 @@ class BlockCirculant:
         check_range("block", self.block, 1)
         check_range("gates", self.gates, 1)
 
-    def generators(self, w: Array) -> Array:
-        """Returns the generators [..., gates, q, p, k] of the nearest point.
+    def project(self, w: Array) -> Array:
+        """Returns the nearest kernel of circulant blocks.
 
         Raises:
-          ShapeError: outputs that are no multiple of `gates`.
+          ShapeError: as `generators`.
         """
-        if w.ndim < 2 or w.shape[-1] % self.gates:
-            wanted = f"[..., n_in, n_out], n_out a multiple of {self.gates} gates"
-            raise ShapeError(describe(f"a kernel of {w.shape}", wanted))
-        apart = w.reshape(*w.shape[:-1], self.gates, -1)
-        return generators(jnp.moveaxis(apart, -2, -3), self.block)
-
-    def expand(self, g: Array, n_in: int, n_out: int) -> Array:
-        """Returns the kernel [..., n_in, n_out] of `generators`."""
-        parts = expand(g, n_in, n_out // self.gates)
-        return jnp.moveaxis(parts, -3, -2).reshape(*g.shape[:-4], n_in, n_out)
-
-    def project(self, w: Array) -> Array:
-        """Returns the nearest kernel of circulant blocks."""
-        return self.expand(self.generators(w), *w.shape[-2:])
+        g = generators(w, self.block, self.gates)
+        return expand(g, *w.shape[-2:], self.gates)
 
 
 class Cost(NamedTuple):

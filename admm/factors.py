@@ -8,6 +8,7 @@
 Batch norm and biases after the kernel stay as they are.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,9 +16,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from admm.low_rank import Scheme, matricize, spectrum
+from admm.low_rank import Scheme, check_scheme, matricize, spectrum, wide
 from core.errors import ShapeError, check_range, describe
 from core.types import Array
+
+_product = functools.partial(jnp.matmul, precision="highest")
 
 
 class Factors(NamedTuple):
@@ -42,13 +45,14 @@ def break_even(shape: tuple[int, ...], scheme: Scheme = "channel") -> int:
 
 def _multiplications(shape: tuple[int, ...], scheme: Scheme) -> int:
     """Multiplications of a rank's factors for each output position."""
+    check_scheme(scheme)
     if len(shape) == 2:
         return sum(shape)
-    high, wide, channels, filters = shape
+    high, across, channels, filters = shape
     return {
-        "channel": channels * high * wide + filters,
-        "spatial": channels * high + filters * wide,
-        "decouple": filters * channels + filters * high * wide,
+        "channel": channels * high * across + filters,
+        "spatial": channels * high + filters * across,
+        "decouple": filters * channels + filters * high * across,
     }[scheme]
 
 
@@ -74,22 +78,29 @@ def factorize(kernel: Array, rank: int, scheme: Scheme = "channel") -> Factors:
       InputError: a rank out of range.
       UnknownNameError, ShapeError: as `admm.low_rank.matricize`.
     """
-    matrices = matricize(kernel, scheme)
+    matrices = matricize(wide(kernel), scheme)
     check_range("rank", rank, 1, min(matrices.shape[-2:]))
-    if kernel.ndim == 2:
+    found = _factors(matrices, kernel.shape, rank, scheme)
+    return Factors(*(part.astype(kernel.dtype) for part in found))
+
+
+def _factors(
+    matrices: Array, shape: tuple[int, ...], rank: int, scheme: Scheme
+) -> Factors:
+    if len(shape) == 2:
         return Factors(*_halves(matrices, rank, share=True))
-    high, wide, channels, filters = kernel.shape
+    high, across, channels, filters = shape
     if scheme == "decouple":
         pairs = [_halves(m, rank, share=True) for m in matrices]
         window = jnp.stack([a for a, _ in pairs], 1)  # [kh kw, N, r]
         point = jnp.stack([b.T for _, b in pairs], 1)  # [C, N, r]
         first = point.reshape(1, 1, channels, filters * rank)
-        return Factors(first, window.reshape(high, wide, filters, rank))
+        return Factors(first, window.reshape(high, across, filters, rank))
     left, right = _halves(matrices, rank, share=scheme == "channel")
     if scheme == "channel":
-        first = left.reshape(high, wide, channels, rank)
+        first = left.reshape(high, across, channels, rank)
         return Factors(first, right.reshape(1, 1, rank, filters))
-    second = right.reshape(rank, wide, filters).transpose(1, 0, 2)
+    second = right.reshape(rank, across, filters).transpose(1, 0, 2)
     return Factors(left.reshape(high, 1, channels, rank), second[None])
 
 
@@ -101,11 +112,11 @@ def _halves(matrix: Array, rank: int, share: bool) -> tuple[Array, Array]:
     inverse = jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)
     if matrix.shape[0] <= matrix.shape[1]:
         if not share:
-            return kept, kept.T @ matrix
-        return kept * root, (kept * inverse).T @ matrix
+            return kept, _product(kept.T, matrix)
+        return kept * root, _product((kept * inverse).T, matrix)
     if not share:
-        return matrix @ (kept * inverse**2), (kept * root**2).T
-    return matrix @ (kept * inverse), (kept * root).T
+        return _product(matrix, kept * inverse**2), (kept * root**2).T
+    return _product(matrix, kept * inverse), (kept * root).T
 
 
 def conv(
@@ -129,7 +140,9 @@ def conv(
 
     Raises:
       ShapeError: factors of a dense kernel.
+      UnknownNameError: no such scheme.
     """
+    check_scheme(scheme)
     first, second = factors
     if first.ndim != 4:
         raise ShapeError(

@@ -8,11 +8,12 @@ A kernel is one matrix A, or several, by a scheme (arXiv 1812.02402, section 3):
 
 for kernels [kh, kw, C, N]; a dense kernel [n_in, n_out] is its own matrix by every
 scheme. Spectra are those of the Gram matrix of the shorter side, which costs a small
-part of a singular value decomposition; singular values below sqrt(eps) of the largest
-one are noise.
+part of a singular value decomposition; small singular values are noise
+(`numerical_rank`).
 """
 
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from core.types import Array
 
 Scheme = Literal["channel", "spatial", "decouple"]
 SCHEMES = ("channel", "spatial", "decouple")
+_product = functools.partial(jnp.matmul, precision="highest")
 
 
 class Spectrum(NamedTuple):
@@ -36,6 +38,12 @@ class Spectrum(NamedTuple):
     values: Array
 
 
+def check_scheme(scheme: str) -> None:
+    """Raises `UnknownNameError` unless there is such a scheme."""
+    if scheme not in SCHEMES:
+        raise unknown_name("scheme", scheme, SCHEMES)
+
+
 def matricize(kernel: Array, scheme: Scheme) -> Array:
     """Returns the matrix of a kernel, or its matrices [N, kh kw, C].
 
@@ -47,8 +55,7 @@ def matricize(kernel: Array, scheme: Scheme) -> Array:
       UnknownNameError: no such scheme.
       ShapeError: neither two nor four axes.
     """
-    if scheme not in SCHEMES:
-        raise unknown_name("scheme", scheme, SCHEMES)
+    check_scheme(scheme)
     if kernel.ndim == 2:
         return kernel
     if kernel.ndim != 4:
@@ -76,10 +83,14 @@ def restore(matrix: Array, shape: tuple[int, ...], scheme: Scheme) -> Array:
 
 
 def spectrum(matrix: Array) -> Spectrum:
-    """Returns the spectrum of a matrix [n, m], by its Gram matrix."""
+    """Returns the spectrum of a matrix [n, m], by its Gram matrix.
+
+    A constant in derivatives: those of a decomposition are infinite where singular
+    values meet.
+    """
+    matrix = jax.lax.stop_gradient(matrix)
     short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    gram = jnp.matmul(short, short.T, precision="highest")
-    squares, vectors = jnp.linalg.eigh(gram)
+    squares, vectors = jnp.linalg.eigh(_product(short, short.T))
     return Spectrum(vectors[:, ::-1], jnp.sqrt(jnp.maximum(squares[::-1], 0)))
 
 
@@ -100,6 +111,16 @@ def rank_by_energy(values: Array, loss: float) -> Array:
     return jnp.minimum(rank, values.size)
 
 
+def numerical_rank(values: Array) -> Array:
+    """Returns how many singular values are no noise, int32 [], 0 of a zero matrix.
+
+    Noise is what is at most sqrt(r eps) of the largest of r: the Gram matrix has their
+    squares.
+    """
+    least = jnp.sqrt(values.size * jnp.finfo(values.dtype).eps) * values[0]
+    return jnp.sum(values > least, dtype=jnp.int32)
+
+
 def rank_by_value(values: Array, least: float) -> Array:
     """Returns how many singular values are at least so large, int32 [], 1 or more."""
     return jnp.maximum(jnp.sum(values >= least, dtype=jnp.int32), 1)
@@ -115,8 +136,8 @@ def truncate(matrix: Array, found: Spectrum, rank: int | Array) -> Array:
     """
     kept = _kept(found, rank)
     if matrix.shape[0] <= matrix.shape[1]:
-        return kept @ (kept.T @ matrix)
-    return (matrix @ kept) @ kept.T
+        return _product(kept, _product(kept.T, matrix))
+    return _product(_product(matrix, kept), kept.T)
 
 
 def _kept(found: Spectrum, rank: int | Array) -> Array:
@@ -134,22 +155,45 @@ def nuclear_subgradient(matrix: Array, found: Spectrum, rank: int | Array) -> Ar
       found: its spectrum.
       rank: k.
     """
-    eps = jnp.finfo(matrix.dtype).eps
-    is_real = found.values > jnp.sqrt(eps) * found.values[0]
+    rank = jnp.minimum(rank, numerical_rank(found.values))
+    is_real = jnp.arange(found.values.size, dtype=jnp.int32) < rank
     inverse = jnp.where(is_real, 1 / jnp.where(is_real, found.values, 1), 0)
     kept = _kept(found, rank)
     scaled = kept * inverse.astype(matrix.dtype)[None]
     if matrix.shape[0] <= matrix.shape[1]:
-        return scaled @ (kept.T @ matrix)
-    return (matrix @ scaled) @ kept.T
+        return _product(scaled, _product(kept.T, matrix))
+    return _product(_product(matrix, scaled), kept.T)
 
 
 def nuclear_norm(kernel: Array, scheme: Scheme = "channel") -> Array:
-    """Returns the sum of the singular values of a kernel's matrices."""
-    matrices = matricize(kernel, scheme)
-    if matrices.ndim == 2:
-        return spectrum(matrices).values.sum()
-    return jax.vmap(spectrum)(matrices).values.sum()
+    """Returns the sum of the singular values of a kernel's matrices, without noise.
+
+    Its gradient is the sub-gradient U V^T, finite for every kernel; in half precision
+    it is computed in float32.
+
+    Args:
+      kernel: [n_in, n_out] or [kh, kw, C, N].
+      scheme: as in `matricize`.
+    """
+    matrices = matricize(wide(kernel), scheme)
+    each = matrices[None] if matrices.ndim == 2 else matrices
+
+    def norm(matrix: Array) -> Array:
+        found = spectrum(matrix)
+        rank = numerical_rank(found.values)
+        is_real = jnp.arange(found.values.size, dtype=jnp.int32) < rank
+        total = jnp.where(is_real, found.values, 0).sum()
+        rest = jax.lax.stop_gradient(matrix)
+        slope = nuclear_subgradient(rest, found, rank)
+        return total + jnp.sum(slope * (matrix - rest))
+
+    return jax.vmap(norm)(each).sum()
+
+
+def wide(kernel: Array) -> Array:
+    """Returns a kernel in float32 at least: half precision has no decomposition."""
+    kernel = jnp.asarray(kernel)
+    return kernel if kernel.dtype.itemsize >= 4 else kernel.astype(jnp.float32)
 
 
 class Truncated(NamedTuple):
@@ -172,8 +216,9 @@ class LowRank:
 
     The projection is the truncated singular value decomposition. With `rank` it is the
     Euclidean one (Eckart and Young); with `energy_loss` the rank follows from the
-    kernel, so that projecting again may lose energy again. The matrices of a "decouple"
-    scheme have one rank together: the largest that one of them asks for.
+    kernel: no Euclidean projection, and projecting again may lose energy again. The
+    matrices of a "decouple" scheme have one rank together: the largest that one of them
+    asks for.
 
     Attributes:
       rank: the largest rank; None if `energy_loss` is given.
@@ -198,8 +243,7 @@ class LowRank:
             check_range("rank", self.rank, 1)
         if self.energy_loss is not None:
             check_range("energy_loss", self.energy_loss, 0.0, 1.0)
-        if self.scheme not in SCHEMES:
-            raise unknown_name("scheme", self.scheme, SCHEMES)
+        check_scheme(self.scheme)
 
     def truncate(self, w: Array) -> Truncated:
         """Returns the projection with its rank and sub-gradient.
@@ -209,8 +253,7 @@ class LowRank:
         Raises:
           ShapeError: a kernel with neither two nor four axes.
         """
-        kind = w.dtype if w.dtype.itemsize >= 4 else jnp.float32
-        matrices = matricize(w.astype(kind), self.scheme)
+        matrices = matricize(wide(w), self.scheme)
         single = matrices.ndim == 2
         each = matrices[None] if single else matrices
         found = jax.vmap(spectrum)(each)

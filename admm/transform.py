@@ -278,8 +278,10 @@ def finish(params: PyTree, rules: Rules) -> tuple[PyTree, PartialTree]:
       rules: as in `admm`.
 
     Returns:
-      The projected parameters and a mask tree; a leaf whose set has no support
-      keeps `None` there. Train on with `gap.masked(optimizer, masks)`.
+      The projected parameters and a mask tree. Train on with
+      `gap.masked(optimizer, masks)`. A leaf whose set has no support (circulant, low
+      rank, levels) keeps `None` there, and leaves its set when it trains on: hold it
+      still, or train its generators or factors instead.
 
     Raises:
       NonFiniteError: NaN or infinity in a constrained leaf.

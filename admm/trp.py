@@ -21,6 +21,9 @@ from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
 from gap.transforms import need_params
 
+ALL = 2**31 - 1
+"""A rank that no kernel has."""
+
 
 class TRPState(NamedTuple):
     """State of `trp`.
@@ -49,7 +52,8 @@ def trp(
     The update before every `period`-th step leads to the truncated weights T(W + u), so
     that the gradient of that step is the one at T(W), whatever loop calls it: that is
     the paper's W_low. Begin from `admm.project(params, rules)`, whose gradient is the
-    first one. Truncation is inside of a `lax.cond`: nothing recompiles.
+    first one. Truncation is inside of a `lax.cond`: nothing recompiles. It has to be
+    the last transform of a chain: what a later one changes is no T(W + u) any more.
 
     Args:
       inner: the optimizer, its weight decay and momentum included.
@@ -89,7 +93,9 @@ def trp(
     def init(params: PyTree) -> TRPState:
         sets = sets_of(params)
         check_finite(trees.select(sets, params), "params")
-        _, ranks, slopes = parts(sets, params)
+        # Of the parameters as they are: they may have been truncated already.
+        whole = trees.map_partial(lambda s: LowRank(ALL, scheme=s.scheme), sets)
+        _, ranks, slopes = parts(whole, params)
         zero = jnp.zeros((), jnp.int32)
         return TRPState(zero, ranks, slopes, inner.init(params))
 

@@ -107,6 +107,8 @@ def test_one_transform_each_way():
     nodes = graph.trace(product, circulant.spectra(g), x).nodes
     kinds = [n.params["fft_type"].name for n in nodes if n.op == "fft"]
     assert kinds == ["RFFT", "IRFFT"]
+    nodes = graph.trace(lambda g, x: circulant.matmul(x, g, 24), g, x).nodes
+    assert sum(n.op == "fft" for n in nodes) == 3  # that of the generators
 
 
 def test_windows_and_gates_are_apart(key):
@@ -116,10 +118,14 @@ def test_windows_and_gates_are_apart(key):
         np.testing.assert_allclose(whole[i, j], BlockCirculant(4).project(w[i, j]))
     fused = w[0, 0]
     found = BlockCirculant(4, gates=2).project(fused)
+    g = circulant.generators(fused, 4, 2)
+    assert g.shape == (2, 4, 4)
+    x = jax.random.normal(key, (5, 8))
+    by_fft = circulant.matmul(x, g, 12, 2)
+    np.testing.assert_allclose(by_fft, x @ found, rtol=1e-4, atol=1e-5)
     for k in (0, 6):  # gates of 6: a block of 4 would reach across
         wanted = BlockCirculant(4).project(fused[:, k : k + 6])
         np.testing.assert_allclose(found[:, k : k + 6], wanted)
-    assert BlockCirculant(4, gates=2).generators(fused).shape == (2, 2, 2, 4)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9))
@@ -154,5 +160,7 @@ def test_bad_input_is_named():
         circulant.expand(g, 12, 12)
     with pytest.raises(ShapeError, match="9 inputs"):
         circulant.matmul(jnp.ones(9), g, 12)
-    with pytest.raises(ShapeError, match="blocks of 2"):
+    with pytest.raises(ShapeError, match="8 inputs"):
         circulant.spectral_matmul(jnp.ones(8), circulant.spectra(g), 2, 12)
+    with pytest.raises(ShapeError, match="8 inputs"):
+        circulant.spectral_matmul(jnp.ones(8), circulant.spectra(g)[None], 4, 12)

@@ -36,6 +36,17 @@ def test_dense_factors_multiply_to_the_projection(shape, rank):
     np.testing.assert_allclose(*norms, rtol=1e-3)  # sqrt(s) in both
 
 
+@pytest.mark.parametrize("scheme", ["channel", "spatial"])
+def test_what_the_factors_share(scheme):
+    (first, second), _ = halves(kernel((3, 5, 4, 6)), 3, scheme)
+    left = np.sqrt(np.square(first).sum((0, 1, 2)))
+    right = np.sqrt(np.square(second).sum((0, 1, 3)))
+    if scheme == "channel":
+        np.testing.assert_allclose(left, right, rtol=1e-3)
+    else:
+        np.testing.assert_allclose(left, np.ones(3), rtol=1e-3)
+
+
 CASES = [
     ((1, 1), "SAME"),
     ((2, 2), "SAME"),

@@ -49,21 +49,29 @@ def low(w, rank=2):
     return (u[:, :rank] * s[:rank]) @ v[:rank], u[:, :rank] @ v[:rank]
 
 
+def low_by_energy(w, loss=0.1):
+    s = np.linalg.svd(np.asarray(w, np.float64), compute_uv=False)
+    rank = int((np.cumsum(s**2) < (1 - loss) * np.sum(s**2)).sum()) + 1
+    return low(w, rank)
+
+
 @pytest.mark.parametrize("period", [1, 3])
 @pytest.mark.parametrize("nuclear", [0.0, 0.01])
-def test_steps_are_those_of_the_paper(period, nuclear):
+@pytest.mark.parametrize("rule", [LowRank(rank=2), LowRank(energy_loss=0.1)], ids=str)
+def test_steps_are_those_of_the_paper(period, nuclear, rule):
     """W_low = T(W), W <- W_low - lr (grad f(W_low) + lambda U V^T) at steps z m."""
-    log = []
-    tx = admm.trp(optax.sgd(0.1), RULES, period=period, nuclear=nuclear)
-    trained(tx, 7, log=log)
+    log, rules = [], [("w", rule)]
+    tx = admm.trp(optax.sgd(0.1), rules, period=period, nuclear=nuclear)
+    trained(tx, 7, admm.project(start(), rules), log)
+    by_hand = low if rule.rank else low_by_energy
     w = np.asarray(start()["w"], np.float64)
     for t in range(7):
         slope = 0.0
         if t % period == 0:
-            w, polar = low(w)
+            w, polar = by_hand(w)
             slope = nuclear * polar
         w = w - 0.1 * (w - GOAL + slope)
-        wanted = low(w)[0] if (t + 1) % period == 0 else w
+        wanted = by_hand(w)[0] if (t + 1) % period == 0 else w
         np.testing.assert_allclose(log[t]["w"], wanted, atol=1e-4)
 
 
