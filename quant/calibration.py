@@ -106,8 +106,13 @@ class Percentile(Calibration):
         check_range("percent", self.percent, 0.0, 100.0, low_open=True)
 
     def __call__(self, x: Array, fmt: Format) -> Scaling:
-        """Returns the scaling of every row; see `Calibration`."""
-        most = jnp.percentile(_sizes(x, fmt), self.percent, axis=-1)
+        """Returns the scaling of every row; see `Calibration`.
+
+        A row whose percentile is 0 keeps all of its range.
+        """
+        sizes = _sizes(x, fmt)
+        most = jnp.percentile(sizes, self.percent, axis=-1)
+        most = jnp.where(most > 0, most, sizes.max(-1))
         return symmetric(most / fmt.max)
 
 
@@ -149,7 +154,8 @@ class LeastError(Calibration):
 
         start = most, jnp.full_like(most, jnp.inf)
         (scale, error), _ = lax.scan(better, start, shares)
-        return symmetric(scale), error
+        has_range = _sizes(x, fmt).max(-1) > 0
+        return symmetric(jnp.where(has_range, scale, most)), error
 
 
 @dataclasses.dataclass(frozen=True)

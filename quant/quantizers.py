@@ -163,7 +163,7 @@ class Quantizer:
         found = (level - zero) * scale
         if self.gradient == "clip":
             unit = jax.lax.stop_gradient(wide / scale + zero)
-            inside = (unit >= self.format.min) & (unit <= self.format.max)
+            inside = _within(self.format, unit)
             kept = wide + jax.lax.stop_gradient(found - wide)
             found = jnp.where(inside, kept, found)
         return found.astype(x.dtype)
@@ -236,11 +236,17 @@ class Quantizer:
         return Scaling(*(jnp.repeat(part, self.per.group, axis) for part in scaling))
 
 
+def _within(fmt: Format, x: Array) -> Array:
+    """Whether numbers are in a format's range, or rounded out of it: x / scale is."""
+    give = 4 * float(jnp.finfo(x.dtype).eps)
+    low, high = fmt.min - give * abs(fmt.min), fmt.max + give * abs(fmt.max)
+    return (x >= low) & (x <= high)
+
+
 def straight_through(fmt: Format, x: Array) -> Array:
     """Returns the nearest levels; the derivative is 1 within their range, 0 beyond."""
     # Not jnp.clip, whose derivative at the ends is 1/2: the largest number lies there.
-    outside = (x < fmt.min) | (x > fmt.max)
-    inside = jnp.where(outside, jax.lax.stop_gradient(x), x)
+    inside = jnp.where(_within(fmt, x), x, jax.lax.stop_gradient(x))
     return inside + jax.lax.stop_gradient(fmt.round(x) - inside)
 
 

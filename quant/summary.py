@@ -108,7 +108,8 @@ def sqnr(x: ArrayLike, quantized: ArrayLike) -> Array:
     """
     x, quantized = (jnp.asarray(a).astype(jnp.float32) for a in (x, quantized))
     signal, noise = jnp.mean(x * x), jnp.mean((x - quantized) ** 2)
-    return 10 * (jnp.log10(signal) - jnp.log10(noise))
+    ratio = 10 * (jnp.log10(signal) - jnp.log10(noise))
+    return jnp.where(noise > 0, ratio, jnp.inf)
 
 
 def layer_sqnr(

@@ -64,12 +64,12 @@ def decide_leaf(
     weights: np.ndarray,
     is_unsafe: Callable[[np.ndarray], bool],
 ) -> tuple[str, np.ndarray | None]:
-    """Decides a leaf by linear programs: its combined row, then each row alone."""
+    """Decides a leaf by linear programs: the row of `weights`, then the best one."""
     flat = Region(np.ravel(region.lower), np.ravel(region.upper))
     hidden = [Bounds(*map(np.asarray, b)) for b in reduced.hidden]
-    tried = [weights, *np.eye(len(weights), dtype=weights.dtype)]
-    for each in tried[: 1 if len(weights) == 1 else None]:
-        row, d = each @ spec.C, float(each @ spec.d)
+
+    def decide(weights: np.ndarray) -> tuple[str, np.ndarray | None]:
+        row, d = weights @ spec.C, float(weights @ spec.d)
         status, value, x = exact.leaf_lp(
             reduced.params, flat, row, d, hidden, list(splits)
         )
@@ -77,6 +77,14 @@ def decide_leaf(
             return "empty", None
         if status == "optimal" and value > 1e-7:
             return "safe", None
-        if x is not None and is_unsafe(x):
-            return "point", x
-    return "open", None
+        return ("point", x) if x is not None and is_unsafe(x) else ("open", None)
+
+    found = decide(np.asarray(weights, np.float64))
+    if found[0] != "open" or len(weights) == 1:
+        return found
+    best = exact.leaf_weights(reduced.params, flat, spec, hidden, list(splits))
+    if best is None:
+        return found
+    if is_unsafe(best[1]):
+        return "point", best[1]
+    return decide(best[0])

@@ -80,6 +80,49 @@ def leaf_lp(
     return "optimal" if inside else "relaxed", float(found.fun + constant), x
 
 
+def leaf_weights(
+    params: PyTree,
+    region: Region,
+    spec: Spec,
+    hidden: Sequence[Bounds],
+    splits: Sequence[np.ndarray],
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the rows' convex weights whose combined minimum over a leaf is largest.
+
+    One linear program, min t subject to C y(x) + d <= t: no x makes all rows
+    unsafe at once just where its optimum is positive, and that is the minimum of the
+    combined row.
+
+    Args:
+      params: of a reduced network, `Reduced.params`.
+      region: of the input; of an l2 ball the program takes the enclosing box.
+      spec: the rows of a clause, S.
+      hidden: bounds of each z_k, `Reduced.hidden`.
+      splits: for each layer the signs of z_k, [n_k].
+
+    Returns:
+      Weights [S] and the minimiser x [n_x]; None where no x has these signs, or if the
+      solver gave up.
+    """
+    parts = [
+        _leaf_rows(_dense(params, row, float(d), hidden, splits))
+        for row, d in zip(spec.C, spec.d, strict=True)
+    ]
+    costs, constants = np.stack([p[0] for p in parts]), np.array([p[1] for p in parts])
+    A, b = parts[0][2:]
+    n, m = costs.shape[1], len(parts)
+    rows = np.block([[A, np.zeros((len(b), 1))], [costs, -np.ones((m, 1))]])
+    sides = np.concatenate([b, -constants])
+    bounds = np.stack([np.ravel(region.lower), np.ravel(region.upper)], 1)
+    bounds = np.concatenate([bounds, [[-np.inf, np.inf]]])
+    found = _solve(np.eye(n + 1)[-1], rows, sides, region, bounds=bounds)
+    if found.status != 0:
+        return None
+    weights = np.maximum(-found.ineqlin.marginals[len(b) : len(b) + m], 0)
+    x = np.clip(found.x[:n], bounds[:n, 0], bounds[:n, 1])
+    return weights / weights.sum(), x
+
+
 def leaf_betas(
     params: PyTree,
     region: Region,

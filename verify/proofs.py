@@ -155,21 +155,20 @@ def _from_program(
     neurons: Sequence[int],
     signs: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Multipliers of a leaf that linear programs closed, of the first row that has."""
+    """Multipliers of a leaf that linear programs closed: of one row or of the best."""
     flat = np.zeros(sum(reduced.sizes), np.int8)
     flat[np.asarray(neurons, int)] = signs
     splits = np.split(flat, np.cumsum(reduced.sizes)[:-1])
-    for row in range(len(spec.d)):
-        status, value, _ = exact.leaf_lp(
-            reduced.params, region, spec.C[row], float(spec.d[row]), hidden, splits
-        )
+    tried = list(np.eye(len(spec.d)))
+    best = exact.leaf_weights(reduced.params, region, spec, hidden, splits)
+    if best is not None:
+        tried.append(best[0])
+    for weights in tried:
+        row = (weights @ spec.C, float(weights @ spec.d), hidden, splits)
+        status, value, _ = exact.leaf_lp(reduced.params, region, *row)
         if status != "infeasible" and not (status == "optimal" and value > 0):
             continue
-        betas = exact.leaf_betas(
-            reduced.params, region, spec.C[row], float(spec.d[row]), hidden, splits
-        )
+        betas = exact.leaf_betas(reduced.params, region, *row)
         if betas is not None:
-            weights = np.zeros(len(spec.d))
-            weights[row] = 1
             return np.zeros(len(flat)), np.concatenate(betas), weights
     return None

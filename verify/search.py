@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import GraphError
+from core.errors import GraphError, InputError, describe
 from core.types import PyTree
 from verify import bab, box_bounds, boxes, falsify, reduce, timing
 from verify.clauses import decide_leaf, flattened, grouped, padded
@@ -142,6 +142,10 @@ class Verifier:
         kinds = [leaf.dtype for leaf in jax.tree.leaves(params)]
         floats = [k for k in kinds if jnp.issubdtype(k, jnp.floating)]
         self.dtype = np.dtype(floats[0] if floats else np.float32)
+        if self.dtype not in (np.float32, np.float64):
+            given = f"parameters of {self.dtype}"
+            remedy = "Convert them: a proof is of the function that is computed."
+            raise InputError(describe(given, "float32 or float64", remedy))
         example = jax.ShapeDtypeStruct(input_shape, self.dtype)
         self.network: Network = network(fn, params, example)
         self.prepare = jax.jit(self.network.prepare)

@@ -132,7 +132,7 @@ class Levels(Format):
     """Any set of numbers; the word of a number is its place in rising order.
 
     Attributes:
-      numbers: 2 to 65536 different finite numbers, in any order.
+      numbers: 2 to 65536 different finite numbers in any order, one above 0.
       cost_of_product: its cost, which the numbers do not tell.
     """
 
@@ -151,6 +151,10 @@ class Levels(Format):
                     f"2 to {2**MAX_BITS} different finite numbers",
                 )
             )
+        if self.numbers[-1] <= 0:
+            given = f"numbers up to {self.numbers[-1]:g}"
+            wanted = "one above 0, which scales are fitted to"
+            raise InputError(describe(given, wanted))
 
     @property
     def bits(self) -> int:  # type: ignore[override]

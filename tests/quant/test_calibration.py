@@ -173,3 +173,12 @@ def test_settings_out_of_range_are_named():
     ]:
         with pytest.raises(InputError, match=word):
             make()
+
+
+def test_rows_without_a_range_and_mostly_of_zeros():
+    x = jnp.zeros((2, 1000)).at[1, 3].set(7.0)
+    fmt = Uniform(4, symmetric=True)
+    np.testing.assert_array_equal(
+        calibration.Percentile(50.0)(x, fmt).scale, [1.0, 1.0]
+    )
+    assert calibration.LeastError()(x, fmt).scale[0] == 1.0

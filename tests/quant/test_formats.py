@@ -194,6 +194,7 @@ def test_costs_count_shifts_and_adds():
         (lambda: SmallFloat(4, 3, specials="fn"), "one_nan"),
         (lambda: Levels((1.0, 1.0)), "different"),
         (lambda: Levels((0.0, float("nan"))), "finite"),
+        (lambda: Levels((-1.0, 0.0)), "above 0"),
         (lambda: Uniform(4).encode(jnp.arange(3)), "int32"),
         (lambda: Flint(4).encode(jnp.arange(3)), "int32"),
     ],

@@ -126,3 +126,14 @@ def test_straight_through_is_the_identity_within_the_range():
     inside = np.abs(np.asarray(x)) < 1 - 1e-6
     np.testing.assert_array_equal(np.asarray(slope)[inside], 1.0)
     np.testing.assert_array_equal(np.asarray(slope)[np.abs(x) > 1 + 1e-6], 0.0)
+
+
+@pytest.mark.parametrize("gradient", ["step", "clip"])
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_the_largest_weight_learns_however_its_scale_is_rounded(bits, gradient):
+    """max / (max / 127) may be above 127 in float32."""
+    x = np.random.default_rng(0).normal(size=(3, 400)).astype(np.float32)
+    quantizer = Quantizer(Uniform(bits, symmetric=True), gradient=gradient)
+    scaling = quantizer.fit(x)
+    slope = jax.jit(jax.grad(lambda x: quantizer.fake(x, scaling).sum()))(x)
+    np.testing.assert_allclose(slope, jnp.ones_like(slope), rtol=1e-6)

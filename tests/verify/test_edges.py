@@ -1,5 +1,6 @@
 """Verdicts where float32, padding or the order of regions could make them wrong."""
 
+import dataclasses
 import functools
 import time
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import verify
+from core.errors import InputError
 from verify import falsify
 from verify.box_bounds import bound_boxes
 from verify.boxed_neurons import Effort, NeuronSplitter
@@ -215,6 +217,14 @@ def test_networks_of_float64_are_split():
         found = verify.verify(tight(np.float64), config)
     assert found.status == "unsat"
     assert found.phase == "branch"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_networks_of_half_precision_are_refused(dtype):
+    asked = tight()
+    params = jax.tree.map(lambda w: w.astype(dtype), asked.params)
+    with pytest.raises(InputError, match="float32 or float64"):
+        verify.verify(dataclasses.replace(asked, params=params))
 
 
 def test_more_levels_than_candidates():

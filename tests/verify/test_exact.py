@@ -209,3 +209,31 @@ def test_milp_names_what_it_could_not_solve():
         patch.setattr(optimize, "milp", lambda *args, **kwargs: failed)
         with pytest.raises(InputError, match="time limit"):
             exact.milp(built, weights, BOX, spec)
+
+
+def test_a_conjunction_is_decided_by_one_program():
+    """Rows x + 0.01 and 0.01 - 2 x are never negative at once, nor is either alone."""
+    region = regions.box(-np.ones(1), np.ones(1))
+    params = {"layers": (), "output": {"matrix": np.eye(1), "bias": np.zeros(1)}}
+    spec = Spec(np.array([[1.0], [-2.0]]), np.array([0.01, 0.01]))
+    weights, x = exact.leaf_weights(params, region, spec, (), ())
+    np.testing.assert_allclose(weights, [2 / 3, 1 / 3], atol=1e-9)
+    assert exact.leaf_lp(params, region, weights @ spec.C, 0.01, (), ())[1] > 0
+    np.testing.assert_allclose(spec.C[0] * x, spec.C[1] * x, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_weights_have_the_least_of_the_largest_rows(seed):
+    _, _, _, reduced = setup(seed, BOX)
+    spec = Spec(np.array([[1.0, -1.0], [-0.5, 2.0], [-1.0, 0.2]]), np.full(3, 0.1))
+    for splits in patterns(reduced):
+        found = exact.leaf_weights(reduced.params, BOX, spec, reduced.hidden, splits)
+        if found is not None:
+            break
+    weights, x = found
+    assert weights.sum() == pytest.approx(1)
+    y = np.asarray(apply(reduced.params, jnp.asarray(x, jnp.float32)), np.float64)
+    row = (weights @ spec.C, float(weights @ spec.d), reduced.hidden, splits)
+    status, value, _ = exact.leaf_lp(reduced.params, BOX, *row)
+    assert status == "optimal"
+    assert value == pytest.approx((spec.C @ y + spec.d).max(), abs=1e-4)
