@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 BENCHMARKS := training_step projection sparse_layers sparse_training compaction squant \
-  quant_encode quant_aware verify_bounds
+  quant_encode quant_aware verify_bounds verify_reference verify_soundness
 
 .PHONY: run test check lint format bench clean
 
@@ -53,6 +53,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.quant_encode --json=runs/quant_encode.json
 	$(BIN)/python -m benchmarks.quant_aware --json=runs/quant_aware.json
 	$(BIN)/python -m benchmarks.verify_bounds --json=runs/verify_bounds.json
+	$(BIN)/python -m benchmarks.verify_reference --json=runs/verify_reference.json
+	$(BIN)/python -m benchmarks.verify_soundness --json=runs/verify_soundness.json
 	$(BIN)/python -m benchmarks.report $(addprefix runs/,$(addsuffix .json,$(BENCHMARKS)))
 
 clean:

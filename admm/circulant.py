@@ -205,7 +205,7 @@ class BlockCirculant:
           ShapeError: as `generators`.
         """
         g = generators(w, self.block, self.gates)
-        return expand(g, *w.shape[-2:], self.gates)
+        return expand(g, w.shape[-2], w.shape[-1], self.gates)
 
 
 class Cost(NamedTuple):

@@ -99,7 +99,7 @@ def given(
         onnx = _verify_work.competition(FILES[name])
         props = [onnx.parents[1] / Path(p) for p in found["vnnlib"][:count]]
         problems = [_verify_work.of_competition(onnx, p) for p in props]
-        rows = [np.float32(C) for C in found["C"][:count]]
+        rows = [np.asarray(C, np.float32) for C in found["C"][:count]]
         net = _verify_work.loaded(onnx)
     else:
         entry = images.published(name)
@@ -114,7 +114,10 @@ def given(
         ]
         rows = [margins_of(label, net.output_size) for label in labels]
     regions = [p.property.clauses[0].region for p in problems]
-    boxes = [Region(np.float32(r.lower), np.float32(r.upper)) for r in regions]
+    boxes = [
+        jax.tree.map(functools.partial(np.asarray, dtype=np.float32), r)
+        for r in regions
+    ]
     return net, [Given(*each) for each in zip(boxes, rows, strict=True)]
 
 
