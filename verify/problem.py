@@ -112,16 +112,17 @@ class Verdict:
     Attributes:
       status: "unsat" (the property holds), "sat" (a counterexample), "timeout" or
         "unknown".
-      lower: the least lower bound of the property's margin that is proven; positive
-        where it holds, -infinity where nothing was bounded.
+      lower: the least lower bound of the property's margin that is proven: positive
+        where bounds of the root prove it, 0 where splits do, -infinity where nothing
+        was bounded.
       domains: sub-domains that were bounded.
       seconds: wall time.
       phase: what decided: "attack", "interval", "crown", "alpha", "branch" or "".
       why: for "unknown" and "timeout", what is open and what may help.
       witness: (x, y) of a counterexample in float64, checked; None otherwise.
       certificate: a `verify.certificate.Certificate`, where asked for and proven.
-      info: numbers a person may want: unstable neurons per layer, splits, programs
-        compiled, seconds per phase.
+      info: numbers a person may want, where there are any: "unstable" neurons per
+        layer, "rounds" of branch and bound, "programs" by how often they were compiled.
     """
 
     status: Status

@@ -174,5 +174,8 @@ def _verdict(k: int, member: _Member, found: together.Outcome) -> Verdict:
     if k in found.stuck:
         why = "a sub-domain without anything left to split is open"
         return search.verdict("unknown", why)
+    if found.full:
+        why = f"{found.open.sum()} open sub-domains of all problems, over max_domains"
+        return search.verdict("unknown", why)
     why = f"{found.domains[k]} sub-domains bounded, {found.open[k]} are open"
     return search.verdict("timeout", why)

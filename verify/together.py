@@ -66,6 +66,7 @@ class Outcome:
       rounds: programs run.
       points: suspected counterexamples that were confirmed, by network.
       stuck: networks with a leaf that nothing decides.
+      full: whether it ended because more sub-domains were open than allowed.
     """
 
     open: np.ndarray
@@ -74,6 +75,7 @@ class Outcome:
     rounds: int = 0
     points: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     stuck: set[int] = dataclasses.field(default_factory=set)
+    full: bool = False
 
 
 LeafSolver = Callable[[int, np.ndarray, np.ndarray], tuple[str, np.ndarray | None]]
@@ -154,6 +156,7 @@ def search(
         if progress is not None:
             left = len(np.unique(owner[pool.clauses]))
             progress(f"{found.domains.sum()} sub-domains, {left} networks open")
+    found.full = pool.full
     np.add.at(found.open, owner[pool.clauses], 1)
     np.minimum.at(found.lower, owner[pool.clauses], pool.bounds)
     found.open[list(found.stuck)] += 1

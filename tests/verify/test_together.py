@@ -273,6 +273,8 @@ def test_what_is_left_is_open_and_said_so():
     assert (one.lower[one.open == 0] == np.inf).all()
     full = at_once(asked, specs, dataclasses.replace(CONFIG, max_domains=1))
     assert full.rounds == 0
+    assert full.full
+    assert not one.full
     assert (full.open == CLAUSES).all()
     assert (full.lower == -100).all()
 
