@@ -74,7 +74,7 @@ def generators(kernel: Array, block: int, gates: int = 1) -> Array:
     columns = (c + d) % block
     lines = jnp.moveaxis(parts, -2, -3)[..., c, columns]
     # Distances to one entry: equal entries have exactly their own mean.
-    if edges == (0, 0):
+    if edges == (0, 0):  # and no mask of the kernel's size in the program
         one = lines[..., :1, :]
         return one[..., 0, :] + (lines - one).mean(-2)
     is_row = np.arange(q * block).reshape(q, 1, block, 1) < n_in
@@ -107,7 +107,7 @@ def expand(g: Array, n_in: int, n_out: int, gates: int = 1) -> Array:
 def _sizes(
     found: tuple[int, ...], n_in: int, n_out: int, block: int, gates: int
 ) -> tuple[int, int, int]:
-    """Checks [q, gates p, k] or a part of it; see `_columns`."""
+    """Checks that [q, gates p, k] was found; returns as `_columns` does."""
     q, p, each = _columns(n_in, n_out, block, gates)
     if found != (q, gates * p, block):
         given = f"generators or spectra of [q, p, k] = {found}"
@@ -164,9 +164,11 @@ def spectral_matmul(
       ShapeError: sizes that do not fit.
     """
     *lead, n_in = x.shape
-    is_of_block = s.ndim == 3 and s.shape[0] == block // 2 + 1
-    sides = (*s.shape[1:], block if is_of_block else None)
-    q, p, each = _sizes(sides, n_in, n_out, block, gates)  # type: ignore[arg-type]
+    if s.ndim != 3 or s.shape[0] != block // 2 + 1:
+        given = f"spectra of {s.shape} for {n_in} inputs"
+        wanted = f"[{block // 2 + 1}, q, p] of blocks of {block}"
+        raise ShapeError(describe(given, wanted))
+    q, p, each = _sizes((*s.shape[1:], block), n_in, n_out, block, gates)
     padded = jnp.pad(x.reshape(-1, n_in), [(0, 0), (0, q * block - n_in)])
     parts = jnp.fft.rfft(padded.reshape(-1, q, block))
     products = jnp.einsum("bqf,fqp->fbp", parts, s, precision="highest")

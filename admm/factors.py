@@ -8,7 +8,6 @@
 Batch norm and biases after the kernel stay as they are.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,11 +15,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from admm.low_rank import Scheme, check_scheme, matricize, spectrum, wide
+from admm.low_rank import Scheme, check_scheme, matricize, product, spectrum, wide
 from core.errors import ShapeError, check_range, describe
 from core.types import Array
-
-_product = functools.partial(jnp.matmul, precision="highest")
 
 
 class Factors(NamedTuple):
@@ -112,11 +109,11 @@ def _halves(matrix: Array, rank: int, share: bool) -> tuple[Array, Array]:
     inverse = jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)
     if matrix.shape[0] <= matrix.shape[1]:
         if not share:
-            return kept, _product(kept.T, matrix)
-        return kept * root, _product((kept * inverse).T, matrix)
+            return kept, product(kept.T, matrix)
+        return kept * root, product((kept * inverse).T, matrix)
     if not share:
-        return _product(matrix, kept * inverse**2), (kept * root**2).T
-    return _product(matrix, kept * inverse), (kept * root).T
+        return product(matrix, kept * inverse**2), (kept * root**2).T
+    return product(matrix, kept * inverse), (kept * root).T
 
 
 def conv(

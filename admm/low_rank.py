@@ -24,7 +24,8 @@ from core.types import Array
 
 Scheme = Literal["channel", "spatial", "decouple"]
 SCHEMES = ("channel", "spatial", "decouple")
-_product = functools.partial(jnp.matmul, precision="highest")
+product = functools.partial(jnp.matmul, precision="highest")
+"""Matrices as they are: a product in TF32 or bfloat16 has full rank."""
 
 
 class Spectrum(NamedTuple):
@@ -90,7 +91,7 @@ def spectrum(matrix: Array) -> Spectrum:
     """
     matrix = jax.lax.stop_gradient(matrix)
     short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    squares, vectors = jnp.linalg.eigh(_product(short, short.T))
+    squares, vectors = jnp.linalg.eigh(product(short, short.T))
     return Spectrum(vectors[:, ::-1], jnp.sqrt(jnp.maximum(squares[::-1], 0)))
 
 
@@ -135,9 +136,14 @@ def truncate(matrix: Array, found: Spectrum, rank: int | Array) -> Array:
       rank: k; an int32 [] needs no new program for another rank.
     """
     kept = _kept(found, rank)
+    return _mapped(matrix, kept, kept)
+
+
+def _mapped(matrix: Array, left: Array, right: Array) -> Array:
+    """L R^T A, or A L R^T where A is tall."""
     if matrix.shape[0] <= matrix.shape[1]:
-        return _product(kept, _product(kept.T, matrix))
-    return _product(_product(matrix, kept), kept.T)
+        return product(left, product(right.T, matrix))
+    return product(product(matrix, left), right.T)
 
 
 def _kept(found: Spectrum, rank: int | Array) -> Array:
@@ -155,14 +161,9 @@ def nuclear_subgradient(matrix: Array, found: Spectrum, rank: int | Array) -> Ar
       found: its spectrum.
       rank: k.
     """
-    rank = jnp.minimum(rank, numerical_rank(found.values))
-    is_real = jnp.arange(found.values.size, dtype=jnp.int32) < rank
-    inverse = jnp.where(is_real, 1 / jnp.where(is_real, found.values, 1), 0)
-    kept = _kept(found, rank)
-    scaled = kept * inverse.astype(matrix.dtype)[None]
-    if matrix.shape[0] <= matrix.shape[1]:
-        return _product(scaled, _product(kept.T, matrix))
-    return _product(_product(matrix, scaled), kept.T)
+    kept = _kept(found, jnp.minimum(rank, numerical_rank(found.values)))
+    scaled = kept / jnp.where(found.values > 0, found.values, 1)[None]
+    return _mapped(matrix, scaled, kept)
 
 
 def nuclear_norm(kernel: Array, scheme: Scheme = "channel") -> Array:
@@ -179,13 +180,10 @@ def nuclear_norm(kernel: Array, scheme: Scheme = "channel") -> Array:
     each = matrices[None] if matrices.ndim == 2 else matrices
 
     def norm(matrix: Array) -> Array:
-        found = spectrum(matrix)
-        rank = numerical_rank(found.values)
-        is_real = jnp.arange(found.values.size, dtype=jnp.int32) < rank
-        total = jnp.where(is_real, found.values, 0).sum()
-        rest = jax.lax.stop_gradient(matrix)
-        slope = nuclear_subgradient(rest, found, rank)
-        return total + jnp.sum(slope * (matrix - rest))
+        constant = jax.lax.stop_gradient(matrix)
+        found = spectrum(constant)
+        polar = nuclear_subgradient(constant, found, found.values.size)
+        return jnp.sum(polar * matrix)  # <U V^T, U S V^T>
 
     return jax.vmap(norm)(each).sum()
 

@@ -85,12 +85,6 @@ def reference(name: str) -> Mapping[str, np.ndarray]:
         return dict(file)
 
 
-def margins_of(label: int, classes: int) -> np.ndarray:
-    """Returns the rows logit[label] - logit[j], j other than the label, in order."""
-    rows = np.eye(classes)[label][None] - np.eye(classes)
-    return np.delete(rows, label, axis=0).astype(np.float32)
-
-
 def given(
     name: str, found: Mapping[str, np.ndarray], count: int
 ) -> tuple[networks.Network, list[Given]]:
@@ -99,7 +93,7 @@ def given(
         onnx = _verify_work.competition(FILES[name])
         props = [onnx.parents[1] / Path(p) for p in found["vnnlib"][:count]]
         problems = [_verify_work.of_competition(onnx, p) for p in props]
-        rows = [np.asarray(C, np.float32) for C in found["C"][:count]]
+        rows = found["C"][:count]
         net = _verify_work.loaded(onnx)
     else:
         entry = images.published(name)
@@ -112,13 +106,13 @@ def given(
         problems = [
             images.problem(net, x, y, how) for x, y in zip(pixels, labels, strict=True)
         ]
-        rows = [margins_of(label, net.output_size) for label in labels]
+        rows = [
+            np.concatenate([c.spec.C for c in p.property.clauses]) for p in problems
+        ]
     regions = [p.property.clauses[0].region for p in problems]
-    boxes = [
-        jax.tree.map(functools.partial(np.asarray, dtype=np.float32), r)
-        for r in regions
-    ]
-    return net, [Given(*each) for each in zip(boxes, rows, strict=True)]
+    single = functools.partial(np.asarray, dtype=np.float32)
+    boxes = [jax.tree.map(single, region) for region in regions]
+    return net, [Given(*each) for each in zip(boxes, map(single, rows), strict=True)]
 
 
 def compare(name: str, count: int) -> Iterator[dict[str, Any]]:

@@ -104,13 +104,14 @@ def leaf_weights(
       Weights [S] and the minimiser x [n_x]; None where no x has these signs, or if the
       solver gave up.
     """
-    parts = [
-        _leaf_rows(_dense(params, row, float(d), hidden, splits))
-        for row, d in zip(spec.C, spec.d, strict=True)
-    ]
-    costs, constants = np.stack([p[0] for p in parts]), np.array([p[1] for p in parts])
-    A, b = parts[0][2:]
-    n, m = costs.shape[1], len(parts)
+    C, d = (np.asarray(part, np.float64) for part in spec)
+    matrix, bias = (
+        np.asarray(params["output"][k], np.float64) for k in ("matrix", "bias")
+    )
+    slopes, offsets, A, b = _leaf_values(_dense(params, C[0], d[0], hidden, splits))
+    rows = C @ matrix.T
+    costs, constants = rows @ slopes, rows @ offsets + C @ bias + d
+    m, n = costs.shape
     rows = np.block([[A, np.zeros((len(b), 1))], [costs, -np.ones((m, 1))]])
     sides = np.concatenate([b, -constants])
     bounds = np.stack([np.ravel(region.lower), np.ravel(region.upper)], 1)
@@ -301,8 +302,15 @@ def _dense(params, row, d, hidden, splits) -> Dense:
 
 def _leaf_rows(dense: Dense):
     """The cost [n_x], its constant, and A x <= b of the signs of the split neurons."""
+    slopes, offsets, A, b = _leaf_values(dense)
+    cost = dense.row @ slopes
+    return cost, float(dense.row @ offsets + dense.constant), A, b
+
+
+def _leaf_values(dense: Dense):
+    """Values as slopes [n, n_x] and offsets [n] of x, and A x <= b of the signs."""
     n_x = dense.row.size - sum(len(bias) for bias in dense.biases)
-    slopes, offsets = np.eye(n_x), np.zeros(n_x)  # every value as a function of x
+    slopes, offsets = np.eye(n_x), np.zeros(n_x)
     A, b = [np.zeros((0, n_x))], [np.zeros(0)]
     for D, c, low, high, sign in zip(*dense[:5], strict=True):
         free = (sign == 0) & (low < 0) & (high > 0)
@@ -316,9 +324,7 @@ def _leaf_rows(dense: Dense):
         active = np.where(split, sign > 0, low >= 0)
         slopes = np.concatenate([slopes, z * active[:, None]])
         offsets = np.concatenate([offsets, at * active])
-    cost = dense.row @ slopes
-    constant = float(dense.row @ offsets + dense.constant)
-    return cost, constant, np.concatenate(A), np.concatenate(b)
+    return slopes, offsets, np.concatenate(A), np.concatenate(b)
 
 
 def _program(dense: Dense, region: Region, integer: bool = False):

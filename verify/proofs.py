@@ -155,15 +155,12 @@ def _from_program(
     neurons: Sequence[int],
     signs: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Multipliers of a leaf that linear programs closed: of one row or of the best."""
+    """Multipliers of a leaf that linear programs closed, and weights of its rows."""
     flat = np.zeros(sum(reduced.sizes), np.int8)
     flat[np.asarray(neurons, int)] = signs
     splits = np.split(flat, np.cumsum(reduced.sizes)[:-1])
-    tried = list(np.eye(len(spec.d)))
     best = exact.leaf_weights(reduced.params, region, spec, hidden, splits)
-    if best is not None:
-        tried.append(best[0])
-    for weights in tried:
+    for weights in np.eye(len(spec.d)) if best is None else [best[0]]:
         row = (weights @ spec.C, float(weights @ spec.d), hidden, splits)
         status, value, _ = exact.leaf_lp(reduced.params, region, *row)
         if status != "infeasible" and not (status == "optimal" and value > 0):

@@ -135,6 +135,9 @@ class Verifier:
       fn: `fn(params, x) -> y`.
       params: arrays or their `jax.ShapeDtypeStruct`s.
       input_shape: of x.
+
+    Raises:
+      InputError: parameters of another type than float32 or float64.
     """
 
     def __init__(self, fn: Any, params: PyTree, input_shape: tuple[int, ...]):
