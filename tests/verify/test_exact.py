@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from scipy import optimize
 
 from core.errors import InputError
 from verify import exact, regions
+from verify.clauses import decide_leaf
 from verify.crown import hidden_bounds
 from verify.network import network
 from verify.properties import Spec
@@ -220,12 +222,20 @@ def test_a_conjunction_is_decided_by_one_program():
     np.testing.assert_allclose(weights, [2 / 3, 1 / 3], atol=1e-9)
     assert exact.leaf_lp(params, region, weights @ spec.C, 0.01, (), ())[1] > 0
     np.testing.assert_allclose(spec.C[0] * x, spec.C[1] * x, atol=1e-9)
+    reduced = types.SimpleNamespace(params=params, hidden=())
+    asked = []
+    for first in ([1.0, 0.0], [0.0, 1.0], [0.5, 0.5]):
+        said = decide_leaf(reduced, region, spec, (), np.array(first), asked.append)
+        assert said == ("safe", None)
+    assert len(asked) == 6  # a point of each program, none of them unsafe
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_weights_have_the_least_of_the_largest_rows(seed):
     _, _, _, reduced = setup(seed, BOX)
-    spec = Spec(np.array([[1.0, -1.0], [-0.5, 2.0], [-1.0, 0.2]]), np.full(3, 0.1))
+    spec = Spec(
+        np.array([[1.0, -1.0], [-0.5, 2.0], [-1.0, 0.2]]), np.array([0.1, 1.3, -0.6])
+    )
     for splits in patterns(reduced):
         found = exact.leaf_weights(reduced.params, BOX, spec, reduced.hidden, splits)
         if found is not None:
