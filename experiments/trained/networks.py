@@ -1,6 +1,7 @@
 """The networks, and a network with quantized layers as the training loop calls it."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from flax import linen as nn
 import quant
 from core import trees
 from core.types import Array, PyTree
-from experiments.rounding.networks import DigitsNet
+from experiments.rounding.networks import PAIRS, DigitsNet
 
 Layers = tuple[tuple[str, quant.Layer], ...]
 """Path rules that name one kernel each; hashable."""
@@ -61,7 +62,8 @@ class Quantized:
     them at each call. Inputs of layers have those of their batch in training, whose
     running means take the place of `variables["scales"].inputs`, and these in use. If
     scales are learned, `variables["params"]` is {"network": ..., "scales": ...}, all of
-    it trained.
+    it trained. Moments of norms that training leaves are not those of evaluation: see
+    `settled`.
 
     Attributes:
       model: the module.
@@ -84,12 +86,7 @@ class Quantized:
         mutable: Any = (),
     ) -> Any:
         """Returns logits, and in training the collections that changed too."""
-        rest = dict(variables)
-        if self.learned:
-            both = rest.pop("params")
-            rest["params"], scales = both["network"], both["scales"]
-        else:
-            scales = rest.pop("scales")
+        rest, scales = self._split(variables)
 
         def run(variables: PyTree, x: Array) -> Any:
             kept = [name for name in mutable if name != "scales"]
@@ -103,6 +100,50 @@ class Quantized:
         (logits, changed), seen = quant.record(run, self.layers, used)(rest, x)
         means = self._means(scales.inputs, seen)
         return logits, {**changed, "scales": scales._replace(inputs=means)}
+
+    def settled(self, variables: PyTree, x: Array) -> PyTree:
+        """Returns the moments of norms as evaluation has them, over one batch.
+
+        Training averages moments of batches whose inputs were rounded after norms with
+        the moments of that batch. Rounding is not continuous: where many pixels of a
+        channel have one number (the ground of a digit), near the middle of two levels,
+        batches differ by which level they get, and the average is the moment of
+        neither. So every norm behind a quantized layer is off in evaluation, and more
+        so the later it is. Here each norm has the moments of what it is given in
+        evaluation: scales are those of evaluation, and the norms before it have the
+        moments that are returned.
+
+        Args:
+          variables: as `apply` takes them.
+          x: images, all in one batch, [n, h, w, c]; training images.
+
+        Returns:
+          `variables["batch_stats"]` with other means and variances.
+        """
+        rest, scales = self._split(variables)
+
+        def run(variables: PyTree, x: Array) -> Any:
+            return self.model.apply(variables, x, train=True, mutable=["batch_stats"])
+
+        paths = {name: f"params/{name}/kernel" for name in kernels_of(rest["params"])}
+        layers = {path: quant.Layer() for path in paths.values()} | dict(self.layers)
+        _, seen = quant.record(run, tuple(layers.items()), scales)(rest, x)
+        found = dict(rest["batch_stats"])
+        for name, path in paths.items():
+            norm = re.sub(*PAIRS[0], name)
+            if norm in found:
+                products = seen[path].products
+                axes = tuple(range(products.ndim - 1))
+                found[norm] = {"mean": products.mean(axes), "var": products.var(axes)}
+        return found
+
+    def _split(self, variables: PyTree) -> tuple[dict[str, Any], quant.Scales]:
+        """The variables of the module, and the scales."""
+        rest = dict(variables)
+        if not self.learned:
+            return rest, rest.pop("scales")
+        both = rest.pop("params")
+        return {**rest, "params": both["network"]}, both["scales"]
 
     def _means(self, old: dict[str, quant.Scaling], seen: dict[str, quant.Seen]):
         """Running means of the scales that inputs of the batch have."""

@@ -37,6 +37,8 @@ from quant.aware import NO_SCALES
 
 BATCH = 500
 """Images in a call that evaluates."""
+SETTLING = 1_000
+"""Training images over which norms have their moments in evaluation."""
 
 
 class Protocol:
@@ -60,6 +62,7 @@ class Protocol:
         self._start = functools.lru_cache(maxsize=None)(self._make_start)
         self._parts = functools.lru_cache(maxsize=None)(self._make_parts)
         self._evaluate = functools.lru_cache(maxsize=None)(self._make_evaluate)
+        self._settle = functools.lru_cache(maxsize=None)(self._make_settle)
         self._fitted = functools.lru_cache(maxsize=None)(self._make_fitted)
 
     def stage(self, seed: int, name: str) -> str:
@@ -76,19 +79,17 @@ class Protocol:
         found = self._evaluate((), False)(params, collections, self.test)
         return 100 * float(found["accuracy"])
 
-    def images(self) -> Array:
-        """Returns the training images on which scales are found, normalized."""
-        images = jnp.asarray(self.train.images[: self.config.calibration_images])
+    def images(self, count: int) -> Array:
+        """Returns the first training images, normalized."""
+        images = jnp.asarray(self.train.images[:count])
         return data.normalize(images, self.dataset.mean, self.dataset.std)
 
     def inputs(self, seed: int) -> dict[str, Array]:
         """Returns the inputs of the float network's layers, by path."""
         state = self.start(seed)
         variables = {"params": state.params, **state.model_state}
-        return {
-            path: seen.inputs
-            for path, seen in self._seen(variables, self.images()).items()
-        }
+        seen = self._seen(variables, self.images(self.config.calibration_images))
+        return {path: each.inputs for path, each in seen.items()}
 
     @functools.cached_property
     def _seen(self) -> Any:
@@ -124,7 +125,9 @@ class Protocol:
     def run_arm(self, seed: int, arm: Arm) -> dict[str, Any]:
         """Returns what training an arm leads to: "accuracy" in %, "loss", and others.
 
-        "residual" of ADMM is ||W - Z|| / ||W|| before the kernels take their levels.
+        "accuracy" and "loss" are of norms that are settled (see `Quantized.settled`),
+        "unsettled" is the accuracy with the moments of training. "residual" of ADMM is
+        ||W - Z|| / ||W|| before the kernels take their levels.
         """
         if arm.training == "admm":
             return self._run_admm(seed, arm)
@@ -157,13 +160,13 @@ class Protocol:
         optimizer, epoch = self._parts(arm.inputs_only, False, sets)
         start = self.start(seed)
         start = start._replace(model_state={**start.model_state, "scales": first})
-        evaluate = self._evaluate(arm.inputs_only, False)
+        measure = functools.partial(self._measure, arm.inputs_only, False)
 
         residuals = jax.jit(admm.residuals)
 
         def watch(state: TrainState) -> dict[str, Array]:
             left = residuals(state.params, state.opt_state.admm)
-            return {**self._measure(evaluate, state), "residual": left.relative}
+            return {**measure(state), "residual": left.relative}
 
         state, drawn = fit(
             self.run,
@@ -190,7 +193,6 @@ class Protocol:
         """
         optimizer, epoch = self._parts(arm.layers, arm.learned, (), held)
         state = self.start(seed)._replace(model_state=collections)
-        evaluate = self._evaluate(arm.layers, arm.learned)
         return fit(
             self.run,
             self.stage(seed, arm.name),
@@ -199,11 +201,31 @@ class Protocol:
             self.train,
             held + self.config.tuning,
             key=stage_key(seed, "tune"),
-            watch=functools.partial(self._measure, evaluate),
+            watch=functools.partial(self._measure, arm.layers, arm.learned),
+            finish=functools.partial(self._unsettled, arm.layers, arm.learned),
         )[1]
 
-    def _measure(self, evaluate: Evaluate, state: TrainState) -> dict[str, Array]:
-        found = evaluate(state.params, state.model_state, self.test)
+    def _measure(
+        self, layers: Layers, learned: bool, state: TrainState
+    ) -> dict[str, Array]:
+        """Accuracy in % and loss on test images, with settled norms."""
+        images = self.images(SETTLING)
+        stats = self._settle(layers, learned)(state.params, state.model_state, images)
+        collections = {**state.model_state, "batch_stats": stats}
+        return self._tested(self._evaluate(layers, learned), state, collections)
+
+    def _unsettled(
+        self, layers: Layers, learned: bool, state: TrainState
+    ) -> dict[str, float]:
+        """The accuracy with norms as training leaves them."""
+        evaluate = self._evaluate(layers, learned)
+        found = self._tested(evaluate, state, state.model_state)
+        return {"unsettled": float(found["accuracy"])}
+
+    def _tested(
+        self, evaluate: Evaluate, state: TrainState, collections: PyTree
+    ) -> dict[str, Array]:
+        found = evaluate(state.params, collections, self.test)
         return {"accuracy": 100 * found["accuracy"], "loss": found["loss"]}
 
     def _make_start(self, seed: int) -> TrainState:
@@ -225,7 +247,7 @@ class Protocol:
             self.train,
             config.epochs,
             key=stage_key(seed, stage),
-            watch=functools.partial(self._measure, evaluate),
+            watch=lambda state: self._tested(evaluate, state, state.model_state),
         )
         return state
 
@@ -254,6 +276,15 @@ class Protocol:
         return optimizer, make_epoch(
             model, optimizer, **self._pixels(config.batch_size)
         )
+
+    def _make_settle(self, layers: Layers, learned: bool) -> Any:
+        model = Quantized(self.model, layers, learned)
+
+        @jax.jit
+        def settle(params: PyTree, model_state: PyTree, images: Array) -> PyTree:
+            return model.settled({"params": params, **model_state}, images)
+
+        return settle
 
     def _make_evaluate(self, layers: Layers, learned: bool) -> Evaluate:
         model = Quantized(self.model, layers, learned)

@@ -20,6 +20,7 @@ from experiments.data import Split
 from experiments.trained import ant, esb, msq, networks, options, protocol, sets, study
 from experiments.trained.arms import FLOAT
 from experiments.workdir import Run
+from quant.aware import NO_SCALES
 from quant.calibration import normal_error
 from tests.experiments import made_up
 
@@ -264,6 +265,48 @@ def test_formats_are_chosen_for_each_tensor_and_scales_learned(small):
     assert 0 <= after["accuracy"] <= 100
     accuracy = made.accuracy(made.start(0).params, made.start(0).model_state)
     assert 0 <= accuracy <= 100
+
+
+def test_settled_norms_have_the_moments_of_what_evaluation_gives_them():
+    """Two bits: what training averages over batches is far from it."""
+    module = networks.DigitsNet(features=(3, 4), num_classes=2)
+    layers = esb.arm(networks.Network("", "", (3, 4)).paths, "esb", 2).layers
+    model = networks.Quantized(module, layers)
+    fill = np.random.default_rng(0).normal(size=(40, 6, 6, 1)).astype(np.float32)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        variables = jax.jit(module.init)(jax.random.key(0), fill)
+        inputs = {
+            path: quant.Scaling(jnp.full((1,) * rank, 0.7), jnp.zeros((1,) * rank))
+            for (path, _), rank in zip(layers, (4, 4, 2), strict=True)
+        }
+        variables["scales"] = quant.Scales({}, inputs)
+
+        @jax.jit
+        def run(variables):
+            settled = model.settled(variables, fill)
+            rest = {"params": variables["params"], "batch_stats": settled}
+            record = quant.record(module.apply, layers, variables["scales"])
+            return settled, record(rest, fill)[1]
+
+        settled, seen = run(variables)
+    for name in ("1", "2"):
+        products = np.asarray(seen[f"params/conv{name}/kernel"].products)
+        norm = settled[f"bn{name}"]
+        np.testing.assert_allclose(norm["mean"], products.mean((0, 1, 2)), atol=1e-5)
+        np.testing.assert_allclose(norm["var"], products.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_accuracy_after_training_is_that_of_settled_norms(small):
+    """Moments that training left behind, here lost altogether, decide nothing."""
+    made = small[1]
+    first = made.start(0)
+    collections = {**first.model_state, "scales": NO_SCALES}
+    lost = jax.tree.map(lambda x: 5 + x, first.model_state)
+    whole, found = (
+        made._measure((), False, first._replace(model_state={**collections, **stats}))
+        for stats in ({}, lost)
+    )
+    assert float(found["loss"]) == float(whole["loss"])
 
 
 def test_orders_hold_if_they_do_for_every_seed():
