@@ -55,7 +55,7 @@ class Config(Training):
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Measures every network that the config asks for; see `experiments.trained`."""
-    from experiments.differences import RULES
+    from experiments.margins import RULES
     from experiments.results import Outcome
     from experiments.trained import ant
     from experiments.trained.protocol import Protocol

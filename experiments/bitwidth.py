@@ -92,7 +92,7 @@ def is_judged(config: Config, network: str, examples: int) -> bool:
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Runs every trial that the config asks for; see `experiments.widths`."""
-    from experiments.differences import RULES
+    from experiments.margins import RULES
     from experiments.results import Outcome
     from experiments.widths import claims
     from experiments.widths.protocol import Protocol, trials

@@ -106,7 +106,7 @@ def is_judged(config: Config, examples: int, images: int) -> bool:
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Trains and measures every variant; see `experiments.mobile`."""
-    from experiments.differences import RULES
+    from experiments.margins import RULES
     from experiments.mobile import claims
     from experiments.mobile.protocol import Protocol, Trial
     from experiments.results import Outcome

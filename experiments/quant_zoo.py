@@ -50,7 +50,7 @@ class Config(Networks):
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Measures every network that the config asks for; see `experiments.zoo`."""
-    from experiments.differences import RULES
+    from experiments.margins import RULES
     from experiments.results import Outcome
     from experiments.rounding.protocol import Protocol
     from experiments.zoo import claims

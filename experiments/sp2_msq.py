@@ -62,7 +62,7 @@ class Config(Training):
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Measures every network that the config asks for; see `experiments.trained`."""
-    from experiments.differences import RULES
+    from experiments.margins import RULES
     from experiments.results import Outcome
     from experiments.trained import claims, msq
     from experiments.trained.protocol import Protocol

@@ -3,7 +3,7 @@
 | number formats | |
 |------|------|
 | `Uniform`, `Binary`, `Ternary`, `Levels` | fixed point, one and two bits, any set |
-| `PowerOfTwo`, `SumOfPowers` | shifts instead of products; SP2 |
+| `PowerOfTwo`, `SumOfPowers`, `AdditivePowers` | shifts for products; SP2, APoT |
 | `ElasticSignificantBits`, `Flint`, `SmallFloat` | ESB, ANT's flint, small floats |
 | `Format`, `Cost` | levels, words, exact rounding; shifts and adds of a product |
 
@@ -55,6 +55,7 @@ from quant.aware import Layer, Scales, Seen, aware, calibrate, record
 from quant.calibration import Calibration, Scaling
 from quant.choice import Choice, candidates, choose, promote
 from quant.formats import (
+    AdditivePowers,
     Binary,
     Cost,
     ElasticSignificantBits,
@@ -75,6 +76,7 @@ from quant.summary import LeafSummary, layer_sqnr, sqnr, summary
 __all__ = [
     "CHANNEL",
     "TENSOR",
+    "AdditivePowers",
     "Binary",
     "Calibration",
     "Choice",

@@ -8,17 +8,16 @@ without a range, all of it 0, gets scale 1.
 import abc
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from core.errors import InputError, check_range, describe
 from core.types import Array
+from quant.alignment import normal_scale
 from quant.formats import Format, Uniform
 
 
@@ -42,9 +41,18 @@ class Calibration(abc.ABC):
         """Returns the scaling of every row [groups] of x [groups, n]."""
 
 
-def symmetric(scale: Array) -> Scaling:
-    """Returns scales around 0, all positive: 1 where none is left."""
+def symmetric(scale: Array, size: Array | None = None) -> Scaling:
+    """Returns scales around 0, all positive: 1 where none is left.
+
+    Args:
+      scale: [groups].
+      size: of the largest number of each row, [groups]; where it has one, a scale below
+        the normal floats becomes the least of them: powers of two of 8 bits reach
+        2**126, so that no number may be their largest level.
+    """
     tiny = jnp.asarray(jnp.finfo(scale.dtype).tiny, scale.dtype)
+    if size is not None:
+        scale = jnp.where(size >= tiny, jnp.maximum(scale, tiny), scale)
     usable = jnp.where(scale >= tiny, scale, jnp.ones_like(scale))
     return Scaling(usable, jnp.zeros_like(usable))
 
@@ -69,7 +77,8 @@ class MaxAbs(Calibration):
 
     def __call__(self, x: Array, fmt: Format) -> Scaling:
         """Returns the scaling of every row; see `Calibration`."""
-        return symmetric(self.ratio * _sizes(x, fmt).max(-1) / fmt.max)
+        size = _sizes(x, fmt).max(-1)
+        return symmetric(self.ratio * size / fmt.max, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +122,27 @@ class Percentile(Calibration):
         sizes = _sizes(x, fmt)
         most = jnp.percentile(sizes, self.percent, axis=-1)
         most = jnp.where(most > 0, most, sizes.max(-1))
-        return symmetric(most / fmt.max)
+        return symmetric(most / fmt.max, most)
+
+
+class Search(Calibration):
+    """A calibration that knows the error of each scale, as `choose` has to."""
+
+    @abc.abstractmethod
+    def search(self, x: Array, fmt: Format) -> tuple[Scaling, Array]:
+        """Returns scalings and their mean squared errors, [groups] each."""
+
+    def __call__(self, x: Array, fmt: Format) -> Scaling:
+        """Returns the scaling of every row; see `Calibration`."""
+        return self.search(x, fmt)[0]
 
 
 @dataclasses.dataclass(frozen=True)
-class LeastError(Calibration):
+class LeastError(Search):
     """The scale of least mean squared error among multiples of that of `MaxAbs`.
 
-    The first of equals is taken. With the defaults the search of ANT (MICRO 2022).
+    The first of equals is taken. With the defaults the search of ANT (MICRO 2022);
+    `BestScale` looks where the format has its best scale.
 
     Attributes:
       low, high: the least and the largest multiple, both tried.
@@ -136,26 +158,58 @@ class LeastError(Calibration):
         check_range("high", self.high, self.low)
         check_range("steps", self.steps, 1)
 
-    def __call__(self, x: Array, fmt: Format) -> Scaling:
-        """Returns the scaling of every row; see `Calibration`."""
-        return self.search(x, fmt)[0]
-
     def search(self, x: Array, fmt: Format) -> tuple[Scaling, Array]:
         """Returns scalings and their mean squared errors, [groups] each."""
         most = MaxAbs()(x, fmt).scale
         shares = jnp.linspace(self.low, self.high, self.steps, dtype=x.dtype)
-
-        def better(best: tuple[Array, Array], share: Array):
-            scale = most * share
-            error = squared_error(x, fmt, scale)
-            is_less = error < best[1]
-            kept = jnp.where(is_less, scale, best[0]), jnp.minimum(error, best[1])
-            return kept, None
-
         start = most, jnp.full_like(most, jnp.inf)
-        (scale, error), _ = lax.scan(better, start, shares)
-        has_range = _sizes(x, fmt).max(-1) > 0
-        return symmetric(jnp.where(has_range, scale, most)), error
+        scale, error = _better(x, fmt, start, lambda share: most * share, shares)
+        size = _sizes(x, fmt).max(-1)
+        return symmetric(jnp.where(size > 0, scale, most), size), error
+
+
+@dataclasses.dataclass(frozen=True)
+class BestScale(Search):
+    """The scale of least mean squared error, in the range that suits the format.
+
+    In multiples of that of `MaxAbs` the best scale is 0.3 for 2 bits of fixed point,
+    1 for 8 of them, and 30 for flint of 8 bits, whose dense levels end far below its
+    largest one. So the range follows from the levels: it goes from a quarter of the
+    scale that is best for a normal distribution (`Aligned`, from the format's table) to
+    four times that, or to where the largest level is 5/4 of the largest number, if that
+    is more. Scales are evenly spaced in their logarithms; then the neighbourhood of the
+    best one is searched again. The first of equals is taken.
+
+    Attributes:
+      steps: scales over the range.
+      finer: scales between the neighbours of the best of them.
+    """
+
+    steps: int = 48
+    finer: int = 16
+
+    def __post_init__(self):
+        check_range("steps", self.steps, 2)
+        check_range("finer", self.finer, 0)
+
+    def search(self, x: Array, fmt: Format) -> tuple[Scaling, Array]:
+        """Returns scalings and their mean squared errors, [groups] each."""
+        size = _sizes(x, fmt).max(-1)
+        unit, _ = symmetric(size)
+        x = x / unit[:, None]  # squares neither overflow nor vanish
+        tiny = jnp.finfo(x.dtype).tiny / jnp.minimum(unit, 1)
+        first, normal = MaxAbs()(x, fmt).scale, Aligned()(x, fmt).scale
+        low = jnp.maximum(normal / 4, tiny)
+        high = jnp.maximum(jnp.maximum(4 * normal, 1.25 * first), 4 * low)
+        ratio = jnp.power(high / low, 1 / (self.steps - 1))
+        start = first, jnp.full_like(first, jnp.inf)
+        places = jnp.arange(self.steps, dtype=x.dtype)
+        best = _better(x, fmt, start, lambda i: low * ratio**i, places)
+        between = jnp.linspace(-1, 1, self.finer + 2, dtype=x.dtype)[1:-1]
+        middle = best[0]
+        best = _better(x, fmt, best, lambda i: middle * ratio**i, between)
+        scale = jnp.where(size > 0, best[0] * unit, jnp.ones_like(unit))
+        return symmetric(scale, size), best[1] * unit * unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +247,7 @@ class Aligned(Calibration):
         most, _ = symmetric(size.max(-1))
         share = size / most[:, None]
         sigma = most * jnp.sqrt(jnp.mean(share * share, -1))  # squares do not overflow
-        return symmetric(normal_scale(fmt) * sigma)
+        return symmetric(normal_scale(fmt) * sigma, size.max(-1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,74 +329,26 @@ def least_squares(
     return lax.fori_loop(0, iterations, turn, first)
 
 
+def _better(
+    x: Array,
+    fmt: Format,
+    start: tuple[Array, Array],
+    scale_of: Callable[[Array], Array],
+    places: Array,
+) -> tuple[Array, Array]:
+    """Returns scale and error of each row: `start`, or better ones at places [n]."""
+
+    def turn(best: tuple[Array, Array], place: Array):
+        scale = scale_of(place)
+        error = squared_error(x, fmt, scale)
+        is_less = error < best[1]
+        kept = jnp.where(is_less, scale, best[0]), jnp.minimum(error, best[1])
+        return kept, None
+
+    return lax.scan(turn, start, places)[0]
+
+
 def squared_error(x: Array, fmt: Format, scale: Array) -> Array:
     """Returns the mean squared error of each row of x at its scale, [groups]."""
     unit = x / scale[:, None]
     return jnp.mean(jnp.square(fmt.round(unit) - unit), -1) * scale * scale
-
-
-def normal_error(fmt: Format, scale: float) -> float:
-    """Returns E[(x - scale * round(x / scale))**2] for a standard normal x, exactly.
-
-    For unsigned formats x is half-normal. The closed form of arXiv 2109.03513's
-    alignment objective: the moments of the normal density between the boundaries of
-    each level.
-    """
-    levels = fmt.levels * scale
-    inner = (levels[:-1] + levels[1:]) / 2
-    edges = np.concatenate([[-np.inf if fmt.signed else 0.0], inner, [np.inf]])
-    low, high = edges[:-1], edges[1:]
-    zeroth = _below(high) - _below(low)
-    first = _density(low) - _density(high)
-    ends = [np.where(np.isfinite(e), e, 0) * _density(e) for e in (low, high)]
-    second = zeroth + ends[0] - ends[1]
-    error = (second - 2 * levels * first + levels**2 * zeroth).sum()
-    return float(error if fmt.signed else 2 * error)
-
-
-@functools.lru_cache(maxsize=256)
-def normal_scale(fmt: Format) -> float:
-    """Returns the scale of least `normal_error`; of several minima the first is chosen.
-
-    Scales between those at which the largest level is 1/4 and at which the smallest is
-    8 standard deviations are scanned in steps of 1 %, from the small end; the interval
-    around the least is then searched by golden section. Where a later minimum is better
-    by less than 2 %, the first stays: so (4, 0) has the authors' published scale.
-    """
-    smallest = fmt.levels[fmt.levels > 0].min()
-    low, high = 0.25 / fmt.max, 8.0 / smallest
-    count = math.ceil(math.log(high / low) / math.log(1.01)) + 1
-    scales = np.geomspace(low, high, count)
-    errors = np.array([normal_error(fmt, scale) for scale in scales])
-    dips = np.flatnonzero((errors[1:-1] <= errors[:-2]) & (errors[1:-1] < errors[2:]))
-    at = next(i + 1 for i in dips if errors[i + 1] <= 1.02 * errors.min())
-    return _golden(lambda s: normal_error(fmt, s), scales[at - 1], scales[at + 1])
-
-
-def _golden(fn, low: float, high: float) -> float:
-    """The minimum of a function with one between two points, to 1e-7 of it."""
-    share = (math.sqrt(5) - 1) / 2
-    a, b = high - share * (high - low), low + share * (high - low)
-    fa, fb = fn(a), fn(b)
-    while high - low > 1e-7 * high:
-        if fa < fb:
-            high, b, fb = b, a, fa
-            a = high - share * (high - low)
-            fa = fn(a)
-        else:
-            low, a, fa = a, b, fb
-            b = low + share * (high - low)
-            fb = fn(b)
-    return (low + high) / 2
-
-
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def _below(x: np.ndarray) -> np.ndarray:
-    """The share of a standard normal below x."""
-    return 0.5 * (1 + _erf(x / math.sqrt(2)))
-
-
-def _density(x: np.ndarray) -> np.ndarray:
-    return np.exp(-np.square(x) / 2) / math.sqrt(2 * math.pi)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from core.errors import InputError, check_range, describe
 from core.types import Array, ArrayLike
-from quant.calibration import LeastError, Scaling
+from quant.calibration import LeastError, Scaling, Search
 from quant.formats import Flint, Format, PowerOfTwo, SmallFloat, Uniform
 from quant.quantizers import TENSOR, Per, Quantizer
 
@@ -56,7 +56,7 @@ def choose(
     x: ArrayLike,
     formats: Sequence[Format],
     per: Per = TENSOR,
-    search: LeastError = SEARCH,
+    search: Search = SEARCH,
 ) -> Choice:
     """Chooses one format for a tensor by the sum of its scales' least errors.
 

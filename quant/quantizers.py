@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from core.errors import InputError, ShapeError, check_range, describe
 from core.numerics import check_finite
 from core.types import Array, ArrayLike
-from quant.calibration import Calibration, LeastError, MaxAbs, Scaling
+from quant.calibration import Calibration, MaxAbs, Scaling, Search
 from quant.formats import Format, base
 
 
@@ -95,13 +95,14 @@ class Quantizer:
     def searched(self, x: ArrayLike) -> tuple[Scaling, Array]:
         """Returns the scaling and the mean squared error of every scale.
 
-        Both have the shape of `fit`'s scales; the calibration must be `LeastError`.
+        Both have the shape of `fit`'s scales; the calibration must be a `Search`.
 
         Raises:
           InputError: another calibration. Otherwise as `fit`.
         """
-        if not isinstance(self.calibration, LeastError):
-            raise InputError(describe(f"{self.calibration}", "LeastError(...)"))
+        if not isinstance(self.calibration, Search):
+            wanted = "LeastError(...) or BestScale(...)"
+            raise InputError(describe(f"{self.calibration}", wanted))
         return self._searched(numbers(x))
 
     def encode(self, x: ArrayLike, scaling: Scaling) -> Array:
@@ -180,7 +181,7 @@ class Quantizer:
 
     @_compiled
     def _searched(self, x: Array) -> tuple[Scaling, Array]:
-        assert isinstance(self.calibration, LeastError)
+        assert isinstance(self.calibration, Search)
         rows, shape = self._rows(x)
         scaling, error = self.calibration.search(rows, self.format)
         placed = Scaling(*(part.reshape(shape) for part in scaling))

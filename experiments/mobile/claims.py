@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.differences import SEEDS, difference, lead_row
+from experiments.differences import SEEDS, difference
+from experiments.margins import judged_row
 from experiments.mobile.networks import REPAIRED, VARIANTS
 from experiments.mobile.protocol import KINDS, OUTLIER, Trial
 from experiments.results import Figure, Row, Series, mean_row, mean_std
@@ -124,7 +125,7 @@ def natural_rows(results: Results, ways: Sequence[str], judged: bool) -> Iterabl
             metric = "accuracy of the friendly network above the base, as trained"
             setting = f"{bits} bits, {outliers.get('base', 0)} outliers in all"
             lead = difference(*pair)
-            yield lead_row(metric, setting, lead, "better", is_claimed)
+            yield judged_row(metric, setting, lead, "better", is_claimed)
 
 
 def dead_rows(
@@ -170,7 +171,7 @@ def _dead_rows(
         rule: str,
         judged: bool = judged,
     ) -> Row:
-        return lead_row(metric, setting, difference(ours, theirs), rule, judged)
+        return judged_row(metric, setting, difference(ours, theirs), rule, judged)
 
     if count == "0":
         if variant.depthwise_norm:
@@ -233,7 +234,7 @@ def noise_rows(
             )
             metric = "signal over noise of depthwise layers, gained by repair"
             at = f"{setting}, median layer"
-            yield lead_row(metric, at, gap, "better", judged, unit="dB")
+            yield judged_row(metric, at, gap, "better", judged, unit="dB")
 
 
 def _depthwise(noise: Mapping[str, float]) -> dict[str, float]:

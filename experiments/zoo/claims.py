@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.margins import EQUAL, not_worse
 from experiments.results import Figure, Row, Series, mean_row, mean_std
 from experiments.rounding.claims import lead
 from experiments.rounding.networks import NETWORKS
@@ -84,12 +85,12 @@ def _choice_rows(
         texts = [[r[bits][which]["right"] for r in results] for which in (CHOSEN, name)]
         found, text = lead(*texts)
         yield Row(
-            "accuracy above one format for all (at least equal)",
+            f"accuracy above one format for all ({EQUAL})",
             f"{setting}, {text}",
             found.mean,
             found.std if len(results) > 1 else None,
             unit="points",
-            holds=found.at_least(judged),
+            holds=not_worse(found, judged),
         )
 
 

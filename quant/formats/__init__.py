@@ -3,6 +3,7 @@
 from quant.formats.base import Cost, Format
 from quant.formats.integers import Binary, Levels, Ternary, Uniform
 from quant.formats.powers import (
+    AdditivePowers,
     ElasticSignificantBits,
     Flint,
     PowerOfTwo,
@@ -11,6 +12,7 @@ from quant.formats.powers import (
 )
 
 __all__ = [
+    "AdditivePowers",
     "Binary",
     "Cost",
     "ElasticSignificantBits",

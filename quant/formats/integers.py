@@ -1,6 +1,7 @@
 """Formats whose levels are integers, or a few numbers: fixed point, binary, ternary."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -133,11 +134,11 @@ class Levels(Format):
 
     Attributes:
       numbers: 2 to 65536 different finite numbers in any order, one above 0.
-      cost_of_product: its cost, which the numbers do not tell.
+      cost_of_product: its cost; None for what the numbers tell, see `cost`.
     """
 
     numbers: tuple[float, ...]
-    cost_of_product: Cost = NO_COST
+    cost_of_product: Cost | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "numbers", tuple(sorted(map(float, self.numbers))))
@@ -174,5 +175,21 @@ class Levels(Format):
 
     @property
     def cost(self) -> Cost:
-        """Shifts and adds of one product."""
-        return self.cost_of_product
+        """Shifts and adds of one product.
+
+        If it is not given: a number with c binary digits that are 1 (as float32) is c
+        shifted copies, c shifts and c - 1 adds; or all numbers are integers of s bits
+        times one unit, s - 1 shifts and adds. The cheaper one for the worst number.
+        """
+        if self.cost_of_product is not None:
+            return self.cost_of_product
+        sizes = {abs(float(np.float32(number))) for number in self.numbers} - {0.0}
+        if len(sizes) <= 1:
+            return NO_COST
+        parts = [size.as_integer_ratio() for size in sizes]
+        copies = max(whole.bit_count() for whole, _ in parts)
+        unit = max(below for _, below in parts)
+        wholes = [whole * (unit // below) for whole, below in parts]
+        width = (max(wholes) // (math.gcd(*wholes) & -math.gcd(*wholes))).bit_length()
+        each = Cost(copies, copies - 1), Cost(width - 1, width - 1)
+        return min(each, key=sum)

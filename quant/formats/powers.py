@@ -87,6 +87,44 @@ def _inverse_powers(count: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
+class AdditivePowers(Format):
+    """APoT: sums of n powers of two, one of each of n disjoint sets (1909.13144).
+
+    Of B magnitude bits, n = B // 2 terms of two bits: term i is 0, 2**-(i + 1) or
+    2**-(i + 1 + n), and a third power below. An odd B has a term of one bit more, 0 or
+    2**-(2n + 1); the third powers come after it. So no two words stand for one number,
+    as they do in SP2. A word holds the terms, the largest first.
+
+    Attributes:
+      bits: B, and one for the sign; B from 2 to 7.
+      signed: whether a sign is stored.
+    """
+
+    bits: int
+    signed: bool = True
+
+    def __post_init__(self):
+        check_bits("bits", self.bits, 2 + int(self.signed), 7 + int(self.signed))
+
+    def values(self) -> np.ndarray:
+        """Returns the numbers of the words; see `Format.values`."""
+        n, odd = divmod(self.magnitude_bits, 2)
+        sums = np.zeros(1)
+        for i in range(1, n + 1):
+            powers = 2.0 ** -np.array([i, i + n, i + 2 * n + odd])
+            sums = np.add.outer(sums, np.concatenate([[0.0], powers])).reshape(-1)
+        if odd:
+            sums = np.add.outer(sums, [0.0, 2.0 ** -(2 * n + 1)]).reshape(-1)
+        return self._signed(sums)
+
+    @property
+    def cost(self) -> Cost:
+        """Shifts and adds of one product."""
+        terms = math.ceil(self.magnitude_bits / 2)
+        return Cost(terms, terms - 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class ElasticSignificantBits(Format):
     """ESB: k significant bits after the leading one (arXiv 2109.03513).
 

@@ -20,8 +20,8 @@ from experiments.data import Split
 from experiments.trained import ant, esb, msq, networks, options, protocol, sets, study
 from experiments.trained.arms import FLOAT
 from experiments.workdir import Run
+from quant.alignment import normal_error
 from quant.aware import NO_SCALES
-from quant.calibration import normal_error
 from tests.experiments import made_up
 
 PATHS = networks.NETWORKS["digits"].paths

@@ -3,6 +3,7 @@
 import numpy as np
 
 from quant.formats import (
+    AdditivePowers,
     Binary,
     ElasticSignificantBits,
     Flint,
@@ -24,6 +25,8 @@ EVERY = [
     *(PowerOfTwo(bits) for bits in range(2, 9)),
     *(PowerOfTwo(bits, signed=False) for bits in range(1, 8)),
     *(SumOfPowers(bits) for bits in range(3, 9)),
+    *(AdditivePowers(bits) for bits in range(3, 9)),
+    AdditivePowers(3, signed=False),
     *(Flint(bits) for bits in range(3, 9)),
     *(Flint(bits, signed=False) for bits in range(2, 9)),
     *(ElasticSignificantBits(b, k) for b in range(2, 9) for k in range(b - 1)),

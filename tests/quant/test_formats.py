@@ -8,6 +8,7 @@ import pytest
 
 from core.errors import InputError
 from quant.formats import (
+    AdditivePowers,
     Binary,
     Cost,
     ElasticSignificantBits,
@@ -95,6 +96,19 @@ def test_sums_of_powers_are_the_published_ones():
     assert int(SumOfPowers(4).encode(jnp.float32(0.5))) == 0b010
 
 
+def test_additive_powers_are_the_published_ones():
+    """arXiv 1909.13144: the sets of 3 and 4 magnitude bits; no number twice."""
+    four = [0, 1 / 2, 1 / 8, 1 / 32]
+    sums = np.add.outer(four, np.divide(four, 2)).reshape(-1)
+    np.testing.assert_array_equal(AdditivePowers(5).levels[15:], np.sort(sums))
+    three = np.add.outer([0, 1 / 2, 1 / 4, 1 / 16], [0, 1 / 8]).reshape(-1)
+    np.testing.assert_array_equal(AdditivePowers(4).levels[7:], np.sort(three))
+    for bits in range(3, 9):
+        assert len(AdditivePowers(bits).levels) == 2**bits - 1
+        terms = bits // 2
+        assert AdditivePowers(bits).cost == Cost(terms, terms - 1)
+
+
 def test_flint_is_the_published_one():
     """MICRO 2022: the sets of 3 and 4 magnitude bits; base << shift is the number."""
     wanted = [*range(8), 8, 10, 12, 14, 16, 24, 32, 64]
@@ -180,6 +194,19 @@ def test_costs_count_shifts_and_adds():
 
 
 @pytest.mark.parametrize(
+    "fmt", [Uniform(4, symmetric=True), PowerOfTwo(4), SumOfPowers(4), Ternary()]
+)
+def test_a_set_of_numbers_costs_what_its_numbers_take(fmt):
+    """The same set, at any scale that is a power of two, as the format says."""
+    for unit in (1.0, 2.0**-5):
+        assert Levels(tuple(fmt.levels * unit)).cost == fmt.cost
+    assert Levels((-0.3, 0.3)).cost == Cost(0, 0)
+    assert sum(Levels((0.1, 0.5, 3.0)).cost) > 10  # 0.1 has many digits
+    assert Levels(tuple(range(-15, 16, 2))).cost == Cost(3, 3)
+    assert Levels((0.1, 0.5), cost_of_product=Cost(1, 1)).cost == Cost(1, 1)
+
+
+@pytest.mark.parametrize(
     ("make", "word"),
     [
         (lambda: Uniform(1), "bits=1"),
@@ -188,6 +215,7 @@ def test_costs_count_shifts_and_adds():
         (lambda: Uniform(4, signed=False, symmetric=True), "signed"),
         (lambda: PowerOfTwo(9), "2 to 8"),
         (lambda: SumOfPowers(2), "3 to 8"),
+        (lambda: AdditivePowers(2), "3 to 8"),
         (lambda: Flint(2), "3 to 9"),
         (lambda: ElasticSignificantBits(4, 3), "significant=3"),
         (lambda: SmallFloat(8, 0, bias=0), "bias"),
