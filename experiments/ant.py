@@ -57,7 +57,7 @@ def run(run: "Run", config: Config) -> "Outcome":
     """Measures every network that the config asks for; see `experiments.trained`."""
     from experiments.margins import RULES
     from experiments.results import Outcome
-    from experiments.trained import ant
+    from experiments.trained import ant, claims
     from experiments.trained.protocol import Protocol
 
     rows = list(ant.type_rows(config.map_bits))
@@ -105,6 +105,7 @@ def run(run: "Run", config: Config) -> "Outcome":
         "The float network trains on for as long as the others: it is the control.",
         "Speed and energy need a model of an accelerator and are not in this "
         "experiment.",
+        claims.SETTLED,
         RULES,
     ]
     return Outcome(rows, figures, notes, tuple(dict.fromkeys(sources)))

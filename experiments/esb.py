@@ -46,7 +46,7 @@ def run(run: "Run", config: Config) -> "Outcome":
     """Measures every network that the config asks for; see `experiments.trained`."""
     from experiments.margins import RULES
     from experiments.results import Outcome
-    from experiments.trained import esb
+    from experiments.trained import claims, esb
     from experiments.trained.arms import FLOAT
     from experiments.trained.protocol import Protocol
 
@@ -65,17 +65,19 @@ def run(run: "Run", config: Config) -> "Outcome":
                 for bits in config.bits
             }
             trained.append(esb.trained(made, seed, config.trained_bits))
-        found = {title: [each[title] for each in trained] for title in trained[0]}
+        found, unsettled = (
+            claims.by_title(trained, key) for key in ("accuracy", "unsettled")
+        )
         title = made.network.title
-        rows += esb.trained_rows(title, found, config.trained_bits, judged)
+        rows += esb.trained_rows(title, found, unsettled, config.trained_bits, judged)
         rows += esb.after_rows(title, after, found[FLOAT.title], judged)
         figures += esb.figures(title, after, found)
         sources.append(made.dataset.source)
     notes = [
-        "The scale of ESB is that of least error on a normal distribution of the same "
-        "deviation (DDA), one for each tensor. After training, kernels alone are "
-        "quantized, with batch norms as they are; formats beside ESB have the scale "
-        "of least error of a search on the kernel itself.",
+        "The scale is that of least error on a normal distribution of the same "
+        "deviation (DDA), one for each tensor, in all formats. After training, kernels "
+        "alone are quantized, with batch norms as they are; rows that say so have the "
+        "scale of least error of a search on the kernel itself, and claim nothing.",
         "In training, unsigned formats of b bits quantize what comes from a ReLU, with "
         "scales from running means over batches; the first and the last layer have 8 "
         "bits. ESB takes the k of least error on N(0, 1). Where that is fixed point "
@@ -85,6 +87,7 @@ def run(run: "Run", config: Config) -> "Outcome":
         "Costs are shifts and adds of a product, see `quant.Cost`. GOPS, energy and "
         "the paper's 10.95 GOPS per 1,000 LUT need a model of hardware and are not in "
         "this experiment.",
+        claims.SETTLED,
         RULES,
     ]
     return Outcome(rows, figures, notes, tuple(dict.fromkeys(sources)))

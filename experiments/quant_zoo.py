@@ -14,7 +14,6 @@ weights were tuned on JPEG images as the test images are, and three of those net
 import dataclasses
 from typing import TYPE_CHECKING
 
-from core.errors import InputError, describe
 from experiments import papers
 from experiments.options import check_filled, option
 from experiments.registry import Experiment, Mode
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
     from experiments.results import Outcome
     from experiments.workdir import Run
 
-FORMATS = ("fixed", "powers", "sp2", "esb2", "flint", "float")
+FORMATS = (
+    *("fixed", "powers", "sp2", "apot", "esb0", "esb1", "esb2"),
+    *("flint", "float", "binary", "ternary"),
+)
 """The formats compared, as `experiments.zoo.formats` names them."""
 
 
@@ -34,18 +36,14 @@ class Config(Networks):
 
     formats: tuple[str, ...] = option(FORMATS, "formats compared", choices=FORMATS)
     bits: tuple[int, ...] = option(
-        (3, 4, 6), "widths of weights", unit="bits", low=2, high=8
+        (3, 4, 6), "widths of weights", unit="bits", low=1, high=8
     )
-    low: float = option(
-        0.4, "the least scale that is tried, over that of the largest weight", low=0.01
+    steps: int = option(
+        32, "scales that are tried over the range that suits a format", low=2
     )
-    high: float = option(1.2, "the largest one, likewise", low=0.01)
-    steps: int = option(41, "scales that are tried", low=1)
 
     def __post_init__(self):
         check_filled(self, "networks", "bits", "formats")
-        if self.high < self.low:
-            raise InputError(f"--high: {describe(self.high, f'at least {self.low}')}")
 
 
 def run(run: "Run", config: Config) -> "Outcome":
@@ -68,9 +66,13 @@ def run(run: "Run", config: Config) -> "Outcome":
         sources.append(made.dataset.source)
     notes = [
         "Batch norms are folded first. Every output channel has the scale of least "
-        f"squared error among {config.steps} from {config.low:g} to {config.high:g} "
-        "times that of its largest weight, the same search for all formats. Biases, "
+        f"squared error among {config.steps} in the range that the format's levels "
+        "give (from a quarter of the scale that is best for a normal distribution), "
+        "and 16 about the best of them: the same search for all formats. Biases, "
         "batch norms and inputs stay float; nothing is trained after quantization.",
+        "Ternary, ESB without significant bits and fixed point are one set at 2 bits, "
+        "as are ESB with 1 and fixed point at 3. ESB has at most 4 bits of exponent: "
+        "beyond, it keeps more significant ones.",
         "A product's shifts and adds are those of a weight in that format with an "
         "integer activation: see `quant.Cost`.",
         "With a scale of its own for each channel, fixed point has less error on "

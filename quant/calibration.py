@@ -162,8 +162,12 @@ class LeastError(Search):
         """Returns scalings and their mean squared errors, [groups] each."""
         most = MaxAbs()(x, fmt).scale
         shares = jnp.linspace(self.low, self.high, self.steps, dtype=x.dtype)
+
+        def turn(best: tuple[Array, Array], share: Array):
+            return _better(x, fmt, best, most * share), None
+
         start = most, jnp.full_like(most, jnp.inf)
-        scale, error = _better(x, fmt, start, lambda share: most * share, shares)
+        (scale, error), _ = lax.scan(turn, start, shares)
         size = _sizes(x, fmt).max(-1)
         return symmetric(jnp.where(size > 0, scale, most), size), error
 
@@ -202,12 +206,19 @@ class BestScale(Search):
         low = jnp.maximum(normal / 4, tiny)
         high = jnp.maximum(jnp.maximum(4 * normal, 1.25 * first), 4 * low)
         ratio = jnp.power(high / low, 1 / (self.steps - 1))
-        start = first, jnp.full_like(first, jnp.inf)
-        places = jnp.arange(self.steps, dtype=x.dtype)
-        best = _better(x, fmt, start, lambda i: low * ratio**i, places)
         between = jnp.linspace(-1, 1, self.finer + 2, dtype=x.dtype)[1:-1]
-        middle = best[0]
-        best = _better(x, fmt, best, lambda i: middle * ratio**i, between)
+        powers = jnp.concatenate([jnp.arange(self.steps, dtype=x.dtype), between])
+        is_fine = jnp.arange(powers.size) >= self.steps
+
+        def turn(best: tuple[Array, Array, Array], place: tuple[Array, Array]):
+            power, fine = place
+            scale, error, middle = best
+            trial = jnp.where(fine, middle, low) * ratio**power
+            kept = _better(x, fmt, (scale, error), trial)
+            return (*kept, jnp.where(fine, middle, kept[0])), None
+
+        start = first, jnp.full_like(first, jnp.inf), first
+        best, _ = lax.scan(turn, start, (powers, is_fine))
         scale = jnp.where(size > 0, best[0] * unit, jnp.ones_like(unit))
         return symmetric(scale, size), best[1] * unit * unit
 
@@ -330,22 +341,12 @@ def least_squares(
 
 
 def _better(
-    x: Array,
-    fmt: Format,
-    start: tuple[Array, Array],
-    scale_of: Callable[[Array], Array],
-    places: Array,
+    x: Array, fmt: Format, best: tuple[Array, Array], scale: Array
 ) -> tuple[Array, Array]:
-    """Returns scale and error of each row: `start`, or better ones at places [n]."""
-
-    def turn(best: tuple[Array, Array], place: Array):
-        scale = scale_of(place)
-        error = squared_error(x, fmt, scale)
-        is_less = error < best[1]
-        kept = jnp.where(is_less, scale, best[0]), jnp.minimum(error, best[1])
-        return kept, None
-
-    return lax.scan(turn, start, places)[0]
+    """Returns the scale and the error of each row: the best ones so far, or others."""
+    error = squared_error(x, fmt, scale)
+    is_less = error < best[1]
+    return jnp.where(is_less, scale, best[0]), jnp.minimum(error, best[1])
 
 
 def squared_error(x: Array, fmt: Format, scale: Array) -> Array:

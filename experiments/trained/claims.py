@@ -6,7 +6,15 @@ from typing import Any
 from experiments.differences import difference
 from experiments.margins import judged_row
 from experiments.results import Figure, Row, Series, mean_row, mean_std
+from experiments.trained.protocol import SETTLING
 
+SETTLED = (
+    f"After training norms have the moments of {SETTLING:,} training images, each with "
+    "scales and the norms before it as in evaluation. Running means over batches are "
+    "no such moments: batches differ by the level to which a number that many pixels "
+    "share is rounded."
+)
+"""The note of reports on networks whose inputs are quantized in training."""
 Found = Mapping[str, Sequence[float]]
 """Numbers of each setting, one for each seed."""
 
@@ -80,3 +88,13 @@ def bars(title: str, found: Found) -> Figure:
     points = [mean_std(values) for values in found.values()]
     means, stds = zip(*points, strict=True)
     return Figure(title, "bar", "", "%", [Series("", list(found), means, stds)])
+
+
+def by_title(trained: Iterable[Mapping[str, Any]], key: str) -> dict[str, list[float]]:
+    """Returns a number of every arm that has it, a value for each seed."""
+    found: dict[str, list[float]] = {}
+    for results in trained:
+        for title, result in results.items():
+            if key in result:
+                found.setdefault(title, []).append(result[key])
+    return found

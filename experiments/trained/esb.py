@@ -14,7 +14,8 @@ from experiments.trained import claims
 from experiments.trained.arms import FLOAT, Arm, layers
 from experiments.trained.networks import kernels_of, relative_error, with_kernels
 from experiments.trained.protocol import Protocol
-from quant.calibration import Aligned, LeastError, normal_error, normal_scale
+from quant.alignment import normal_error, normal_scale
+from quant.calibration import Aligned, BestScale
 
 PUBLISHED: Mapping[tuple[int, int], float] = MappingProxyType(
     {
@@ -26,8 +27,10 @@ PUBLISHED: Mapping[tuple[int, int], float] = MappingProxyType(
     }
 )
 """The authors' scales for N(0, 1) by bits and significant bits, to four decimals."""
-SEARCH = LeastError(low=0.2, high=1.2, steps=51)
-"""Of the scales of formats beside ESB after training."""
+SEARCH = BestScale()
+"""Of scales that are searched for on the kernel itself, in rows of their own."""
+SEARCHED = ", searched scale"
+"""Ends the titles of those rows."""
 OUTER_BITS = 8
 """Of the first and the last layer."""
 FAMILIES = {"esb": "ESB", "fixed": "fixed point", "powers": "powers of two"}
@@ -82,35 +85,50 @@ def arm(paths: Sequence[str], family: str, bits: int) -> Arm:
     return Arm(name, titled(family, bits), found)
 
 
-def trained(made: Protocol, seed: int, widths: Iterable[int]) -> dict[str, float]:
-    """Returns accuracies of a seed after training, by title; equal arms run once."""
-    found = {FLOAT.title: made.run_arm(seed, FLOAT)["accuracy"]}
-    seen: dict[str, float] = {}
+def trained(made: Protocol, seed: int, widths: Iterable[int]) -> dict[str, Any]:
+    """Returns what training a seed leads to, by title; equal arms run once."""
+    found = {FLOAT.title: made.run_arm(seed, FLOAT)}
+    seen: dict[str, Any] = {}
     for bits in widths:
         for family in FAMILIES:
             each = arm(made.network.paths, family, bits)
             if each.name not in seen:
-                seen[each.name] = made.run_arm(seed, each)["accuracy"]
+                seen[each.name] = made.run_arm(seed, each)
             found[each.title] = seen[each.name]
     return found
 
 
 def after_training(bits: int) -> dict[str, quant.Quantizer]:
-    """Returns the quantizers of kernels that are compared without training."""
-    found = {
-        f"ESB, {k} significant bits": quant.Quantizer(
-            quant.ElasticSignificantBits(bits, k), calibration=Aligned()
-        )
-        for k in range(bits - 1)
+    """Returns the quantizers of kernels that are compared without training.
+
+    All of them with the scale that is best for a normal distribution (DDA): ESB's own,
+    and so the same rule for the others. ESB with no significant bits is powers of two,
+    with bits - 2 fixed point; what the cap of the exponent makes of others is left out.
+    Those that claims compare, and SP2, have the best scale of a search too.
+    """
+    members = [quant.ElasticSignificantBits(bits, k) for k in range(1, bits - 2)]
+    formats: dict[str, quant.Format] = {
+        significant(fmt.significant): fmt
+        for fmt in members
+        if fmt.fraction_bits == fmt.significant
     }
-    others = {
+    last = list(formats)[-1:]
+    formats |= {
         "fixed point": quant.Uniform(bits, symmetric=True),
-        "fixed point without 0": middle_rise(bits),
         "powers of two": quant.PowerOfTwo(bits),
         "SP2": quant.SumOfPowers(bits),
+        "APoT": quant.AdditivePowers(bits),
+        "fixed point without 0": middle_rise(bits),
     }
-    found |= {n: quant.Quantizer(f, calibration=SEARCH) for n, f in others.items()}
+    found = {n: quant.Quantizer(f, calibration=Aligned()) for n, f in formats.items()}
+    for name in [*last, "fixed point", "powers of two", "SP2"]:
+        found[name + SEARCHED] = quant.Quantizer(formats[name], calibration=SEARCH)
     return found
+
+
+def significant(k: int) -> str:
+    """Returns the title of ESB with k significant bits."""
+    return f"ESB, {k} significant bits"
 
 
 def quantized(made: Protocol, seed: int, bits: int) -> dict[str, Any]:
@@ -185,19 +203,41 @@ def after_rows(
             metric = "squared error of kernels, relative"
             yield mean_row(metric, setting, errors)
         if bits > 3:
-            ours = f"{at}ESB, {bits - 3} significant bits"
+            ours = at + significant(bits - 3)
             for other, rule in (
                 ("fixed point", "at least equal"),
                 ("powers of two", "better"),
             ):
                 yield claims.lead_row(title, right, ours, at + other, rule, judged)
+            # DDA against a search costs what the kernel is not normal: no claim.
+            theirs = ours + SEARCHED
+            yield claims.lead_row(title, right, ours, theirs, "", judged)
+            theirs = at + "fixed point" + SEARCHED
+            yield claims.lead_row(title, right, ours + SEARCHED, theirs, "", judged)
 
 
 def trained_rows(
-    title: str, found: claims.Found, widths: Iterable[int], judged: bool
+    title: str,
+    found: claims.Found,
+    unsettled: claims.Found,
+    widths: Iterable[int],
+    judged: bool,
 ) -> Iterable[Row]:
-    """Yields rows of training; what is one arm under two names claims nothing."""
+    """Yields rows of training; what is one arm under two names claims nothing.
+
+    Args:
+      title: of the network.
+      found: accuracies by title.
+      unsettled: those with norms as training leaves them.
+      widths: that are trained.
+      judged: see `experiments.trained.options.is_judged`.
+    """
     yield from claims.accuracy_rows(title, found, FLOAT.title)
+    for name, values in unsettled.items():
+        metric = "accuracy with running means for moments of norms"
+        level = sum(found[name]) / len(found[name])
+        setting = f"{title}, {name}"
+        yield mean_row(metric, setting, values, baseline=level, unit="%")
     pairs = (("esb", "fixed"), ("fixed", "powers"), ("esb", "powers"))
     for bits in widths:
         for pair in pairs:

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -227,13 +227,3 @@ def rows(
     for name, values in residuals.items():
         metric = "|W - Z| / |W| at the end of ADMM"
         yield mean_row(metric, f"{title}, {name}", values)
-
-
-def by_title(trained: Iterable[Mapping[str, Any]], key: str) -> dict[str, list[float]]:
-    """Returns a number of every arm that has it, a value for each seed."""
-    found: dict[str, list[float]] = {}
-    for results in trained:
-        for title, result in results.items():
-            if key in result:
-                found.setdefault(title, []).append(result[key])
-    return found

@@ -19,11 +19,12 @@ CANDIDATES = ("fixed", "powers", "flint")
 
 
 class Kind(NamedTuple):
-    """A family of formats: its title, its least width, the format of a width."""
+    """A family of formats: its title, its widths, the format of a width."""
 
     title: str
     least: int
     build: Callable[[int], quant.Format]
+    most: int = 8
 
 
 def _float(bits: int) -> quant.Format:
@@ -36,20 +37,32 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "fixed": Kind("fixed point", 2, lambda b: quant.Uniform(b, symmetric=True)),
         "powers": Kind("powers of two", 2, quant.PowerOfTwo),
         "sp2": Kind("SP2", 3, quant.SumOfPowers),
-        "esb2": Kind(
-            "ESB, 2 significant bits", 4, lambda b: quant.ElasticSignificantBits(b, 2)
-        ),
+        "apot": Kind("APoT", 3, quant.AdditivePowers),
+        **{
+            f"esb{k}": Kind(
+                f"ESB, {k} significant bit" + "s" * (k != 1),
+                k + 2,
+                functools.partial(quant.ElasticSignificantBits, significant=k),
+            )
+            for k in range(3)
+        },
         "flint": Kind("flint", 3, quant.Flint),
         "float": Kind("floats", 3, _float),
+        "binary": Kind("binary", 1, lambda _: quant.Binary(), 1),
+        "ternary": Kind("ternary", 2, lambda _: quant.Ternary(), 2),
     }
 )
 """Every family by its name on the command line."""
 
 
 def of_width(names: tuple[str, ...], bits: int) -> dict[str, quant.Format]:
-    """Returns the formats of a width, without those that have none so narrow."""
+    """Returns the formats of a width, without those that have none of it."""
     kinds = {name: KINDS[name] for name in names}
-    return {n: kind.build(bits) for n, kind in kinds.items() if bits >= kind.least}
+    return {
+        name: kind.build(bits)
+        for name, kind in kinds.items()
+        if kind.least <= bits <= kind.most
+    }
 
 
 class Coded(NamedTuple):
@@ -97,17 +110,27 @@ def coded(variables: PyTree, formats: Mapping[str, quant.Format], search: Any) -
     )
 
 
-def chosen(variables: PyTree, candidates: Sequence[quant.Format], search: Any) -> Coded:
+def chosen(candidates: Sequence[Coded]) -> Coded:
     """Returns variables with each kernel in the candidate of least error.
 
+    Within a tensor the channels' mean squared errors differ from its squared error by a
+    factor: so it is the choice of `quant.choose`, from kernels that are there already.
+
     Args:
-      variables: a pytree of arrays.
-      candidates: of equals the first is taken.
-      search: the calibration.
+      candidates: the same variables, all kernels in one format; of equals the first is
+        taken.
     """
-    formats = {
-        path: quant.choose(leaf, candidates, quant.CHANNEL, search).quantizer.format
-        for path, leaf in trees.by_path(variables).items()
-        if path.endswith("/kernel")
-    }
-    return coded(variables, formats, search)
+    first = candidates[0]
+    best = {p: min(candidates, key=lambda c, p=p: c.errors[p]) for p in first.errors}
+    leaves = {id(c): trees.by_path(c.variables) for c in candidates}
+    names, plain, treedef = trees.flatten(first.variables)
+    found = [
+        leaves[id(best[n])][n] if n in best else leaf
+        for n, leaf in zip(names, plain, strict=True)
+    ]
+    return Coded(
+        jax.tree.unflatten(treedef, found),
+        {path: coded.formats[path] for path, coded in best.items()},
+        {path: coded.errors[path] for path, coded in best.items()},
+        first.signals,
+    )

@@ -11,7 +11,7 @@ from core import trees
 from experiments.rounding.networks import KERNELS, PAIRS
 from experiments.rounding.protocol import Protocol, Trial
 from experiments.zoo import formats
-from quant.calibration import LeastError
+from quant.calibration import BestScale
 
 
 def run_trial(made: Protocol, trial: Trial, config: Any) -> dict[str, Any]:
@@ -47,16 +47,16 @@ def _folded(made: Protocol, trial: Trial) -> Any:
 def _width(made: Protocol, weights: Any, config: Any, bits: int) -> dict[str, Any]:
     """All formats of one width."""
     variables = weights()
-    search = LeastError(config.low, config.high, config.steps)
+    search = BestScale(config.steps)
     paths = [p for p in trees.by_path(variables) if p.endswith("/kernel")]
     found = formats.of_width(config.formats, bits)
     each = {
         name: formats.coded(variables, dict.fromkeys(paths, fmt), search)
         for name, fmt in found.items()
     }
-    candidates = [found[name] for name in formats.CANDIDATES if name in found]
+    candidates = [each[name] for name in formats.CANDIDATES if name in each]
     if len(candidates) > 1:
-        each[formats.CHOSEN] = formats.chosen(variables, candidates, search)
+        each[formats.CHOSEN] = formats.chosen(candidates)
     images = jnp.asarray(made.train.images[: config.layer_images])
     exact = _products(made)(variables, images)
     measured = {}
