@@ -135,7 +135,7 @@ class Config:
         low_open=True,
     )
     lenet5_rho_end: float = option(
-        1e-2,
+        3e-3,
         "LeNet-5: ADMM's penalty in its last iteration",
         low=0.0,
         low_open=True,
@@ -228,7 +228,7 @@ EXPERIMENT = Experiment(
                 "dataset": "mnist",
                 "networks": ("lenet300", "lenet5"),
                 "methods": ALL,
-                "lenet5_methods": ("admm", "one_shot", "iterative"),
+                "lenet5_methods": ("admm", "one_shot", "iterative", "gradual"),
                 "lenet300_rates": (12.0, 22.9, 40.0, 80.0),
                 "lenet5_rates": (40.0, 71.2),
                 "lenet300_epochs": (20, 30, 20),
