@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,15 +27,15 @@ class NoFlags:
 
 
 def leave(code: int) -> int:
-    """Returns an exit code; ends the process at once if it is Ctrl-C's.
+    """Returns an exit code; ends the process at once where XLA may still compute.
 
-    Python's own way out crashes now and then where XLA still computes. Work folders
-    are closed by now.
+    So it does after Ctrl-C, or when a verdict came before its search could stop.
+    Python's own way out would wait for that or crash. Work folders are closed by now.
 
     Args:
       code: of `front_door` or `guard`.
     """
-    if code == 130:
+    if code == 130 or any(t.name == "verify" for t in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

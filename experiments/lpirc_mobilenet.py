@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NAMES = ("base", "bare", "relu", "l2", "plain")
 """The variants, as `experiments.mobile.networks` names them."""
-WAYS = ("minmax", "mean", "mse")
+WAYS = ("minmax", "mean", "sqnr", "mse")
 """Ranges of inputs, as `experiments.mobile.ranges` names them."""
 
 
@@ -124,7 +124,9 @@ def run(run: "Run", config: Config) -> "Outcome":
         "Batch norms are folded with the epsilon of training, then weights get one "
         "grid a tensor from the least to the largest weight, inputs of layers one that "
         "is fixed on training images; 0 is exact in both. Biases stay float, as their "
-        "32 bits would. Inputs are what a layer's output is requantized to.",
+        "32 bits would. Inputs are what a layer's output is requantized to. Ranges by "
+        "sqnr are those of most signal over noise in a layer's products, layer by "
+        "layer, all errors before it included.",
         "A dead channel gets zeros alone; its norm in a depthwise layer has variance "
         "0, so its folded scale is 1 / sqrt(epsilon) = 31.6. It changes no output of "
         "the float network, only the range of the weights. Repair replaces variances "
@@ -161,7 +163,7 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            30.0,
+            35.0,
             {
                 "dataset": "cifar10",
                 "variants": NAMES,

@@ -51,7 +51,10 @@ class Config(Training):
     )
     straight: bool = option(False, "train without ADMM too, for comparison")
     admm_epochs: int = option(
-        2, "length of ADMM; rows stay in its last third", unit="epochs", low=1
+        2, "length of ADMM; rows stay in the last third", unit="epochs", low=1
+    )
+    admm_updates: int = option(
+        12, "updates of levels and multipliers in ADMM, evenly spaced", low=2
     )
     rho: float = option(1e-3, "ADMM's penalty at the start", low=0.0, low_open=True)
     rho_end: float = option(1e-2, "its penalty at the end", low=0.0, low_open=True)
@@ -95,9 +98,10 @@ def run(run: "Run", config: Config) -> "Outcome":
         "too, with a scale for each layer that is fitted to its levels; batch norms "
         "are not folded. Inputs are unsigned fixed point of as many bits in every arm, "
         "with scales of running means over batches; images have 8 bits.",
-        "ADMM draws float kernels to their levels, once an epoch anew; MSQ assigns its "
-        "rows anew each time, but for the last third. Then kernels are put on their "
-        "levels, and trained straight-through with the scales and rows they have. "
+        f"ADMM draws float kernels to their levels, anew {config.admm_updates} times; "
+        "MSQ assigns its rows anew each time, but for the last third. Then kernels are "
+        "put on their levels, and trained straight-through with the scales and rows "
+        "they have. "
         "The float network, the control, trains on for as long, at the same rates.",
         "Errors of rows are sums over 20,000 quantiles of a distribution whose "
         "deviation is a given share of the largest level. With a scale that is its "

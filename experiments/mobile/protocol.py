@@ -114,7 +114,12 @@ class Protocol:
         self, trial: Trial, variant: Variant, start: PyTree, whole: Any, bits: int
     ) -> dict[str, Any]:
         key = _key(variant)
-        fitted = {h: ranges.fitted(whole(), bits, h) for h in self.config.ranges}
+        fitted = {
+            how: ranges.fitted(whole(), bits, how)
+            if how != "sqnr"
+            else self._by_products(trial, variant, start, whole, bits)
+            for how in self.config.ranges
+        }
         scales = fitted[self.config.ranges[-1]]
         found: dict[str, Any] = {"ranges": {}, "dead": {}, "noise": {}}
         counts = self._counts(trial)
@@ -138,6 +143,21 @@ class Protocol:
                         for how in self.config.ranges
                     }
         return found
+
+    def _by_products(
+        self, trial: Trial, variant: Variant, start: PyTree, whole: Any, bits: int
+    ) -> Any:
+        """Ranges by the products of layers, without dead channels."""
+        folded = self._folded(variant, start, 0, "tensor", trial.seed)
+        words = ranges.with_kernels(folded, bits, quant.TENSOR)
+        images = self.seen[: self.config.noise_images]
+        order = ranges.order_of(self.model(variant, self.extra), folded, images)
+        run = self._noise(_key(variant), bits)
+        return ranges.by_products(
+            lambda scales: jax.device_get(run(folded, words, scales, images)),
+            order,
+            ranges.fitted(whole(), bits, "mse"),
+        )
 
     def _folded(
         self, variant: Variant, start: PyTree, count: int, kind: str, seed: int

@@ -1,7 +1,7 @@
 """Fixed ranges of layers' inputs from data, and networks at a width."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,11 +14,14 @@ from core.types import Array, PyTree
 from experiments.rounding.networks import KERNELS
 from quant.calibration import LeastError, MinMax, Scaling
 
-RANGES = ("minmax", "mean", "mse")
-"""The extremes; their mean over batches; the clip of least squared error."""
+RANGES = ("minmax", "mean", "sqnr", "mse")
+"""The extremes; their mean over batches; the clip of most signal over noise in the
+layer's products, layer by layer; the clip of least squared error of its inputs."""
 BATCHES = 8
 """Over which extremes are averaged."""
 SEARCH = LeastError(1 / 40, 1.0, 40)
+SHARES = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.5)
+"""Clips that are tried for products, over that of least squared error."""
 
 
 def rules(bits: int) -> list[tuple[str, quant.Layer]]:
@@ -48,7 +51,7 @@ def fitted(inputs: Mapping[str, Array], bits: int, how: str) -> dict[str, Scalin
     Args:
       inputs: of the float network on images, by site, [images, ...].
       bits: of the format.
-      how: one of `RANGES`.
+      how: one of `RANGES` but "sqnr", for which see `by_products`.
     """
     lowest = jax.device_get({site: x.min() for site, x in inputs.items()})
     found = {}
@@ -61,6 +64,43 @@ def fitted(inputs: Mapping[str, Array], bits: int, how: str) -> dict[str, Scalin
             batches = BATCHES if how == "mean" and len(x) % BATCHES == 0 else 1
             rows = x.reshape(batches, -1)
             found[site] = _fitted(rows, _words(bits), MinMax(), False)
+    return found
+
+
+def order_of(model: nn.Module, variables: PyTree, images: Array) -> list[str]:
+    """Returns the sites of layers in the order in which the network has them."""
+    record = quant.record(model.apply, [(KERNELS, quant.Layer())])
+    found: list[str] = []
+
+    def run(variables: PyTree, images: Array) -> None:
+        found.extend(record(variables, images)[1])
+
+    jax.eval_shape(run, variables, images)
+    return found
+
+
+def by_products(
+    noise: Callable[[Mapping[str, Scaling]], Mapping[str, Any]],
+    order: Sequence[str],
+    first: Mapping[str, Scaling],
+) -> dict[str, Scaling]:
+    """Returns scalings of most signal over noise in products, layer by layer.
+
+    Each layer's clip is one of `SHARES` of the first one; the layers before it have
+    those that were chosen for them, so their errors count. Of equals the first one.
+
+    Args:
+      noise: decibels by site, with scalings by site.
+      order: the sites as the network has them.
+      first: scalings to begin with, of least squared error.
+    """
+    found = dict(first)
+    for site in order:
+        start, tried = first[site], []
+        for share in SHARES:
+            found[site] = start._replace(scale=share * start.scale)
+            tried.append((float(noise(found)[site]), found[site]))
+        found[site] = max(tried, key=lambda pair: pair[0])[1]
     return found
 
 

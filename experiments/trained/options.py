@@ -37,7 +37,7 @@ class Training:
     )
 
 
-LENGTHS = ("epochs", "tuning", "admm_epochs")
+LENGTHS = ("epochs", "tuning", "admm_epochs", "admm_updates")
 
 
 def is_judged(config: Any, experiment: Experiment, network: str) -> bool:

@@ -37,6 +37,8 @@ from quant.aware import NO_SCALES
 
 BATCH = 500
 """Images in a call that evaluates."""
+WATCHED = 500
+"""Test images on which the progress of training is shown; all count at the end."""
 SETTLING = 1_000
 """Training images over which norms have their moments in evaluation."""
 
@@ -58,6 +60,7 @@ class Protocol:
         if self.network.halved:
             train, test = halved(train), halved(test)
         self.train, self.test = put(train), put(test)
+        self.watched = put(data.subset(test, min(WATCHED, len(test.labels)), 0))
         self.steps = len(train.labels) // config.batch_size
         self._start = functools.lru_cache(maxsize=None)(self._make_start)
         self._parts = functools.lru_cache(maxsize=None)(self._make_parts)
@@ -160,13 +163,12 @@ class Protocol:
         optimizer, epoch = self._parts(arm.inputs_only, False, sets)
         start = self.start(seed)
         start = start._replace(model_state={**start.model_state, "scales": first})
-        measure = functools.partial(self._measure, arm.inputs_only, False)
-
         residuals = jax.jit(admm.residuals)
 
         def watch(state: TrainState) -> dict[str, Array]:
             left = residuals(state.params, state.opt_state.admm)
-            return {**measure(state), "residual": left.relative}
+            shown = self._watch(arm.inputs_only, False, state)
+            return {**shown, "residual": left.relative}
 
         state, drawn = fit(
             self.run,
@@ -201,32 +203,36 @@ class Protocol:
             self.train,
             held + self.config.tuning,
             key=stage_key(seed, "tune"),
-            watch=functools.partial(self._measure, arm.layers, arm.learned),
-            finish=functools.partial(self._unsettled, arm.layers, arm.learned),
+            watch=functools.partial(self._watch, arm.layers, arm.learned),
+            finish=functools.partial(self._finish, arm.layers, arm.learned),
         )[1]
 
-    def _measure(
+    def _watch(
         self, layers: Layers, learned: bool, state: TrainState
     ) -> dict[str, Array]:
-        """Accuracy in % and loss on test images, with settled norms."""
-        images = self.images(SETTLING)
-        stats = self._settle(layers, learned)(state.params, state.model_state, images)
-        collections = {**state.model_state, "batch_stats": stats}
-        return self._tested(self._evaluate(layers, learned), state, collections)
+        """What is shown after each epoch."""
+        settled = self._settled(layers, learned, state)
+        return _watched(self._evaluate(layers, learned), settled, self.watched)
 
-    def _unsettled(
+    def _finish(
         self, layers: Layers, learned: bool, state: TrainState
     ) -> dict[str, float]:
-        """The accuracy with norms as training leaves them."""
+        """Accuracy and loss on all test images; see `run_arm`."""
         evaluate = self._evaluate(layers, learned)
-        found = self._tested(evaluate, state, state.model_state)
-        return {"unsettled": float(found["accuracy"])}
+        settled = self._settled(layers, learned, state)
+        found = evaluate(settled.params, settled.model_state, self.test)
+        left = evaluate(state.params, state.model_state, self.test)
+        return {
+            "accuracy": 100 * float(found["accuracy"]),
+            "loss": float(found["loss"]),
+            "unsettled": 100 * float(left["accuracy"]),
+        }
 
-    def _tested(
-        self, evaluate: Evaluate, state: TrainState, collections: PyTree
-    ) -> dict[str, Array]:
-        found = evaluate(state.params, collections, self.test)
-        return {"accuracy": 100 * found["accuracy"], "loss": found["loss"]}
+    def _settled(self, layers: Layers, learned: bool, state: TrainState) -> TrainState:
+        """The state with the moments of norms that evaluation has."""
+        images = self.images(SETTLING)
+        stats = self._settle(layers, learned)(state.params, state.model_state, images)
+        return state._replace(model_state={**state.model_state, "batch_stats": stats})
 
     def _make_start(self, seed: int) -> TrainState:
         """Trains the float network."""
@@ -247,7 +253,7 @@ class Protocol:
             self.train,
             config.epochs,
             key=stage_key(seed, stage),
-            watch=lambda state: self._tested(evaluate, state, state.model_state),
+            watch=lambda state: _watched(evaluate, state, self.watched),
         )
         return state
 
@@ -263,14 +269,15 @@ class Protocol:
             each: dict[Hashable, Any] = {"network": optimizer, "scales": scales}
             optimizer = optax.partition(each, {name: name for name in each})
         if sets:
-            total = config.admm_epochs
-            growth = (config.rho_end / config.rho) ** (1 / max(total - 1, 1))
+            updates = config.admm_updates
+            steps = config.admm_epochs * self.steps
+            growth = (config.rho_end / config.rho) ** (1 / (updates - 1))
             optimizer = drawn_to(
                 optax.adam(config.tuning_rate),
                 sets,
-                interval=self.steps,
+                interval=max(steps // (updates + 1), 1),
                 rho=admm.geometric_rho(config.rho, growth, config.rho_end),
-                fixed_from=total - total // 3 - 1,
+                fixed_from=updates - updates // 3,
             )
         model = Quantized(self.model, layers, learned)
         return optimizer, make_epoch(
@@ -293,6 +300,12 @@ class Protocol:
     def _pixels(self, batch_size: int) -> dict[str, Any]:
         mean, std = self.dataset.mean, self.dataset.std
         return {"batch_size": batch_size, "mean": mean, "std": std}
+
+
+def _watched(evaluate: Evaluate, state: TrainState, split: Split) -> dict[str, Array]:
+    found = evaluate(state.params, state.model_state, split)
+    accuracy = 100 * found["accuracy"]
+    return {"watched_accuracy": accuracy, "watched_loss": found["loss"]}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -145,7 +145,30 @@ def test_the_penalty_is_of_depthwise_kernels_alone(base):
         np.testing.assert_allclose(grad, 0.5 * is_other * given[name])
 
 
-@pytest.mark.parametrize("how", WAYS)
+def test_layers_are_named_in_the_order_of_the_network(base):
+    variant, variables = base
+    model = variant.build("v1", WIDTHS)
+    order = ranges.order_of(model, variables, jnp.zeros((1, 8, 8, 1)))
+    names = [site.removeprefix("params/").removesuffix("/kernel") for site in order]
+    blocks = [f"block{i}/{part}" for i in (1, 2) for part in ("depthwise", "pointwise")]
+    assert names == ["conv1", *blocks, "linear"]
+
+
+def test_ranges_by_products_are_chosen_layer_by_layer():
+    """The second layer's best clip depends on what the first one has got."""
+    first = {site: quant.Scaling(jnp.float32(2.0), jnp.float32(8.0)) for site in "ba"}
+
+    def noise(scales):
+        a, b = (float(scales[site].scale) for site in "ab")
+        return {"a": -abs(a - 3.0), "b": -abs(b - a / 3)}
+
+    found = ranges.by_products(noise, ["a", "b"], first)
+    assert float(found["a"].scale) == pytest.approx(1.5 * 2)
+    assert float(found["b"].scale) == pytest.approx(0.55 * 2)
+    assert {float(each.zero) for each in found.values()} == {8.0}
+
+
+@pytest.mark.parametrize("how", [way for way in WAYS if way != "sqnr"])
 def test_ranges_keep_zero_and_signs(how):
     rng = np.random.default_rng(0)
     signed = rng.normal(size=(16, 200)).astype(np.float32)
@@ -227,6 +250,7 @@ def outcomes(tmp_path_factory):
         controlled=("base",),
         widths=WIDTHS[:2],
         bits=(8,),
+        ranges=("sqnr", "mse"),
         dead=(2,),
         range_images=16,
         noise_images=8,
@@ -258,6 +282,7 @@ def test_a_run_measures_everything_once(outcomes):
     assert change.measured == 0
     metric = "signal over noise of depthwise layers, the least"
     at = "base, {} dead channels, 8 bits, {}".format
+    assert 0 <= rows["accuracy", "base, 8 bits, ranges by sqnr"].measured <= 100
     clean = rows[metric, at(0, "per tensor")].measured
     assert rows[metric, at(2, "per tensor")].measured < clean - 3
     repaired = rows[metric, at(2, "variances repaired")].measured

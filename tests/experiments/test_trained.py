@@ -303,10 +303,11 @@ def test_accuracy_after_training_is_that_of_settled_norms(small):
     collections = {**first.model_state, "scales": NO_SCALES}
     lost = jax.tree.map(lambda x: 5 + x, first.model_state)
     whole, found = (
-        made._measure((), False, first._replace(model_state={**collections, **stats}))
+        made._finish((), False, first._replace(model_state={**collections, **stats}))
         for stats in ({}, lost)
     )
-    assert float(found["loss"]) == float(whole["loss"])
+    assert found["loss"] == whole["loss"]
+    assert found["accuracy"] == whole["accuracy"]
 
 
 def test_orders_hold_if_they_do_for_every_seed():
