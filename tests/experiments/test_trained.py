@@ -65,7 +65,7 @@ def test_sums_of_powers_cross_fixed_point_once_at_four_bits():
 
 
 def test_the_map_of_types_has_the_published_sides():
-    """Relative errors of 4 unsigned bits, as the specification of ANT measured them."""
+    """Relative errors at 4 bits, as the specification of ANT measured them."""
     rows = list(ant.type_rows(4))
     found = {r.setting: r for r in rows if r.metric == "relative error"}
     table = {
@@ -78,6 +78,23 @@ def test_the_map_of_types_has_the_published_sides():
         for letter, error in zip("IFP", wanted, strict=True):
             row = found[f"{name}, 4 bits, unsigned, {ant.LISTS[letter]}"]
             assert row.measured == pytest.approx(error, rel=0.2)
+    signed = {"normal": (0.0131, 0.0180, None), "Laplace": (0.0269, 0.0213, None)}
+    signed["Student t(3)"] = (None, None, 0.0387)
+    for name, wanted in signed.items():
+        for letter, error in zip("IFP", wanted, strict=True):
+            row = found[f"{name}, 4 bits, signed, {ant.LISTS[letter]}"]
+            assert error is None or row.measured == pytest.approx(error, rel=0.2)
+    best = {
+        name: min(
+            "IPF",
+            key=lambda x, n=name: (
+                found[f"{n}, 4 bits, signed, {ant.LISTS[x]}"].measured
+            ),
+        )
+        for name in study.SIGNED
+    }
+    assert [best[name] for name in ("uniform", "normal", "Laplace")] == ["I", "I", "F"]
+    assert best["Student t(3)"] != "I"
     claims = [row for row in rows if row.holds is not None]
     assert len(claims) == len(study.INVERSES)
     assert all(row.holds for row in claims)

@@ -129,6 +129,24 @@ def test_shared_scale_errors_are_the_recomputed_ones():
         np.testing.assert_allclose(found, wanted, rtol=5e-3)
 
 
+@pytest.mark.parametrize(
+    ("bits", "wins", "loses"),
+    [
+        (5, (), (0.01, 0.03, 0.1, 0.2)),
+        (6, (0.01, 0.02, 0.04), (0.05, 0.1, 0.2)),
+        (8, (0.01, 0.02, 0.035), (0.05, 0.1, 0.2)),
+    ],
+)
+def test_sums_of_powers_of_more_bits_win_for_very_narrow_rows_alone(bits, wins, loses):
+    """arXiv 2012.04240 as recomputed: never at 5 bits, up to 0.04 at 6 and 8."""
+    sums, fixed = SumOfPowers(bits), Uniform(bits, symmetric=True)
+    for sigma in (*wins, *loses):
+        error, other = (
+            alignment.normal_error(f, 1 / (sigma * f.max)) for f in (sums, fixed)
+        )
+        assert (error < other) == (sigma in wins), sigma
+
+
 def test_types_are_chosen_by_the_tails():
     """ANT's type map: normal tensors choose integers, heavy tails choose flint.
 

@@ -85,6 +85,37 @@ def test_a_convolution_from_words_has_the_codes_of_the_fake_quantized_one(fmt, k
     assert len(np.unique(codes)) > 50
 
 
+@pytest.mark.parametrize(
+    ("strides", "padding", "groups"),
+    [((2, 1), "VALID", 1), ((1, 2), ((0, 1), (2, 1)), 3), ((2, 2), "SAME", 2)],
+)
+def test_strides_paddings_and_groups_sum_the_same_products(strides, padding, groups):
+    """Depthwise layers too: sums of integers, one after another, at zero's place."""
+    rng = np.random.default_rng(6)
+    x = rng.integers(0, 256, (2, 7, 6, 6))
+    w = rng.integers(-7, 8, (3, 2, 6 // groups, 6))
+    zero = 37
+    scaling = Scaling(jnp.full((1,) * 4, 0.1), jnp.full((1,) * 4, float(zero)))
+    inputs = integer.integers(np.uint8(x), INPUTS, scaling)
+    kernel = integer.Integers(jnp.int32(w), jnp.full((1, 1, 1, 1), 0.5), 7)
+    found = integer.conv(inputs, kernel, strides, padding, groups)
+    assert found.bound == 255 * 7 * 6 * 6 // groups
+    if isinstance(padding, str):
+        sides = jax.lax.padtype_to_pads((7, 6), (3, 2), strides, padding)
+    else:
+        sides = padding
+    wide = np.pad(x - zero, ((0, 0), *sides, (0, 0)))
+    values = np.asarray(found.values)
+    for at in np.ndindex(*values.shape):
+        image, i, j, out = at
+        first = out // (6 // groups) * (6 // groups)
+        rows = slice(i * strides[0], i * strides[0] + 3)
+        columns = slice(j * strides[1], j * strides[1] + 2)
+        window = wide[image, rows, columns, first : first + 6 // groups]
+        assert values[at] == (window * w[..., out]).sum()
+    np.testing.assert_allclose(found.numbers(), values * 0.05, rtol=1e-6)
+
+
 def test_a_dense_layer_of_images_and_of_rows(key):
     ((q, s, x), (qw, sw, w)), _ = layer(key, Uniform(8))
     kernel, scaling = w[0, 0], jax.tree.map(lambda part: part[0, 0], sw)

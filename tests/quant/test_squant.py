@@ -196,6 +196,23 @@ def test_tensors_without_a_range(w, bits):
     np.testing.assert_allclose(found.weights(), w, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_grid_is_an_affine_one_between_the_ends_of_each_channel(bits):
+    """Its definition: code -2**(b - 1) at the least weight, to half a step."""
+    w = np.random.default_rng(4).normal(size=(3, 3, 4, 5)) * np.arange(1, 6) / 9 + 0.1
+    w = w.astype(np.float32)
+    found = squant.quantize(jnp.asarray(w), bits, "e")
+    for m in range(5):
+        channel = w[..., m].astype(np.float64)
+        step = (channel.max() - channel.min()) / (2**bits - 1)
+        assert float(found.scale[m]) == pytest.approx(step, rel=1e-6)
+        lowest = round(channel.min() / step)  # of the grid, in steps: 0 is on it
+        codes = np.clip(np.round(channel / step) - lowest, 0, 2**bits - 1)
+        wanted = (codes + lowest) * step
+        np.testing.assert_allclose(found.weights()[..., m], wanted, atol=1e-5)
+        np.testing.assert_array_equal(found.codes[..., m], codes - 2 ** (bits - 1))
+
+
 def test_trees_are_quantized_by_rules_in_one_program():
     key = jax.random.key(3)
     params = {
