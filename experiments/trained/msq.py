@@ -71,27 +71,27 @@ def arm(
     return Arm(name, title, found, training)
 
 
-def arms(paths: Sequence[str], config: Any, orders: bool) -> list[Arm]:
+def arms(paths: Sequence[str], config: Any, more: bool) -> list[Arm]:
     """Returns the arms of a network.
 
     Args:
       paths: of its kernels.
       config: of the run.
-      orders: whether other orders of rows are compared too.
+      more: whether other orders of rows, and training without ADMM, are compared too.
     """
     bits = config.bits
     every = kernels(bits, config.shares)
     left = {FORMATS[name] for name in FORMATS if name not in config.formats}
     every = {title: weights for title, weights in every.items() if title not in left}
     found = [arm(paths, title, weights, bits) for title, weights in every.items()]
-    if orders:
+    if more:
         rows = {
             ordered(config.share, by): Rows(bits, config.share, by=by)
             for by in config.orders
             if by != "variance"
         }
         found += [arm(paths, title, weights, bits) for title, weights in rows.items()]
-    if config.straight:
+    if more and config.straight:
         alone = ["fixed point", "SP2", mixed(config.share)]
         found += [arm(paths, t, every[t], bits, "ste") for t in alone if t in every]
     return [FLOAT, *found]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -235,7 +236,16 @@ def small(tmp_path_factory):
     dataset = made_up.dataset()
     network = networks.Network("digits", "DigitsNet", (4,))
     config = msq_experiment.Config(
-        epochs=1, calibration_images=8, formats=(), study=(4,), admm_epochs=3
+        epochs=1,
+        batch_size=8,
+        calibration_images=8,
+        formats=(),
+        study=(4,),
+        admm_epochs=6,
+        admm_updates=4,
+        tuning_rate=1e-2,
+        rho=0.1,
+        rho_end=10.0,
     )
     folder = tmp_path_factory.mktemp("run")
     run = Run(folder, experiment="sp2_msq", config=config, mode="quick", seeds=(0,))
@@ -248,7 +258,7 @@ def small(tmp_path_factory):
         patch.setattr(data, "load", lambda name, data_dir: dataset)
         patch.setitem(networks.NETWORKS, "digits", network)
         outcome = msq_experiment.EXPERIMENT.run(run, config)
-        yield outcome, protocol.Protocol(run, config, "digits")
+        yield outcome, protocol.Protocol(run, config, "digits"), run
 
 
 def test_a_run_of_msq_has_its_rows(small):
@@ -256,14 +266,40 @@ def test_a_run_of_msq_has_its_rows(small):
     for name in ("float", msq.mixed(0.6)):
         row = rows["accuracy", f"DigitsNet, {name}"]
         assert 0 <= row.measured <= 100
-    residual = rows["|W - Z| / |W| at the end of ADMM", f"DigitsNet, {msq.mixed(0.6)}"]
-    assert 0 <= residual.measured < 1
+    last = rows["|W - Z| / |W| at the end of ADMM", f"DigitsNet, {msq.mixed(0.6)}"]
+    lines = (small[2].dir / "metrics.jsonl").read_text().splitlines()
+    left = [m["residual"] for m in map(json.loads, lines) if "residual" in m]
+    assert len(left) == 6
+    assert last.measured == pytest.approx(left[-1])
+    assert left[-1] < 0.5 * left[0]
     for low, high in itertools.pairwise(sets.ORDERS):
         metric = f"error of rows by {high} over that by {low} (above 1)"
         row = rows[metric, "DigitsNet, 0.6 SP2"]
         assert row.measured > 0
         assert row.holds is None
     assert all(row.holds is None for row in rows.values() if row.unit == "points")
+
+
+def test_after_admm_kernels_are_levels_times_scales_to_the_last_bit():
+    mix = sets.Rows(4, 0.6)
+    fixed = quant.Quantizer(
+        quant.PowerOfTwo(4), calibration=quant.calibration.LeastSquares()
+    )
+    params = {name: {"kernel": jnp.asarray(KERNEL, jnp.float32)} for name in "ab"}
+    towards = (("a/kernel", mix), ("b/kernel", fixed))
+    sums = mix.assign(params["a"]["kernel"])
+    placed, scales = protocol._put(towards, params, {"a/kernel": sums})
+    rows = scales["params/a/kernel"]
+    np.testing.assert_array_equal(rows.sums, sums)
+    kernel = placed["a"]["kernel"]
+    np.testing.assert_array_equal(kernel, mix.decode(mix.encode(kernel, rows), rows))
+    for fmt, mine in zip(mix.formats, (sums, ~sums), strict=True):
+        unit = np.asarray(kernel)[:, mine] / np.float32(rows.scale) * fmt.max
+        gap = np.abs(unit[..., None] - fmt.levels).min(-1)
+        assert gap.max() < 1e-6 * fmt.max
+    levels = np.float32(fixed.format.levels)
+    scale = np.asarray(scales["params/b/kernel"].scale).item()
+    assert np.isin(placed["b"]["kernel"], np.float32(scale) * levels).all()
 
 
 def test_formats_are_chosen_for_each_tensor_and_scales_learned(small):
