@@ -25,6 +25,12 @@ _STRUCTURAL = frozenset(
     }
 )
 _ADDITIVE = frozenset(["add", "sub", "add_any", "concatenate", "pad", "stack"])
+_EXACT = _STRUCTURAL - {
+    *("reduce_sum", "reduce_window_sum", "cumsum", "convert_element_type"),
+} | {
+    *("concatenate", "pad", "stack"),
+    *("gather", "dynamic_slice", "select_n"),
+}
 _BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated"])
 _FIRST = frozenset(["gather", "dynamic_slice", "div"])  # linear in the first operand
 
@@ -41,6 +47,11 @@ def is_affine(node: Node, active: Collection[Value]) -> bool:
     if node.op in _FIRST:
         return reached[0] and not any(reached[1:])
     return node.op == "select_n" and not reached[0]
+
+
+def rounds(node: Node) -> bool:
+    """Whether an affine node computes: what only moves numbers loses nothing."""
+    return node.op not in _EXACT
 
 
 def constant(

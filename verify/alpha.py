@@ -30,7 +30,9 @@ from verify.crown import (
     Hidden,
     concretize,
     intervals_from,
+    on_input,
     relaxation,
+    rounding,
     spec_pass,
 )
 from verify.network import Network, Weights
@@ -212,8 +214,14 @@ def bounds_at(
         free = dict(zip(nodes, own, strict=True))
         relax = relaxation(network, table, found, free, cuts(name, value, size))
         rows = {value: jnp.concatenate([unit, -unit])}
-        left, offset, _ = backward(network, table, rows, relax, network.before(value))
+        left, offset, terms = backward(
+            network, table, rows, relax, network.before(value)
+        )
         least = concretize(network, left, offset, region)
+        if margin:
+            given = on_input(network, left, offset)
+            lost = rounding(given, offset, terms, region)
+            least = least - lax.stop_gradient(lost)
         low = least[:size].reshape(value.shape)
         high = -least[size:].reshape(value.shape)
         met = intervals.intersect(found[value], Bounds(low, high))
@@ -272,7 +280,8 @@ def optimize(
       learning_rate: in place of the config's, for a call that goes on from another.
       enough: a row whose bound is above gets no more of the optimisation.
       splits: signs demanded of neurons; their multipliers are optimised too.
-      margin: whether the bounds of the rows are lowered by `crown.rounding`.
+      margin: whether the bounds of the rows and the hidden ones are loosened by
+        `crown.rounding`.
 
     Returns:
       The best of all iterates, row by row and neuron by neuron; the first iterate is

@@ -154,7 +154,7 @@ def bound_once(
             part = part - domains.beta[k] * line.sign
         return (part,), (below * line.intercept).sum(-1)
 
-    rows = jnp.einsum("bmn,bm->bn", domains.C, domains.weights)
+    rows = jnp.einsum("bmn,bm->bn", domains.C, domains.weights, precision="highest")
     left, offset, size = backward(network, table, {network.output: rows}, relax)
     offset = offset + (domains.d * domains.weights).sum(-1)
     size = size + (jnp.abs(domains.d) * domains.weights).sum(-1)
@@ -219,7 +219,7 @@ def bound_batch(
     _, found = loss(last)
     best, kept = _better(best, kept, found, last)
     alpha, beta, rows = kept
-    point = jnp.where(found.input > 0, region.lower, region.upper)
+    point = region.minimizer(found.input)
     domains = domains._replace(alpha=alpha, beta=beta, weights=rows)
     return Bounded(best, domains, found.coefficients, point)
 

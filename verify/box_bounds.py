@@ -1,5 +1,6 @@
 """Bounds of many small boxes at once, each with hidden bounds and slopes of its own."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,9 @@ from verify.types import Bounds, Numbers
 CHUNK = 64
 """Boxes in a call on a CPU: what they need stays in its caches, and one size compiles
 once."""
+IDLE = 0.05
+"""Share of the largest effect on a bound that every dimension is thought to have."""
+PROOF = crown.CrownConfig(margin=True)
 SLOPES = va.AlphaConfig(steps=5, learning_rate=0.25, hidden=False)
 """How the slopes of the clauses' rows are optimised: next to the hidden bounds of a
 box they cost little, and they close most boxes that CROWN's own slopes leave open."""
@@ -33,6 +37,7 @@ class Bounded(NamedTuple):
     Attributes:
       lower: of each clause, the best of its rows, [B, clauses].
       slack: what rounding may have added to those, [B, clauses].
+      size: of the terms that cancelled in each row's constant, [B, clauses, m].
       score: of halving each dimension, larger is better, [B, n].
       point: the most suspicious input of each box, [B, n].
       margin: the largest row of the worst clause at that point, [B].
@@ -44,6 +49,7 @@ class Bounded(NamedTuple):
 
     lower: Numbers
     slack: Numbers
+    size: Numbers
     score: Numbers
     point: Numbers
     margin: Numbers
@@ -60,6 +66,7 @@ def bound_boxes(
     C: Array,
     d: Array,
     *,
+    ball: Region | None = None,
     with_slopes: bool = False,
 ) -> Bounded:
     """Returns bounds of all clauses on a batch of boxes.
@@ -74,6 +81,8 @@ def bound_boxes(
       upper: likewise.
       C: rows of the clauses, [clauses, m, n_y].
       d: constants, [clauses, m].
+      ball: what the boxes are parts of, if no box: bounds are of what it leaves of
+        each box.
       with_slopes: whether the slopes are returned.
     """
     table = network.table(weights)
@@ -83,7 +92,9 @@ def bound_boxes(
 
     def one(low: Array, high: Array) -> Bounded:
         region = Region(low, high)
-        hidden = crown.hidden_bounds(network, weights, region)
+        if ball is not None:
+            region = dataclasses.replace(ball, lower=low, upper=high)
+        hidden = crown.hidden_bounds(network, weights, region, PROOF)
         found = crown.intervals_from(network, region, hidden)
         slopes, first = None, {}
         if free:
@@ -95,17 +106,20 @@ def bound_boxes(
         passed = crown.spec_pass(network, table, region, spec, relax)
         least, given = passed.least, passed.given
         slack = passed.slack.reshape(count, m)
+        size = passed.size.reshape(count, m)
         by_clause = jnp.where(jnp.isnan(least), -jnp.inf, least).reshape(count, m)
         best = by_clause.max(-1)
         best_row = by_clause.argmax(-1)
         half = 0.5 * (high - low).reshape(-1)
         rows = crown.rows_of_spec(network, spec)
         smeared, *_ = backward(network, table, rows, _upper_slopes(relax))
-        size = jnp.abs(given) + jnp.abs(smeared.get(network.input, given))
-        size = size.reshape(count, m, -1)
+        felt = jnp.abs(given) + jnp.abs(smeared.get(network.input, given))
+        felt = felt.reshape(count, m, -1)
         open_rows = (best <= slack[jnp.arange(count), best_row])[:, None]
         least = jnp.where(open_rows, by_clause, -jnp.inf)
-        gain = size * half[None, None] + least[..., None]
+        # Effects can cancel, as those of both sides of |x| do: no dimension is idle.
+        felt = felt + IDLE * felt.max(-1, keepdims=True)
+        gain = felt * half[None, None] + least[..., None]
         # Where nothing tells dimensions apart, the longest one.
         gain = gain.max((0, 1)) + 1e-3 * half * jnp.abs(best.min())
         # Nor does anything where a bound is no number.
@@ -135,6 +149,7 @@ def bound_boxes(
         return Bounded(
             best,
             slack[each, best_row],
+            size,
             score,
             points[at].reshape(-1),
             margins[at],

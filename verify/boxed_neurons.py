@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify import together
+from verify import crown, together
 from verify.network import Network, Weights
 from verify.pool import Batch
 from verify.problem import Config
 from verify.programs import Shape, programs
 from verify.properties import Spec
 from verify.reduce import reduce_within
+from verify.regions import Region
 
 BOXES = 256
 """Boxes that are searched together."""
@@ -158,7 +159,9 @@ class NeuronSplitter:
         params, hidden, bias = self._reduce(
             weights, jax.tree.map(padded, bounded.hidden)
         )
-        forms = together.Forms(params, padded(box[0]), padded(box[1]), hidden, bias)
+        forms = together.Forms(
+            params, Region(padded(box[0]), padded(box[1])), hidden, bias
+        )
         clauses = len(specs)
         least = bounded.lower - bounded.slack  # what is proven so far
         own, clause = np.nonzero(~(least > 0))
@@ -181,10 +184,27 @@ class NeuronSplitter:
             programs(self.shape),
             forms,
             np.repeat(np.arange(BOXES), clauses),
-            list(specs) * BOXES,
+            _lowered(specs, bounded.size, BOXES),
             start,
             dataclasses.replace(config, batch=2 * BOXES),
             deadline,
             is_unsafe=lambda _, x: is_unsafe(x),
             max_rounds=ROUNDS,
         )
+
+
+def _lowered(specs: Sequence[Spec], size: np.ndarray, count: int) -> list[Spec]:
+    """The rows of each clause in each box, less what cancelled in a reduced form.
+
+    Args:
+      specs: of the clauses.
+      size: of the terms, `box_bounds.Bounded.size`.
+      count: boxes; those after the given ones repeat the first.
+    """
+    lost = crown.share(size.dtype) * size
+    lost = np.concatenate([lost, np.repeat(lost[:1], count - len(lost), 0)])
+    return [
+        spec._replace(d=spec.d - own)
+        for box in lost
+        for spec, own in zip(specs, box, strict=True)
+    ]

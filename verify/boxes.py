@@ -65,14 +65,21 @@ class BoxSearch:
     def __init__(self, network: Network):
         self.network = network
         self.traces: dict[str, int] = {}
-        self._bound = jax.jit(self._bound_counted, static_argnums=5)
+        self._bound = jax.jit(self._bound_counted, static_argnums=6)
         self.splitter = NeuronSplitter(network) if network.is_piecewise_linear else None
 
-    def _bound_counted(self, weights, lower, upper, C, d, with_slopes) -> Bounded:
+    def _bound_counted(self, weights, lower, upper, C, d, ball, with_slopes) -> Bounded:
         name = f"boxes{lower.shape[0]}"
         self.traces[name] = self.traces.get(name, 0) + 1
         return bound_boxes(
-            self.network, weights, lower, upper, C, d, with_slopes=with_slopes
+            self.network,
+            weights,
+            lower,
+            upper,
+            C,
+            d,
+            ball=ball,
+            with_slopes=with_slopes,
         )
 
     def __call__(
@@ -91,7 +98,8 @@ class BoxSearch:
 
         Args:
           weights: of the network.
-          region: a box, of the input's type.
+          region: of the input's type. Of a ball its box is halved, and parts outside of
+            the ball are left out, but for a certificate.
           specs: rows of each clause, of one number.
           config: of the search.
           deadline: of `time.monotonic`.
@@ -107,6 +115,7 @@ class BoxSearch:
         low = np.asarray(region.lower).reshape(1, n)
         high = np.asarray(region.upper).reshape(1, n)
         least = np.full(1, -np.inf, low.dtype)
+        ball = None if region.radius is None else region
         leaves: list[Leaf] = []
         nodes = np.zeros(1, np.int64)
         tree: list[tuple[int, int, float, int]] = [(-1, -1, 0.0, 0)]
@@ -122,7 +131,7 @@ class BoxSearch:
             take = _worst(least, limit)
             rest = np.setdiff1d(np.arange(len(low)), take, assume_unique=True)
             found = self._batch(
-                weights, low[take], high[take], C, d, config.certificate
+                weights, low[take], high[take], C, d, ball, config.certificate
             )
             domains += len(take)
             at = int(np.argmin(found.margin))
@@ -135,6 +144,8 @@ class BoxSearch:
             doubt = np.flatnonzero((lower > 0) & ~closed & (least[take] > 0))
             if len(doubt) and exact is not None:
                 closed[doubt] = exact(low[take[doubt]], high[take[doubt]]) > 0
+            if not config.certificate:
+                closed |= ~region.meets(low[take], high[take])
             left = np.flatnonzero(~closed)
             if self._tries_neurons(config, domains, len(left)):
                 assert self.splitter is not None
@@ -194,7 +205,7 @@ class BoxSearch:
         least = HARD // 8 if domains < 16 * HARD else 1
         return domains >= HARD and left >= least
 
-    def _batch(self, weights, low, high, C, d, with_slopes) -> Bounded:
+    def _batch(self, weights, low, high, C, d, ball, with_slopes) -> Bounded:
         """Bounds boxes in calls of fixed sizes; numpy in and out.
 
         Calls are made before the first one's result is waited for: a CPU runs several
@@ -210,7 +221,9 @@ class BoxSearch:
             return jnp.asarray(padded.reshape(size, *shape))
 
         calls = [
-            self._bound(weights, fixed(low[part]), fixed(high[part]), C, d, with_slopes)
+            self._bound(
+                weights, fixed(low[part]), fixed(high[part]), C, d, ball, with_slopes
+            )
             for part in (slice(at, at + size) for at in range(0, count, size))
         ]
         return jax.tree.map(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from verify import exact
@@ -22,17 +23,7 @@ def grouped(prop: Property) -> list[tuple[Region, list[Clause]]]:
 
 def flattened(prop: Property) -> Property:
     """Returns the property of the network whose input is flat."""
-
-    def flat(region: Region) -> Region:
-        center = None if region.center is None else np.ravel(region.center)
-        return dataclasses.replace(
-            region,
-            lower=np.ravel(region.lower),
-            upper=np.ravel(region.upper),
-            center=center,
-        )
-
-    regions = {id(region): flat(region) for region, _ in grouped(prop)}
+    regions = {id(region): region.flat() for region, _ in grouped(prop)}
     clauses = tuple(c._replace(region=regions[id(c.region)]) for c in prop.clauses)
     size = int(np.prod(prop.input_shape))
     return dataclasses.replace(prop, clauses=clauses, input_shape=(size,))
@@ -64,9 +55,28 @@ def decide_leaf(
     weights: np.ndarray,
     is_unsafe: Callable[[np.ndarray], bool],
 ) -> tuple[str, np.ndarray | None]:
-    """Decides a leaf by linear programs: the row of `weights`, then the best one."""
-    flat = Region(np.ravel(region.lower), np.ravel(region.upper))
+    """Decides a leaf by linear programs: the row of `weights`, then the best one.
+
+    Args:
+      reduced: the network within the root's bounds, a `reduce.Reduced`.
+      region: of the input.
+      spec: rows of the clause.
+      splits: of each layer the signs of its neurons.
+      weights: of the rows, those of the last bound.
+      is_unsafe: the judge of suspected counterexamples.
+
+    Returns:
+      "empty", "safe", "point" with a counterexample, or "open": programs can not
+      decide a leaf with neurons that no one could split since all bounds were no
+      numbers, nor all of what an l2 ball cuts off its box.
+    """
+    flat = region.flat()
     hidden = [Bounds(*map(np.asarray, b)) for b in reduced.hidden]
+    for bounds, sign in zip(hidden, splits, strict=True):
+        if ((np.asarray(sign) == 0) & (bounds.lower < 0) & (bounds.upper > 0)).any():
+            return "open", None
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(reduced.params)):
+        return "open", None
 
     def decide(weights: np.ndarray) -> tuple[str, np.ndarray | None]:
         row, d = weights @ spec.C, float(weights @ spec.d)

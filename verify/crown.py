@@ -33,11 +33,14 @@ class CrownConfig:
       chunk: rows that go back at once; bounds the memory.
       capacity: the most neurons of a hidden value that get backward bounds, those of
         the widest unstable intervals; the others keep their intervals. 0 means all.
+      margin: whether all bounds are widened by `rounding`. A proof that takes neurons
+        for fixed by their signs needs it.
     """
 
     intersect: bool = True
     chunk: int = 64
     capacity: int = 0
+    margin: bool = False
 
 
 def rows_of_spec(network: Network, spec: Spec) -> dict[Value, Array]:
@@ -151,6 +154,14 @@ def rounding(rows: Array, offset: Array, size: Array, region: Region) -> Array:
     return share(rows.dtype) * (given + jnp.abs(offset) + size)
 
 
+def on_input(network: Network, left: Mapping[Value, Array], offset: Array) -> Array:
+    """Returns the coefficients on the input, [S, *shape]: zero where none arrive."""
+    given = left.get(network.input)
+    if given is not None:
+        return given
+    return jnp.zeros((offset.shape[0], *network.input.shape), offset.dtype)
+
+
 def share(dtype: Any) -> float:
     """Returns the share of its terms' size that a sum in a type may be off by."""
     return TOLERANCE if dtype == jnp.float32 else 1e-12
@@ -175,11 +186,12 @@ def hidden_bounds(
     """
     table = network.table(weights)
     found = intervals.start(network, region.lower, region.upper)
+    lost = share(network.input.dtype) if config.margin else 0.0
     lines: dict[Node, Lines] = {}
     for value in network.hidden:
         before = network.before(value)
         new = [node for node in before if node.outputs[0] not in found]
-        intervals.advance(network, table, new, found)
+        intervals.advance(network, table, new, found, share=lost)
         if backward_passes and not _is_exact(network, before, region):
             # Once for all passes, and outside of their loops over chunks of rows.
             for node in network.nonlinear:
@@ -243,8 +255,11 @@ def _rows_bounds(
         unit = jax.nn.one_hot(part, size, dtype=own.lower.dtype)
         unit = unit.reshape(chunk, *value.shape)
         both = jnp.concatenate([unit, -unit])
-        left, offset, _ = backward(network, table, {value: both}, relax, before)
+        left, offset, terms = backward(network, table, {value: both}, relax, before)
         least = concretize(network, left, offset, region)
+        if config.margin:
+            given = on_input(network, left, offset)
+            least = least - rounding(given, offset, terms, region)
         return least[:chunk], -least[chunk:]
 
     def bound_open(part: Array) -> tuple[Array, Array]:
@@ -339,9 +354,7 @@ def spec_pass(
     d = jnp.asarray(spec.d, offset.dtype)
     offset, size = offset + d, size + jnp.abs(d)
     least = concretize(network, left, offset, region)
-    given = left.get(network.input)
-    if given is None:
-        given = jnp.zeros((least.shape[0], *network.input.shape), offset.dtype)
+    given = on_input(network, left, offset)
     return SpecPass(least, rounding(given, offset, size, region), size, given)
 
 
@@ -375,7 +388,8 @@ def interval_bound(
     """
     table = network.table(weights)
     found = intervals.start(network, region.lower, region.upper)
-    intervals.advance(network, table, network.nodes, found)
+    lost = share(network.input.dtype) if margin else 0.0
+    intervals.advance(network, table, network.nodes, found, share=lost)
     nonlinear = set(network.nonlinear)
     last = [n for n in network.nodes if n not in nonlinear]
 

@@ -26,16 +26,28 @@ def advance(
     table: Mapping[Value, Array],
     nodes: Iterable[Node],
     found: Intervals,
+    *,
+    share: float = 0.0,
 ) -> None:
     """Adds the intervals of the outputs of `nodes`, in topological order, to `found`.
 
     Affine operators take the centre and the radius of their operands: the radius goes
     through the absolute weights.
+
+    Args:
+      network: the function.
+      table: its weights.
+      nodes: to pass.
+      found: intervals of what they take.
+      share: of the sum of its terms' absolute values that a result may be off by, and
+        is widened by.
     """
     for node in nodes:
         reached = [v for v in node.inputs if v in network.active]
         if affine.is_affine(node, network.active):
-            bounds = _affine(network, table, node, [found[v] for v in reached])
+            given = [found[v] for v in reached]
+            own = share if affine.rounds(node) else 0.0
+            bounds = _affine(network, table, node, given, own)
             found.update(zip(node.outputs, bounds, strict=True))
             continue
         for out in node.outputs:
@@ -63,7 +75,7 @@ def intersect(a: Bounds, b: Bounds) -> Bounds:
     return Bounds(jnp.minimum(lower, upper), jnp.maximum(lower, upper))
 
 
-def _affine(network, table, node, bounds) -> list[Bounds]:
+def _affine(network, table, node, bounds, share: float) -> list[Bounds]:
     """Bounds of the outputs: infinite where an operand's are, NaN where a weight is."""
     finite = [jnp.isfinite(b.lower) & jnp.isfinite(b.upper) for b in bounds]
     centres = [
@@ -74,11 +86,17 @@ def _affine(network, table, node, bounds) -> list[Bounds]:
         jnp.where(known, 0.5 * b.upper - 0.5 * b.lower, jnp.inf)
         for known, b in zip(finite, bounds, strict=True)
     ]
+    if share:  # rounding, which absolute weights carry as they carry the radius
+        radii = [
+            radius + share * jnp.maximum(jnp.abs(b.lower), jnp.abs(b.upper))
+            for radius, b in zip(radii, bounds, strict=True)
+        ]
     found = affine.linear(node, network.active, table)(*centres)
+    spread = affine.linear(node, network.active, table, absolute=True)(*radii)
     added = affine.constant(node, network.active, table)
     if added is not None:
         found = tuple(centre + added for centre in found)
-    spread = affine.linear(node, network.active, table, absolute=True)(*radii)
+        spread = tuple(radius + share * jnp.abs(added) for radius in spread)
     return [_around(c, r) for c, r in zip(found, spread, strict=True)]
 
 

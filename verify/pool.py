@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from verify.beta import Domains
+from verify.types import by_layer
 
 
 class Batch(NamedTuple):
@@ -41,9 +42,8 @@ class Batch(NamedTuple):
           sizes: neurons of each layer.
         """
         C, d = (part[self.clause] for part in rows)
-        ends = np.cumsum(sizes)[:-1]
         splits, alpha, beta = (
-            tuple(np.split(flat, ends, axis=-1))
+            tuple(by_layer(flat, sizes))
             for flat in (
                 self.splits,
                 self.alpha.astype(C.dtype),

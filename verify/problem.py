@@ -40,8 +40,8 @@ class Config:
     Attributes:
       timeout_s: seconds for one problem; a verdict comes at most 2 s later.
       branching: "relu" splits ReLU neurons, "input" halves the input box; "auto"
-        takes the input for at most `input_limit` dimensions or where an operator is
-        not piecewise linear.
+        takes the input of boxes of at most `input_limit` dimensions, and where an
+        operator is not piecewise linear.
       method: the strongest bound to use, each with all before it: "interval",
         "crown", "alpha" (no branching), "split" (branch and bound without beta) and
         "beta".

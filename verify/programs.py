@@ -148,10 +148,7 @@ class Programs:
         self.traces[name] = self.traces.get(name, 0) + 1
 
         def lane(form: Any, parents: Domains, lower: Array):
-            region = Region(form.lower, form.upper)
-            return self._round(
-                form.params, region, form.hidden, form.bias, parents, lower, config
-            )
+            return self._round(*form, parents, lower, config)
 
         return jax.vmap(lane)(forms, parents, parent_lower)
 

@@ -15,7 +15,7 @@ from verify.problem import Problem
 from verify.properties import Clause, Property, Spec
 from verify.reduce import Reduced
 from verify.regions import Region
-from verify.types import Bounds
+from verify.types import Bounds, by_layer
 
 
 @dataclasses.dataclass
@@ -81,25 +81,44 @@ class Proof:
         tree: Any,
     ) -> None:
         """The rest of the clauses hold by splits; `by_alpha` was called before."""
-        flat = Region(np.ravel(region.lower), np.ravel(region.upper))
-        hidden = [Bounds(*map(np.asarray, b)) for b in reduced.hidden]
         for node, k, dual in tree.leaves:
             path = tree.path(node)
-            neurons, signs = [n for n, _ in path], [s for _, s in path]
-            if dual is None:
-                dual = _from_program(
-                    reduced, flat, specs[int(k)], hidden, neurons, signs
-                )
-            if dual is None:
-                self.missing = "a leaf that a linear program closed has no multipliers"
-                return
-            alpha, beta, weights = dual
-            own = clauses[k]
-            weights = unpadded(weights, len(own.spec.d))
-            position = self.position[id(own)]
-            self.leaves.append(
-                collect.leaf(reduced, position, neurons, signs, alpha, beta, weights)
-            )
+            self._leaf(clauses[k], reduced, region, specs[int(k)], path, dual)
+
+    def by_programs(
+        self,
+        clauses: Sequence[Clause],
+        reduced: Reduced,
+        region: Region,
+        specs: Sequence[Spec],
+    ) -> None:
+        """All clauses hold by linear programs where no neuron is unstable."""
+        self._roots(clauses, ())
+        for clause, spec in zip(clauses, specs, strict=True):
+            self._leaf(clause, reduced, region, spec, ())
+
+    def _leaf(
+        self,
+        clause: Clause,
+        reduced: Reduced,
+        region: Region,
+        spec: Spec,
+        path: Sequence[tuple[int, int]],
+        dual: Any = None,
+    ) -> None:
+        """Adds a leaf; without multipliers, those of linear programs."""
+        neurons, signs = [n for n, _ in path], [s for _, s in path]
+        if dual is None:
+            dual = _from_program(reduced, region, spec, neurons, signs)
+        if dual is None:
+            self.missing = "a leaf that a linear program closed has no multipliers"
+            return
+        alpha, beta, weights = dual
+        weights = unpadded(weights, len(clause.spec.d))
+        position = self.position[id(clause)]
+        self.leaves.append(
+            collect.leaf(reduced, position, neurons, signs, alpha, beta, weights)
+        )
 
     def by_boxes(self, clauses: Sequence[Clause], leaves: Sequence[Any]) -> None:
         """All clauses of a region hold on each of the `boxes.Leaf`s."""
@@ -151,14 +170,18 @@ def _from_program(
     reduced: Reduced,
     region: Region,
     spec: Spec,
-    hidden: Sequence[Bounds],
     neurons: Sequence[int],
     signs: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Multipliers of a leaf that linear programs closed, and weights of its rows."""
+    """Multipliers of a leaf that linear programs closed, and weights of its rows.
+
+    Over the box of a ball: the check of a leaf takes one of both bounds, not their sum.
+    """
+    region = Region(np.ravel(region.lower), np.ravel(region.upper))
+    hidden = [Bounds(*map(np.asarray, b)) for b in reduced.hidden]
     flat = np.zeros(sum(reduced.sizes), np.int8)
     flat[np.asarray(neurons, int)] = signs
-    splits = np.split(flat, np.cumsum(reduced.sizes)[:-1])
+    splits = by_layer(flat, reduced.sizes)
     best = exact.leaf_weights(reduced.params, region, spec, hidden, splits)
     for weights in np.eye(len(spec.d)) if best is None else [best[0]]:
         row = (weights @ spec.C, float(weights @ spec.d), hidden, splits)
@@ -167,5 +190,5 @@ def _from_program(
             continue
         betas = exact.leaf_betas(reduced.params, region, *row)
         if betas is not None:
-            return np.zeros(len(flat)), np.concatenate(betas), weights
+            return np.zeros(len(flat)), np.concatenate([np.zeros(0), *betas]), weights
     return None

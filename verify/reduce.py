@@ -42,12 +42,15 @@ class Reduced:
       hidden: bounds of z_k [n_k], padded.
       bias: what enters each z_k besides weighted inputs in the original network, [n_k];
         branching heuristics use it.
+      size: of the terms that c_k is the sum of, [n_k], not padded: what it lost where
+        they cancelled is a share of that, and bounds made from this form lack it.
     """
 
     params: PyTree
     index: tuple[np.ndarray, ...]
     hidden: Hidden
     bias: tuple[np.ndarray, ...]
+    size: tuple[np.ndarray, ...]
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -127,9 +130,10 @@ class Reducer:
             for each, low in zip(index, lower, strict=True)
         )
         biases = self._biases(weights)
-        layers, boxes, local = [], [], []
+        layers, boxes, local, terms = [], [], [], []
         for k, value in enumerate(self.layers):
-            part = self._rows(weights, active, value, index[k], index, sizes[:k])
+            part, size = self._rows(weights, active, value, index[k], index, sizes[:k])
+            terms.append(size)
             layers.append(_padded(part, sizes[k]))
             low, high = lower[k][index[k]], upper[k][index[k]]
             boxes.append(Bounds(_fill(low, sizes[k], -1), _fill(high, sizes[k], -1)))
@@ -137,34 +141,33 @@ class Reducer:
             local.append(_fill(flat, sizes[k], 0))
         out = self.network.output
         every = np.arange(int(np.prod(out.shape)))
-        output = self._rows(weights, active, out, every, index, sizes)
-        return Reduced(
-            {"layers": layers, "output": output}, index, tuple(boxes), tuple(local)
-        )
+        output, _ = self._rows(weights, active, out, every, index, sizes)
+        params = {"layers": layers, "output": output}
+        return Reduced(params, index, tuple(boxes), tuple(local), tuple(terms))
 
-    def _rows(self, weights, active, value, rows, index, sizes) -> dict[str, Any]:
-        """D and c of some neurons of a value, the columns of layers padded."""
+    def _rows(self, weights, active, value, rows, index, sizes):
+        """D and c of some neurons of a value, layers padded; the size of c."""
         pull, reached = self._pull(value)
         n_x = int(np.prod(self.network.input.shape))
         dtype = self.network.input.dtype
-        width = n_x + sum(sizes)
-        matrix = np.zeros((width, len(rows)), dtype)
-        bias = np.zeros(len(rows), dtype)
+        matrix = np.zeros((n_x + sum(sizes), len(rows)), dtype)
+        bias, size = np.zeros((2, len(rows)), dtype)
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
             padded = np.pad(part, (0, CHUNK - len(part)), mode="edge")
             found = pull(weights, active, jnp.asarray(padded))
             own = slice(start, start + len(part))
             bias[own] = np.asarray(found["bias"])[: len(part)]
+            size[own] = np.asarray(found["size"])[: len(part)]
             if found["input"] is not None:
                 matrix[:n_x, own] = np.asarray(found["input"])[: len(part)].T
             at = n_x
-            for k, size in enumerate(sizes):
+            for k, width in enumerate(sizes):
                 if k in reached and found["cut"][k] is not None:
                     columns = np.asarray(found["cut"][k])[: len(part), index[k]]
                     matrix[at : at + len(index[k]), own] = columns.T
-                at += size
-        return {"matrix": matrix, "bias": bias}
+                at += width
+        return {"matrix": matrix, "bias": bias}, size
 
     def _make_pull(self, value: Value) -> tuple[Any, set[int]]:
         """A jitted pull of rows of `value` to the input and the cut ReLUs."""
@@ -187,11 +190,11 @@ class Reducer:
             unit = jax.nn.one_hot(rows, size, dtype=value.dtype)
             unit = unit.reshape(-1, *value.shape)
             table = network.table(weights)
-            left, bias, _ = backward(network, table, {value: unit}, relax, before)
+            left, bias, terms = backward(network, table, {value: unit}, relax, before)
             given = left.get(network.input)
             if given is not None:
                 given = given.reshape(given.shape[0], -1)
-            return {"input": given, "cut": cut, "bias": bias}
+            return {"input": given, "cut": cut, "bias": bias, "size": terms}
 
         return pull, reached
 

@@ -85,6 +85,59 @@ class Region:
         dual = {"l2": _euclidean, "l1": lambda a, axes: jnp.abs(a).max(axes)}
         return jnp.maximum(least, middle - region.radius * dual[self.norm](A, axes))
 
+    def minimizer(self, A: Array) -> Array:
+        """Returns where `minimum` is attained, or near it, [S, *shape].
+
+        Exact for a box; of a ball the minimiser on its surface, clipped to the box.
+
+        Args:
+          A: coefficients [S, *shape].
+        """
+        region = outward(self, A.dtype)
+        low, high = jnp.asarray(region.lower)[None], jnp.asarray(region.upper)[None]
+        if region.radius is None:
+            return jnp.where(A > 0, low, high)
+        flat = A.reshape(A.shape[0], -1)
+        if self.norm == "l2":
+            length = _euclidean(flat, (1,))[:, None]
+            step = flat / jnp.where(length > 0, length, 1.0)
+        else:
+            largest = jax.nn.one_hot(
+                jnp.abs(flat).argmax(-1), flat.shape[-1], dtype=A.dtype
+            )
+            step = jnp.sign(flat) * largest
+        center = jnp.asarray(region.center)[None]
+        return jnp.clip(center - region.radius * step.reshape(A.shape), low, high)
+
+    def flat(self) -> "Region":
+        """Returns the region of flattened inputs, [n]."""
+        center = None if self.center is None else self.center.reshape(-1)
+        return dataclasses.replace(
+            self,
+            lower=self.lower.reshape(-1),
+            upper=self.upper.reshape(-1),
+            center=center,
+        )
+
+    def meets(self, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+        """Returns which boxes have a point in the ball, bool [B].
+
+        Computed in float64, and in doubt True. All do where there is no ball.
+
+        Args:
+          lower: ends of boxes inside of the region's box, [B, n] with n flat.
+          upper: likewise.
+        """
+        if self.radius is None:
+            return np.ones(len(lower), bool)
+        center = np.asarray(self.center, np.float64).reshape(-1)
+        low, high = (np.asarray(end, np.float64) for end in (lower, upper))
+        apart = np.clip(center, low, high) - center
+        far = np.abs(apart).sum(-1)
+        if self.norm == "l2":
+            far = np.sqrt((apart**2).sum(-1))
+        return far <= float(self.radius) * (1 + 1e-9)
+
     def contains(self, x: ArrayLike, tol: float = 0.0) -> bool:
         """Returns whether `x` is in the region, computed in float64.
 

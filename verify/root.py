@@ -78,7 +78,10 @@ class Rooter:
         self.interval = jax.jit(
             functools.partial(crown.interval_bound, network, margin=True)
         )
-        self.hidden = jax.jit(functools.partial(crown.hidden_bounds, network))
+        proof = crown.CrownConfig(margin=True)
+        self.hidden = jax.jit(
+            functools.partial(crown.hidden_bounds, network, config=proof)
+        )
         self.bound = jax.jit(functools.partial(crown.spec_terms, network))
 
     def crown(
@@ -135,6 +138,7 @@ class Rooter:
         config: Config,
         deadline: float,
         progress: Callable[[str], None] | None = None,
+        lower: np.ndarray | None = None,
     ) -> Rooted:
         """Returns alpha-CROWN's bounds, hidden ones optimised too, on a reduced form.
 
@@ -149,27 +153,30 @@ class Rooter:
           config: of the search.
           deadline: of `time.monotonic`.
           progress: called with a line of text.
+          lower: bounds of the clauses that are known, [clauses].
         """
         reduced, program = form
         spec, _ = stacked(specs)
-        flat = Region(region.lower.reshape(-1), region.upper.reshape(-1))
+        flat = region.flat()
         rows = spec.C.shape[0]
         settings = va.AlphaConfig(CHUNK, config.learning_rate_root, config.decay)
         params = jax.tree.map(jnp.asarray, reduced.params)
         bounds = tuple(Bounds(*map(jnp.asarray, b)) for b in reduced.hidden)
         slopes = program.start(params, flat, bounds, rows, settings)
-        best = np.full(len(specs), -np.inf)
-        state = None
+        found = np.full(len(specs), -np.inf)
+        known = found if lower is None else lower
+        best, state = known, None
         for done in range(0, max(config.root_steps, 1), CHUNK):
             rate = config.learning_rate_root * config.decay**done
             start = (slopes, jnp.asarray(rate, flat.lower.dtype))
             state = program.root(params, flat, spec, bounds, start, settings)
             slopes, bounds = state.slopes, state.hidden
-            before, best = best, by_clause(state.lower, specs)
+            before, found = found, by_clause(state.lower, specs)
+            best = np.maximum(known, found)
             if progress is not None:
                 progress(f"alpha-CROWN: lower bound {best.min():.4g}")
             late = time.monotonic() > deadline
-            if (best > 0).all() or late or not _gains(before, best):
+            if (best > 0).all() or late or not _gains(before, found):
                 break
         assert state is not None
         proof = (reduced, state.slopes)
@@ -223,7 +230,10 @@ class Rooter:
         return Shape(n_in, reduced.sizes, n_out, str(self.network.input.dtype))
 
     def _spread(self, hidden: Any, reduced: Reduced, tight: Any) -> list[Bounds]:
-        """Tightened bounds of the unstable neurons, in the place of the old ones."""
+        """Tightened bounds of the unstable neurons, in the place of the old ones.
+
+        They are of the reduced form, so they give way by what its constants have lost.
+        """
         place = {v: k for k, v in enumerate(self.reducer.layers)}
         found = []
         for value, bounds in zip(self.network.hidden, hidden, strict=True):
@@ -231,8 +241,10 @@ class Rooter:
             upper = np.array(bounds.upper).reshape(-1)
             k = place[value]
             index = reduced.index[k]
-            lower[index] = np.asarray(tight[k].lower)[: len(index)]
-            upper[index] = np.asarray(tight[k].upper)[: len(index)]
+            lost = crown.share(lower.dtype) * reduced.size[k]
+            low, high = (np.asarray(end)[: len(index)] for end in tight[k])
+            lower[index] = np.maximum(lower[index], low - lost)
+            upper[index] = np.minimum(upper[index], high + lost)
             shape = bounds.lower.shape
             found.append(Bounds(lower.reshape(shape), upper.reshape(shape)))
         return found

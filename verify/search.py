@@ -20,6 +20,7 @@ from verify.proofs import Proof
 from verify.properties import Clause, Property, Spec
 from verify.regions import Region, outward
 from verify.root import Rooted, Rooter
+from verify.types import by_layer
 
 Progress = Callable[[str], None]
 LATE = "the time limit came amid a computation or a compilation"
@@ -164,10 +165,14 @@ class Verifier:
         """Bounds and reduces; only for ReLU networks."""
         return Rooter(self.network)
 
-    def halves_inputs(self, config: Config) -> bool:
-        """Whether a search splits the input box, not neurons."""
+    def halves_inputs(self, config: Config, region: Region) -> bool:
+        """Whether a search splits the input box, not neurons.
+
+        A box around a ball is mostly corners, so neurons are better there.
+        """
         small = int(np.prod(self.network.input.shape)) <= config.input_limit
-        either = small or not self.network.is_piecewise_linear
+        boxy = small and region.radius is None
+        either = boxy or not self.network.is_piecewise_linear
         return config.branching == "input" or (config.branching == "auto" and either)
 
     def __call__(
@@ -276,7 +281,7 @@ class Verifier:
         config = search.config
         inside = jax.tree.map(jnp.asarray, outward(region, self.dtype))
         specs = padded(clauses, self.dtype)
-        if self.halves_inputs(config):
+        if self.halves_inputs(config, region):
             witness = self._attack(search, None, clauses)
             if witness is not None:
                 return search.verdict("sat", witness=witness)
@@ -305,8 +310,19 @@ class Verifier:
             return search.verdict("sat", witness=witness)
         if config.method in ("interval", "crown"):
             return self._open(search, lower, search.phase)
+        if not form[0].unstable:
+            return self._affine(search, form[0], inside, specs, clauses)
         rooted = rooter.alpha(
-            weights, inside, specs, hidden, form, config, search.deadline, search.say
+            weights,
+            inside,
+            specs,
+            hidden,
+            form,
+            config,
+            search.deadline,
+            search.say,
+            # A certificate needs each clause's bound in terms of one form.
+            lower if search.proof is None else None,
         )
         search.phase = rooted.phase
         least = float(rooted.lower.min())
@@ -321,6 +337,37 @@ class Verifier:
         if config.method == "alpha":
             return self._open(search, rooted.lower, "alpha")
         return Opened(rooted, specs, region, clauses)
+
+    def _affine(
+        self,
+        search: _Search,
+        reduced: reduce.Reduced,
+        region: Region,
+        specs: Sequence[Spec],
+        clauses: list[Clause],
+    ) -> Verdict | None:
+        """Decides a region in which no neuron is unstable: one leaf a clause."""
+        is_unsafe = self._judge(search)
+        splits = [np.zeros(n, np.int8) for n in reduced.sizes]
+        for spec in specs:
+            each = np.full(len(spec.d), 1 / len(spec.d))
+            said, x = decide_leaf(reduced, region, spec, splits, each, is_unsafe)
+            if x is not None and said == "point":
+                return search.verdict("sat", witness=self.check(search, self._image(x)))
+            if said == "open":
+                why = "no neuron is unstable, yet linear programs leave a clause open"
+                return search.verdict("unknown", why)
+        search.lower = min(search.lower, 0.0)
+        if search.proof is not None:
+            search.proof.by_programs(clauses, reduced, region, specs)
+        return None
+
+    def _image(self, x: np.ndarray) -> np.ndarray:
+        return np.reshape(x, self.network.input.shape)
+
+    def _judge(self, search: _Search) -> Callable[[np.ndarray], bool]:
+        """Whether a flat input is a counterexample, checked in float64."""
+        return lambda x: self.check(search, self._image(x)) is not None
 
     def _open(self, search: _Search, lower: np.ndarray, phase: str) -> Verdict:
         """The verdict where a method without branching leaves clauses open."""
@@ -392,12 +439,7 @@ class Verifier:
             f"{len(rooted.start.lower)} clauses open, unstable neurons "
             f"{search.info['unstable']}, lower bound {rooted.lower.min():.4g}"
         )
-        shape = self.network.input.shape
-
-        def is_unsafe(x: np.ndarray) -> bool:
-            return self.check(search, x.reshape(shape)) is not None
-
-        ends = np.cumsum(reduced.sizes)[:-1]
+        is_unsafe = self._judge(search)
 
         def solve_leaf(
             clause: int, splits: np.ndarray, weights: np.ndarray
@@ -406,7 +448,7 @@ class Verifier:
                 reduced,
                 region,
                 specs[clause],
-                np.split(splits, ends),
+                by_layer(splits, reduced.sizes),
                 weights,
                 is_unsafe,
             )
@@ -438,7 +480,7 @@ class Verifier:
         search.lower = min(search.lower, found.lower)
         if found.status == "point":
             assert found.point is not None
-            witness = self.check(search, found.point.reshape(shape))
+            witness = self.check(search, self._image(found.point))
             return search.verdict("sat", witness=witness)
         why = found.why or (
             f"{found.domains} sub-domains bounded, the least bound is {found.lower:.4g}"

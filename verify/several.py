@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from verify import timing, together
@@ -15,6 +16,7 @@ from verify.programs import Programs
 from verify.reduce import Reduced
 from verify.regions import Region
 from verify.search import GRACE_S, LATE, Opened, Verifier, verifier_of
+from verify.types import by_layer
 
 
 def verify_all(
@@ -60,7 +62,10 @@ def verify_all(
                 verdicts[k] = found
             else:
                 member = _Member(k, verifier, *found)
-                key = (id(verifier), found[1].rooted.programs, len(found[1].specs[0].d))
+                opened = found[1]
+                kind = jax.tree.structure(opened.rooted.region)  # box or ball
+                rows = len(opened.specs[0].d)
+                key = (id(verifier), opened.rooted.programs, rows, kind)
                 waiting.setdefault(key, []).append(member)
         for members in waiting.values():
             found = _branch(members, config, deadline, say)
@@ -108,8 +113,9 @@ def _rooted(
     progress: Callable[[str], None] | None,
 ) -> Any:
     """A verdict, or (search, `Opened`) where neurons are left to split."""
-    alone = len(grouped(problem.property)) != 1 or config.certificate
-    if alone or verifier.halves_inputs(config):
+    (region, _), *others = grouped(problem.property)
+    alone = others or config.certificate
+    if alone or verifier.halves_inputs(config, region):
         return verifier(problem.params, problem.property, config, progress)
     return verifier.rooted(problem.params, problem.property, config, progress)
 
@@ -131,18 +137,16 @@ def _branch(
     ]
     start = Batch(*(np.concatenate(each) for each in zip(*starts, strict=True)))
     owner = np.repeat(np.arange(len(members)), counts)
-    ends = np.cumsum(parts[0][0].sizes)[:-1]
 
     def solve_leaf(
         clause: int, splits: np.ndarray, weights: np.ndarray
     ) -> tuple[str, np.ndarray | None]:
         member = members[owner[clause]]
         opened = member.opened
-        flat = Region(np.ravel(opened.region.lower), np.ravel(opened.region.upper))
         spec = opened.specs[clause - first[owner[clause]]]
-        own = np.split(splits, ends)
         reduced = member.parts()[0]
-        return decide_leaf(reduced, flat, spec, own, weights, member.is_unsafe)
+        own = by_layer(splits, reduced.sizes)
+        return decide_leaf(reduced, opened.region, spec, own, weights, member.is_unsafe)
 
     found = together.search(
         parts[0][1],

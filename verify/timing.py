@@ -1,5 +1,6 @@
 """Results within a time limit, whatever is still being compiled."""
 
+import atexit
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
@@ -8,6 +9,11 @@ from typing import Any, TypeVar
 import jax
 
 T = TypeVar("T")
+
+NAME = "verify"
+"""Of threads that work."""
+EXIT_S = 60.0
+"""Seconds that the end of a process waits for each late thread."""
 
 _SETTINGS = (
     "jax_enable_x64",
@@ -28,7 +34,8 @@ def within(seconds: float, work: Callable[[], T], late: Callable[[], T]) -> T:
 
     Nothing can interrupt a compilation, so work runs in a thread of its own, which goes
     on unattended if it is late; what it compiles then still serves later calls. The
-    thread has the caller's JAX settings. What `work` raises is raised here.
+    thread has the caller's JAX settings. What `work` raises is raised here. A process
+    that ends waits for a late thread up to `EXIT_S`: XLA crashes if Python goes first.
 
     Args:
       seconds: to wait.
@@ -46,10 +53,11 @@ def within(seconds: float, work: Callable[[], T], late: Callable[[], T]) -> T:
         except BaseException as error:
             result.append((None, error))
 
-    thread = threading.Thread(target=run, name="verify", daemon=True)
+    thread = threading.Thread(target=run, name=NAME, daemon=True)
     thread.start()
     thread.join(seconds)
     if not result:
+        atexit.register(thread.join, EXIT_S)
         return late()
     value, error = result[0]
     if error is not None:

@@ -33,25 +33,20 @@ class Forms(NamedTuple):
 
     Attributes:
       params: as `Reduced.params`.
-      lower: of the flat input.
-      upper: likewise.
+      region: of the flat input, all of one kind.
       hidden: bounds of each layer.
       bias: as `Reduced.bias`.
     """
 
     params: PyTree
-    lower: Any
-    upper: Any
+    region: Region
     hidden: Hidden
     bias: tuple[Any, ...]
 
 
 def stacked(items: Sequence[tuple[Reduced, Region]]) -> Forms:
-    """Returns reduced networks of one shape, with their flat boxes, as `Forms`."""
-    parts = [
-        Forms(r.params, b.lower.reshape(-1), b.upper.reshape(-1), r.hidden, r.bias)
-        for r, b in items
-    ]
+    """Returns reduced networks of one shape, with their regions, as `Forms`."""
+    parts = [Forms(r.params, b.flat(), r.hidden, r.bias) for r, b in items]
     return jax.tree.map(lambda *a: np.stack([np.asarray(x) for x in a]), *parts)
 
 
@@ -113,7 +108,7 @@ def search(
       progress: called with a line of text after every round.
     """
     sizes = [layer["bias"].shape[-1] for layer in forms.params["layers"]]
-    count = len(forms.lower)
+    count = len(forms.region.lower)
     rows = np.stack([s.C for s in specs]), np.stack([s.d for s in specs])
     pool = Pool(sum(sizes), specs[0].C.shape[0], config.max_domains)
     pool.add(start)

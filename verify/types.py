@@ -1,6 +1,10 @@
 """Types that every part of the verifier shares."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from core.types import Array
 
@@ -31,3 +35,9 @@ class Lines(NamedTuple):
     lower_intercept: Array
     upper_slopes: tuple[Array, ...]
     upper_intercept: Array
+
+
+def by_layer(flat: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Returns the parts of each layer of arrays [.., n], one of each size."""
+    ends = np.cumsum([0, *sizes])
+    return [flat[..., a:b] for a, b in itertools.pairwise(ends)]

@@ -178,7 +178,7 @@ def hidden_of(shape):
 outputs = jax.jit(jax.vmap(verify.reduce.apply, (None, 0)))
 
 
-def round_of(splits_share, heuristic="kfsb", levels=1, seed=0):
+def round_of(splits_share, heuristic="kfsb", levels=1, seed=0, parent=-3.0):
     """A round on random sub-domains of a random dense form, and what went in."""
     rng = np.random.default_rng(seed)
     sizes, count = (16, 16), 4
@@ -211,7 +211,7 @@ def round_of(splits_share, heuristic="kfsb", levels=1, seed=0):
     C = np.broadcast_to(np.float32(ROWS[:1]), (count, 1, 3))
     one, none = jnp.ones((count, 1)), jnp.zeros((count, 1))
     domains = beta.Domains(jnp.asarray(C), none, one, splits, zeros, zeros)
-    lower = jnp.full(count, -3.0)
+    lower = jnp.full(count, parent)
     bias = tuple(jnp.asarray(part["bias"]) for part in params["layers"])
     config = rounds.RoundConfig(beta.BetaConfig(3), heuristic, 3, "max", levels)
     found, margins = programs(shape).round(
@@ -235,7 +235,9 @@ def test_children_split_one_free_neuron_both_ways(heuristic):
         np.testing.assert_array_equal(pair[0, neuron], found.sign[0, 0])
         others = np.delete(pair, neuron, 1)
         np.testing.assert_array_equal(others, np.delete(flat[[k, k]], neuron, 1))
-    assert (found.lower >= -3.0).all()  # never below the parent
+    above = np.asarray(found.lower).max() + 1
+    better, *_ = round_of(0.3, heuristic, parent=above)
+    assert (better.lower == above).all()  # never below the parent
     y = outputs(params, found.point.reshape(-1, 4))
     np.testing.assert_allclose(margins.reshape(-1), y @ ROWS[0], rtol=1e-4, atol=1e-4)
 

@@ -206,13 +206,23 @@ def test_a_nan_is_never_better():
 
 
 def test_padded_neurons_change_nothing():
-    _, region, reduced, _rng = reduced_net(9)
+    params, region, reduced, _rng = reduced_net(9, width=0.3)
+    built, hidden, reducer = tools(1, np.float32)
+    weights = built.prepare(params)
+    sizes = tuple(len(index) for index in reduced.index)
+    assert all(0 < n < 16 for n in sizes)
+    bare = reducer(weights, hidden(weights, region), sizes)
     points = np.asarray(region.sample(jax.random.key(0), 100))
-    params = jax.tree.map(np.asarray, reduced.params)
-    y = jax.vmap(functools.partial(apply, params))(points)
-    grown = jax.tree.map(np.array, reduced.params)
-    for k, index in enumerate(reduced.index):
-        grown["layers"][k]["matrix"][:, len(index) :] = 0
-    np.testing.assert_allclose(
-        jax.vmap(functools.partial(apply, grown))(points), y, rtol=1e-6
+    found, y = (
+        jax.vmap(functools.partial(apply, form.params))(points)
+        for form in (reduced, bare)
     )
+    np.testing.assert_allclose(found, y, rtol=1e-6, atol=1e-6)
+    whole = jax.vmap(functools.partial(SMALL.fn, params))(points)
+    np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-5)
+    for layer, bounds, n in zip(
+        reduced.params["layers"], reduced.hidden, sizes, strict=True
+    ):
+        assert (layer["matrix"][:, n:] == 0).all()
+        assert (layer["bias"][n:] == -1).all()  # inactive
+        assert (bounds.upper[n:] == -1).all()

@@ -166,7 +166,8 @@ def of_crown(weights, low, high, spec):
 
     def one(low, high):
         net = verifier().network
-        hidden = crown.hidden_bounds(net, weights, Region(low, high))
+        proof = crown.CrownConfig(margin=True)
+        hidden = crown.hidden_bounds(net, weights, Region(low, high), proof)
         return crown.spec_bound(net, weights, Region(low, high), spec, hidden)
 
     return jax.vmap(one)(low, high)

@@ -115,13 +115,14 @@ def test_both_ways_to_split_agree_and_certify():
 
 
 def test_several_levels_give_the_same_verdict_and_a_whole_tree():
-    asked = single(problem("dense", 3, width=0.8))
-    one = verify.verify(asked, dataclasses.replace(CONFIG, branching="relu"))
-    three = dataclasses.replace(CONFIG, branching="relu", levels=3, certificate=True)
+    asked = single(problem("dense", 4, shift=0.6, width=0.8))
+    one = verify.verify(asked, PLAIN)
+    three = dataclasses.replace(PLAIN, levels=3, certificate=True)
     found = verify.verify(asked, three)
-    assert found.status == one.status
-    if found.certificate is not None:
-        assert certificate.check(asked, found.certificate).ok
+    assert found.status == one.status == "unsat"
+    assert found.phase == "branch"
+    assert found.certificate is not None
+    assert certificate.check(asked, found.certificate).ok
 
 
 def test_a_margin_of_zero_is_not_verified():
@@ -132,7 +133,10 @@ def test_a_margin_of_zero_is_not_verified():
     asked = verify.Problem(fn, {"w": np.ones(1, np.float32)}, prop)
     for branching in ("relu", "input"):
         config = dataclasses.replace(CONFIG, branching=branching, timeout_s=5)
-        assert verify.verify(asked, config).status != "unsat"
+        found = verify.verify(asked, config)
+        assert found.status == "sat"  # y is 0 for every x below 0
+        assert found.witness is not None
+        assert found.witness[1][0] == 0
 
 
 def test_weights_that_are_not_numbers_prove_nothing():
@@ -149,11 +153,11 @@ def test_weights_that_are_not_numbers_prove_nothing():
 @pytest.mark.parametrize("method", ["interval", "crown", "alpha"])
 def test_methods_without_branching_say_what_is_open(method):
     asked = single(problem("dense", 3, width=1.5))
-    config = dataclasses.replace(CONFIG, branching="relu", method=method, restarts=0)
-    verdict = verify.verify(asked, config)
-    assert verdict.status in ("unknown", "unsat")
-    if verdict.status == "unknown":
-        assert "clauses open" in verdict.why
+    verdict = verify.verify(asked, dataclasses.replace(PLAIN, method=method))
+    assert verdict.status == "unknown"
+    assert verdict.phase == method
+    assert "1 of 1 clauses open" in verdict.why
+    assert verify.verify(asked, PLAIN).phase == "branch"  # which decides it
 
 
 def test_a_search_compiles_a_handful_of_programs():
@@ -264,6 +268,7 @@ def verdicts():
     """The number of devices, and what two searches find."""
     asked = [single(problem("dense", seed, width=1.0)) for seed in (3, 4)]
     found = [verify.verify(each, PLAIN) for each in asked]
+    assert all(v.phase == "branch" and v.domains > 2 for v in found)
     return [jax.device_count(), [[v.status, v.domains] for v in found]]
 
 

@@ -1,0 +1,161 @@
+"""Searches at the edges: rounding, regions without splits, balls, overflow."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import verify
+from verify import certificate, crown, network
+from verify.properties import Clause, Property
+
+CONFIG = verify.Config(timeout_s=60, batch=8, restarts=0)
+
+
+def cancelling(seed):
+    """relu of a sum of large terms that is above 0 in one corner alone, by 0.004.
+
+    1 - 1e4 relu(z) is negative there. Rounded to float32 the sum may be negative
+    everywhere: its terms add up to some 5e5, an ulp of which is 0.03.
+    """
+
+    def fn(params, x):
+        return 1 - 1e4 * jax.nn.relu(x @ params["w"] + params["b"])
+
+    rng = np.random.default_rng(seed)
+    w = 1e4 * rng.normal(size=200).astype(np.float32)
+    low = rng.uniform(-1, 1, 200).astype(np.float32)
+    high = low + np.float32(0.01)
+    corner = np.where(w > 0, high, low).astype(np.float64)
+    b = np.float32(0.004 - corner @ w.astype(np.float64))
+    true = corner @ w.astype(np.float64) + np.float64(b)
+    params = {"w": w[:, None], "b": b[None]}
+    region = verify.box(low, high)
+    prop = verify.linear(region, np.ones((1, 1)), [0.0])
+    return verify.Problem(fn, params, prop), true
+
+
+@pytest.mark.parametrize("seed", [2, 5, 9])
+def test_a_neuron_within_rounding_of_zero_is_not_taken_for_fixed(seed):
+    asked, true = cancelling(seed)
+    assert true > 1e-4  # so that 1 - 1e4 * true < 0: a counterexample
+    found = verify.verify(asked, CONFIG)
+    assert found.status == "sat"
+    assert found.witness is not None
+    assert found.witness[1][0] <= 0
+
+
+@pytest.mark.parametrize("backward", [True, False])
+def test_hidden_bounds_with_a_margin_hold_the_exact_ones(backward):
+    asked, _ = cancelling(0)
+    net = network(asked.fn, asked.params, np.zeros(200, np.float32))
+    plain, wide = (
+        jax.jit(
+            functools.partial(
+                crown.hidden_bounds,
+                net,
+                config=crown.CrownConfig(margin=margin, intersect=False),
+                backward_passes=backward,
+            )
+        )
+        for margin in (False, True)
+    )
+    missed = 0
+    for seed in range(6):
+        asked, true = cancelling(seed)
+        weights = net.prepare(asked.params)
+        region = verify.regions.outward32(asked.property.clauses[0].region)
+        region = jax.tree.map(jnp.asarray, region)
+        missed += float(plain(weights, region)[0].upper[0]) < true
+        assert float(wide(weights, region)[0].upper[0]) >= true
+    assert missed  # or the margin would not be needed
+
+
+def affine(seed, shift):
+    """A network without ReLUs of 20 inputs, and its exact least row."""
+    rng = np.random.default_rng(seed)
+    params = {
+        "a": rng.normal(size=(20, 4)).astype(np.float32),
+        "b": rng.normal(size=(4, 3)).astype(np.float32),
+    }
+    x = rng.uniform(-1, 1, 20)
+    rows = rng.normal(size=(2, 3))
+    region = verify.box(x - 0.1, x + 0.1)
+    slopes = rows @ (params["a"].astype(float) @ params["b"]).T
+    least = slopes @ x - 0.1 * np.abs(slopes).sum(-1)
+    spec = verify.Spec(rows, shift - least)
+    prop = Property((Clause(region, spec),), (20,), 3)
+    return verify.Problem(lambda p, x: x @ p["a"] @ p["b"], params, prop)
+
+
+@pytest.mark.parametrize("shift", [0.5, -0.01])
+def test_a_network_without_neurons_is_decided(shift):
+    # By -0.01 each row can be negative, by itself: both at once are so nowhere.
+    asked = affine(0, shift)
+    config = dataclasses.replace(CONFIG, certificate=True)
+    found = verify.verify(asked, config)
+    assert found.status == "unsat", found.why
+    assert certificate.check(asked, found.certificate).ok
+    low = affine(0, -5.0)
+    assert verify.verify(low, config).status == "sat"
+
+
+def hat(n):
+    """|x - c| by two ReLUs an input, and a norm of it is bounded by a plane."""
+
+    def fn(params, x):
+        apart = x - params["c"]
+        return params["t"] - (jax.nn.relu(apart) + jax.nn.relu(-apart)) @ params["v"]
+
+    return fn, {
+        "c": np.full(n, 0.2, np.float32),
+        "v": np.full((n, 1), 1.0, np.float32),
+        "t": np.zeros(1, np.float32),
+    }
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("branching", ["auto", "input"])
+def test_what_holds_on_a_ball_alone_is_verified(norm, branching):
+    # The sum of |x - c| is at most 1 in an l1 ball of radius 1, and sqrt(n) in an l2
+    # ball; it is n in the corners of the box around both.
+    n = 2
+    fn, params = hat(n)
+    most = 1.0 if norm == "l1" else np.sqrt(n)
+    region = verify.regions.ball(params["c"], 1.0, norm)
+    config = dataclasses.replace(CONFIG, branching=branching)
+    for slack, status in ((0.3, "unsat"), (-0.3, "sat")):
+        own = dict(params, t=np.full(1, most + slack, np.float32))
+        prop = verify.linear(region, np.ones((1, 1)), [0.0])
+        asked = verify.Problem(fn, own, prop)
+        found = verify.verify(asked, config)
+        assert found.status == status, (found.why, found.lower)
+    both = verify.verify_all([verify.Problem(fn, own, prop)] * 2, config)
+    assert [v.status for v in both] == ["sat", "sat"]
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_a_ball_has_a_certificate(norm):
+    fn, params = hat(2)
+    region = verify.regions.ball(params["c"], 1.0, norm)
+    own = dict(params, t=np.full(1, 1.9, np.float32))  # 2 in the corners of the box
+    asked = verify.Problem(fn, own, verify.linear(region, np.ones((1, 1)), [0.0]))
+    found = verify.verify(asked, dataclasses.replace(CONFIG, certificate=True))
+    assert found.status == "unsat"
+    assert found.certificate is not None, found.why
+    assert certificate.check(asked, found.certificate).ok
+
+
+def test_bounds_that_overflow_leave_a_property_unknown():
+    def fn(params, x):
+        return jax.nn.relu(jax.nn.relu(x @ params["a"]) @ params["a"])[:1]
+
+    rng = np.random.default_rng(0)
+    params = {"a": 3e37 * rng.normal(size=(20, 20)).astype(np.float32)}
+    prop = verify.linear(verify.box(-np.ones(20), np.ones(20)), np.ones((1, 1)), [1.0])
+    found = verify.verify(verify.Problem(fn, params, prop), CONFIG)
+    assert found.status == "unknown"
+    assert found.why
