@@ -34,7 +34,11 @@ FORMATS = (
 class Config(Networks):
     """Options of the experiment."""
 
-    formats: tuple[str, ...] = option(FORMATS, "formats compared", choices=FORMATS)
+    formats: tuple[str, ...] = option(
+        ("fixed", "powers", "sp2", "esb1", "flint", "float"),
+        "formats compared",
+        choices=FORMATS,
+    )
     bits: tuple[int, ...] = option(
         (3, 4, 6), "widths of weights", unit="bits", low=1, high=8
     )
@@ -70,14 +74,16 @@ def run(run: "Run", config: Config) -> "Outcome":
         "give (from a quarter of the scale that is best for a normal distribution), "
         "and 16 about the best of them: the same search for all formats. Biases, "
         "batch norms and inputs stay float; nothing is trained after quantization.",
-        "Ternary, ESB without significant bits and fixed point are one set at 2 bits, "
-        "as are ESB with 1 and fixed point at 3. ESB has at most 4 bits of exponent: "
-        "beyond, it keeps more significant ones.",
+        "Formats may be one set of levels at a width (ternary and fixed point at 2 "
+        "bits; ESB with 1 significant bit and fixed point at 3): they are measured "
+        "once. ESB has at most 4 bits of exponent: beyond, it keeps more significant "
+        "ones.",
         "A product's shifts and adds are those of a weight in that format with an "
         "integer activation: see `quant.Cost`.",
         "With a scale of its own for each channel, fixed point has less error on "
-        "weights that are nearly normal than SP2, flint and powers of two, whose "
-        "levels crowd around 0: they gain by their products and on heavy tails.",
+        "weights that are nearly normal than SP2, powers of two and, up to 6 bits, "
+        "flint, whose levels crowd around 0: they gain by their products and on heavy "
+        "tails.",
         "Differences of weights that are a file are taken image by image, and their "
         "standard error is that of a mean over images. " + RULES,
     ]
@@ -94,10 +100,11 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            25.0,
+            30.0,
             {
                 "networks": ("digits", "resnet20_jpeg"),
-                "bits": (2, 3, 4, 5, 6, 7, 8),
+                "formats": FORMATS,
+                "bits": (1, 2, 3, 4, 5, 6, 7, 8),
                 "dataset": "mnist",
                 "examples": 8_000,
             },

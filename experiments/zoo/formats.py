@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import quant
 from core import trees
@@ -63,6 +64,11 @@ def of_width(names: tuple[str, ...], bits: int) -> dict[str, quant.Format]:
         for name, kind in kinds.items()
         if kind.least <= bits <= kind.most
     }
+
+
+def shape_of(fmt: quant.Format) -> tuple[float, ...]:
+    """Returns the levels over the largest: formats that share them differ by words."""
+    return tuple(np.round(fmt.levels / fmt.max, 12).tolist())
 
 
 class Coded(NamedTuple):

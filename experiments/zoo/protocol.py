@@ -45,31 +45,38 @@ def _folded(made: Protocol, trial: Trial) -> Any:
 
 
 def _width(made: Protocol, weights: Any, config: Any, bits: int) -> dict[str, Any]:
-    """All formats of one width."""
+    """All formats of one width; those that are one set of levels are measured once."""
     variables = weights()
     search = BestScale(config.steps)
     paths = [p for p in trees.by_path(variables) if p.endswith("/kernel")]
-    found = formats.of_width(config.formats, bits)
-    each = {
-        name: formats.coded(variables, dict.fromkeys(paths, fmt), search)
-        for name, fmt in found.items()
-    }
+    each: dict[str, formats.Coded] = {}
+    made_sets: dict[tuple[float, ...], formats.Coded] = {}
+    for name, fmt in formats.of_width(config.formats, bits).items():
+        every = dict.fromkeys(paths, fmt)
+        shape = formats.shape_of(fmt)
+        if shape not in made_sets:
+            made_sets[shape] = formats.coded(variables, every, search)
+        each[name] = made_sets[shape]._replace(formats=every)
     candidates = [each[name] for name in formats.CANDIDATES if name in each]
     if len(candidates) > 1:
         each[formats.CHOSEN] = formats.chosen(candidates)
     images = jnp.asarray(made.train.images[: config.layer_images])
     exact = _products(made)(variables, images)
-    measured = {}
+    measured, seen = {}, {}
     for name, coded in each.items():
-        seen = _products(made)(coded.variables, images)
-        noise = {site: float(quant.sqnr(exact[site], seen[site])) for site in exact}
+        shapes = tuple(formats.shape_of(fmt) for fmt in coded.formats.values())
+        if shapes not in seen:
+            found = _products(made)(coded.variables, images)
+            noise = {
+                site: float(quant.sqnr(exact[site], found[site])) for site in exact
+            }
+            seen[shapes] = {"right": made.right(coded.variables), "noise": noise}
         measured[name] = {
-            "right": made.right(coded.variables),
+            **seen[shapes],
             "errors": coded.errors,
             "signals": coded.signals,
             "formats": {path: str(fmt) for path, fmt in coded.formats.items()},
             "cost": _cost(coded, variables),
-            "noise": noise,
         }
     return measured
 

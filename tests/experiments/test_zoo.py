@@ -35,7 +35,10 @@ def test_formats_have_the_width_that_was_asked_for():
     for fmt in narrow.values():
         np.testing.assert_array_equal(fmt.levels, [-1, 0, 1])
     three = formats.of_width(FORMATS, 3)
-    assert {"esb0", "esb1"} < set(three)
+    shapes = {name: formats.shape_of(fmt) for name, fmt in three.items()}
+    assert shapes["esb1"] == shapes["fixed"]
+    assert shapes["esb0"] == shapes["powers"] == shapes["flint"] == shapes["apot"]
+    assert len(set(shapes.values())) == 3
     assert len(formats.of_width(FORMATS, 4)) == len(FORMATS) - 2
 
 
@@ -81,7 +84,11 @@ def digits(monkeypatch):
 
 def test_a_run_has_a_row_for_each_format_and_width(digits, tmp_path):
     config = Config(
-        bits=(3, 6), formats=("fixed", "flint"), steps=5, epochs=2, layer_images=4
+        bits=(3, 6),
+        formats=("fixed", "flint"),
+        steps=5,
+        epochs=2,
+        layer_images=4,
     )
     run = Run(tmp_path, experiment="quant_zoo", config=config, mode="quick", seeds=(0,))
     with run, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
