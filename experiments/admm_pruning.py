@@ -135,7 +135,7 @@ class Config:
         low_open=True,
     )
     lenet5_rho_end: float = option(
-        3e-3,
+        1e-2,
         "LeNet-5: ADMM's penalty in its last iteration",
         low=0.0,
         low_open=True,
