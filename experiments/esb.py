@@ -32,7 +32,7 @@ class Config(Training):
         (2, 3, 4, 5, 6, 7, 8), "widths of the table on N(0, 1)", low=2, high=8
     )
     bits: tuple[int, ...] = option(
-        (3, 4), "widths of kernels after training", unit="bits", low=3, high=8
+        (4,), "widths of kernels after training", unit="bits", low=3, high=8
     )
     trained_bits: tuple[int, ...] = option(
         (4,), "widths of weights and inputs in training", unit="bits", low=2, high=7

@@ -128,7 +128,7 @@ def after_training(bits: int) -> dict[str, quant.Quantizer]:
 
 def significant(k: int) -> str:
     """Returns the title of ESB with k significant bits."""
-    return f"ESB, {k} significant bits"
+    return f"ESB, {k} significant bit" + "s" * (k != 1)
 
 
 def quantized(made: Protocol, seed: int, bits: int) -> dict[str, Any]:

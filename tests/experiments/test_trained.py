@@ -23,6 +23,7 @@ from experiments.trained.arms import FLOAT
 from experiments.workdir import Run
 from quant.alignment import normal_error
 from quant.aware import NO_SCALES
+from quant.calibration import Aligned
 from tests.experiments import made_up
 
 PATHS = networks.NETWORKS["digits"].paths
@@ -112,6 +113,21 @@ def test_members_of_esb_at_a_width():
     rise = esb.middle_rise(3)
     assert len(rise.levels) == 8
     assert 0 not in rise.levels
+
+
+def test_all_formats_after_training_have_the_scale_of_the_aligner():
+    """And those that claims compare the searched one in rows of their own."""
+    for bits in (3, 4, 5, 6):
+        found = esb.after_training(bits)
+        plain = {n: q for n, q in found.items() if not n.endswith(esb.SEARCHED)}
+        assert {q.calibration for q in plain.values()} == {Aligned()}
+        searched = set(found) - set(plain)
+        assert {found[n].calibration for n in searched} == {esb.SEARCH}
+        assert {n.removesuffix(esb.SEARCHED) for n in searched} <= set(plain)
+        compared = {n.split(",")[0] for n in searched} - {"ESB"}
+        assert compared == {"fixed point", "powers of two", "SP2"}
+        assert any(n.startswith("ESB") for n in searched) == (bits > 3)
+    assert esb.significant(1) in esb.after_training(4)
 
 
 def test_constants_of_the_authors_hold():
