@@ -163,7 +163,7 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            35.0,
+            30.0,
             {
                 "dataset": "cifar10",
                 "variants": NAMES,

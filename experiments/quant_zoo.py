@@ -100,7 +100,7 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            30.0,
+            25.0,
             {
                 "networks": ("digits", "resnet20_jpeg"),
                 "formats": FORMATS,

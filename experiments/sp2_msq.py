@@ -126,7 +126,7 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.5),
         "full": Mode(
-            35.0,
+            30.0,
             {
                 "networks": ("digits", "cifar"),
                 "formats": ("fixed", "sp2", "powers"),

@@ -20,7 +20,7 @@ layer's products, layer by layer; the clip of least squared error of its inputs.
 BATCHES = 8
 """Over which extremes are averaged."""
 SEARCH = LeastError(1 / 40, 1.0, 40)
-SHARES = (0.4, 0.55, 0.7, 0.85, 1.0, 1.2, 1.5)
+SHARES = (0.55, 0.7, 0.85, 1.0, 1.25)
 """Clips that are tried for products, over that of least squared error."""
 
 

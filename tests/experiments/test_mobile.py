@@ -160,11 +160,11 @@ def test_ranges_by_products_are_chosen_layer_by_layer():
 
     def noise(scales):
         a, b = (float(scales[site].scale) for site in "ab")
-        return {"a": -abs(a - 3.0), "b": -abs(b - a / 3)}
+        return {"a": -abs(a - 3.0), "b": -abs(b - a / 1.8)}
 
     found = ranges.by_products(noise, ["a", "b"], first)
-    assert float(found["a"].scale) == pytest.approx(1.5 * 2)
-    assert float(found["b"].scale) == pytest.approx(0.55 * 2)
+    assert float(found["a"].scale) == pytest.approx(1.25 * 2)
+    assert float(found["b"].scale) == pytest.approx(0.7 * 2)
     assert {float(each.zero) for each in found.values()} == {8.0}
 
 
