@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 BENCHMARKS := training_step projection sparse_layers sparse_training compaction squant \
-  quant_encode quant_aware verify_bounds verify_reference verify_soundness
+  quant_encode quant_aware verify_bounds verify_reference verify_memory \
+  verify_soundness
 
 .PHONY: run test check lint format bench clean
 
@@ -54,6 +55,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.quant_aware --json=runs/quant_aware.json
 	$(BIN)/python -m benchmarks.verify_bounds --json=runs/verify_bounds.json
 	$(BIN)/python -m benchmarks.verify_reference --json=runs/verify_reference.json
+	$(BIN)/python -m benchmarks.verify_memory --json=runs/verify_memory.json
 	$(BIN)/python -m benchmarks.verify_soundness --json=runs/verify_soundness.json
 	$(BIN)/python -m benchmarks.report $(addprefix runs/,$(addsuffix .json,$(BENCHMARKS)))
 

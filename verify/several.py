@@ -113,9 +113,9 @@ def _rooted(
     progress: Callable[[str], None] | None,
 ) -> Any:
     """A verdict, or (search, `Opened`) where neurons are left to split."""
-    (region, _), *others = grouped(problem.property)
-    alone = others or config.certificate
-    if alone or verifier.halves_inputs(config, region):
+    regions = grouped(problem.property)
+    alone = len(regions) != 1 or config.certificate
+    if alone or verifier.halves_inputs(config, regions[0][0]):
         return verifier(problem.params, problem.property, config, progress)
     return verifier.rooted(problem.params, problem.property, config, progress)
 

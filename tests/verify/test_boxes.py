@@ -125,6 +125,7 @@ def bounded(seed, kind=various):
             verifier().prepare(params),
             *map(jnp.asarray, (low, high)),
             *(jnp.asarray(np.stack(part)) for part in zip(*specs, strict=True)),
+            None,
             True,
         ),
     )

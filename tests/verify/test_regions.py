@@ -54,6 +54,34 @@ def test_minimum_over_a_free_ball_is_the_dual_norm(norm):
     )
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_minimizer_attains_the_minimum(norm):
+    rng, region = _case(3, norm, clip=False)
+    A = np.concatenate([rng.normal(size=(5, 1, 4)), np.zeros((1, 1, 4))])
+    A = A.astype(np.float32)
+    points = np.asarray(region.minimizer(jnp.asarray(A)))
+    assert all(region.contains(p, tol=1e-6) for p in points)
+    found = (A * points).sum((1, 2))
+    np.testing.assert_allclose(found, region.minimum(A), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_boxes_meet_a_ball_where_their_nearest_point_is_in_it(norm):
+    rng, region = _case(4, norm, clip=False)
+    low = rng.uniform(-3, 3, (200, 4))
+    high = low + rng.uniform(0, 1, low.shape)
+    met = region.meets(low, high)
+    center = region.lower if region.center is None else region.center
+    nearest = np.clip(center.reshape(-1), low, high)
+    if norm == "linf":
+        assert met.all()  # of parts of its own box
+    else:
+        inside = [region.contains(p.reshape(1, 4)) for p in nearest]
+        np.testing.assert_array_equal(met, inside)
+        assert 0 < met.sum() < 200
+    assert region.flat().minimum(np.ones((1, 4))) == region.minimum(np.ones((1, 1, 4)))
+
+
 def test_minimum_takes_the_better_of_ball_and_clip():
     region = regions.ball([0.0, 0.0], 1.0, "l2", clip=(-0.1, 1.0))
     np.testing.assert_allclose(region.minimum(np.ones((1, 2))), [-0.2], rtol=1e-6)
