@@ -25,7 +25,7 @@ from verify.backward import backward
 from verify.crown import Hidden, rounding
 from verify.network import Network, Weights
 from verify.regions import Region
-from verify.types import Numbers
+from verify.types import Numbers, by_layer
 
 Layers = tuple[Numbers, ...]
 """One array [B, n_k] for each ReLU layer of a reduced network."""
@@ -190,24 +190,31 @@ def bound_batch(
     lines = chords(hidden, domains.splits)
     several = domains.C.shape[1] > 1
 
-    def loss(free: Any) -> tuple[Array, Pass]:
-        alpha, beta, rows = free
+    def placed(free: _Free) -> Domains:
+        alpha, beta = (tuple(by_layer(part, sizes)) for part in (free.alpha, free.beta))
+        rows = domains.weights if free.weights is None else free.weights
+        return domains._replace(alpha=alpha, beta=beta, weights=rows)
+
+    def loss(moving: Any) -> tuple[Array, Pass]:
+        alpha, beta, rows = moving
         given = domains._replace(alpha=alpha, beta=beta, weights=rows)
         found = bound_once(network, table, region, lines, given, config)
         return -found.lower.sum(), found
 
     def step(carry: Any, t: Array) -> tuple[Any, None]:
         free, state, best, kept = carry
-        (_, found), grads = jax.value_and_grad(loss, has_aux=True)(free)
+        (_, found), grads = jax.value_and_grad(loss, has_aux=True)(
+            _moving(placed(free))
+        )
         best, kept = _better(best, kept, found, free)
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update(grads, state)
-            rate = config.decay**t
-            moved = _move(free, updates, rate, config, several)
+            updates, state = optimizer.update(_free(*grads, several), state)
+            moved = _move(free, updates, config.decay**t, config)
         return (moved, state, best, kept), None
 
+    sizes = [split.shape[-1] for split in domains.splits]
     optimizer = optax.scale_by_adam()
-    free = (domains.alpha, domains.beta, domains.weights)
+    free = _free(*_moving(domains), several)
     best = jnp.full(domains.d.shape[0], -jnp.inf, region.lower.dtype)
     if config.steps:
         with jax.numpy_dtype_promotion("standard"):
@@ -216,12 +223,27 @@ def bound_batch(
         (last, _, best, kept), _ = lax.scan(step, (free, state, best, free), time)
     else:
         last = kept = free
-    _, found = loss(last)
+    _, found = loss(_moving(placed(last)))
     best, kept = _better(best, kept, found, last)
-    alpha, beta, rows = kept
     point = region.minimizer(found.input)
-    domains = domains._replace(alpha=alpha, beta=beta, weights=rows)
-    return Bounded(best, domains, found.coefficients, point)
+    return Bounded(best, placed(kept), found.coefficients, point)
+
+
+class _Free(NamedTuple):
+    """What is optimised, layers side by side: few arrays are few loops to compile."""
+
+    alpha: Array  # [B, n]
+    beta: Array  # [B, n]
+    weights: Array | None  # [B, m], None where clauses have one row
+
+
+def _moving(domains: Domains) -> tuple[Layers, Layers, Array]:
+    return domains.alpha, domains.beta, domains.weights
+
+
+def _free(alpha: Layers, beta: Layers, weights: Array, several: bool) -> _Free:
+    flat = (jnp.concatenate(part, -1) for part in (alpha, beta))
+    return _Free(*flat, weights if several else None)
 
 
 def _better(best: Array, kept: Any, found: Pass, free: Any) -> tuple[Array, Any]:
@@ -234,14 +256,14 @@ def _better(best: Array, kept: Any, found: Pass, free: Any) -> tuple[Array, Any]
     return jnp.where(improved, lower, best), kept
 
 
-def _move(free: Any, updates: Any, rate: Array, config: BetaConfig, several: bool):
+def _move(free: _Free, updates: Any, rate: Array, config: BetaConfig) -> _Free:
     """A step of ascent, projected: alpha in [0, 1], beta >= 0, weights a simplex."""
     (alpha, beta, rows), (da, db, dr) = free, updates
     a, b = config.learning_rate_alpha * rate, config.learning_rate_beta * rate
-    alpha = tuple(jnp.clip(x - a * dx, 0, 1) for x, dx in zip(alpha, da, strict=True))
+    alpha = jnp.clip(alpha - a * da, 0, 1)
     if config.beta:
-        beta = tuple(jnp.maximum(x - b * dx, 0) for x, dx in zip(beta, db, strict=True))
-    if several:
+        beta = jnp.maximum(beta - b * db, 0)
+    if rows is not None:
         rows = jnp.maximum(rows - b * dr, 0)
         rows = rows / jnp.maximum(rows.sum(-1, keepdims=True), 1e-6)
-    return alpha, beta, rows
+    return _Free(alpha, beta, rows)

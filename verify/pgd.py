@@ -107,13 +107,13 @@ def search(
         y = each(params, x, slopes)
         return jnp.einsum("ksn,krn->krs", C, y) + d[:, None], y
 
-    spread, turn = jax.random.split(key)
-    x = _drawn(attack, regions, lambda x: _judged(rows, x), spread, starts)
+    keys = jax.random.split(key, attack.draws + 1)
+    x = _drawn(attack, regions, lambda x: _judged(rows, x), keys[1:], starts)
     leaks = attack.leak * (jnp.arange(x.shape[1]) % 2).astype(x.dtype)
     # Pairs of restarts take long and short steps in turn: narrow sets need short ones.
     slow = (jnp.arange(x.shape[1]) // 2 % 2).astype(x.dtype)
     paces = attack.step * (1 - 0.8 * slow)
-    aim = _aims(attack, turn, x, C)
+    aim = _aims(attack, keys[0], x, C)
 
     def loss(x: Array, step: Array) -> tuple[Array, tuple[Array, Array]]:
         slopes = leaks * jnp.maximum(1 - 2 * step / attack.steps, 0)
@@ -209,17 +209,16 @@ def _drawn(
     attack: Attack,
     regions: Region,
     judge: Callable[[Array], Array],
-    key: Array,
+    keys: Array,
     starts: Array | None,
 ) -> Array:
     """Returns [K, R, *shape]: the given points, the middle, and the best of draws."""
     clauses = regions.lower.shape[0]
 
     def draw(best: _Best, key: Array) -> tuple[_Best, None]:
-        keys = jax.random.split(key, clauses)
-        x = jax.vmap(lambda region, key: region.sample(key, attack.restarts))(
-            regions, keys
-        )
+        count = (clauses, attack.restarts)
+        noise = regions.noise(key, count, regions.lower.shape[1:])
+        x = jax.vmap(Region.place)(regions, noise)
         margins = judge(x)
         better = margins < best[1]
         x = jax.vmap(jax.vmap(jnp.where))(better, x, best[0])
@@ -228,7 +227,7 @@ def _drawn(
     middle = jax.vmap(lambda r: r.project((r.lower + r.upper) / 2))(regions)[:, None]
     x = jnp.repeat(middle, attack.restarts, axis=1)
     none = jnp.full(x.shape[:2], jnp.inf, x.dtype)
-    (x, _), _ = jax.lax.scan(draw, (x, none), jax.random.split(key, attack.draws))
+    (x, _), _ = jax.lax.scan(draw, (x, none), keys)
     x = jnp.concatenate([middle, x[:, 1:]], axis=1)
     if starts is None:
         return x
