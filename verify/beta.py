@@ -208,13 +208,15 @@ def bound_batch(
         )
         best, kept = _better(best, kept, found, free)
         with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimizer.update(_free(*grads, several), state)
+            da, db, dr = grads
+            ascent: Any = _free(da, db, dr, several)
+            updates, state = optimizer.update(ascent, state)
             moved = _move(free, updates, config.decay**t, config)
         return (moved, state, best, kept), None
 
     sizes = [split.shape[-1] for split in domains.splits]
     optimizer = optax.scale_by_adam()
-    free = _free(*_moving(domains), several)
+    free: Any = _free(*_moving(domains), several)
     best = jnp.full(domains.d.shape[0], -jnp.inf, region.lower.dtype)
     if config.steps:
         with jax.numpy_dtype_promotion("standard"):
@@ -242,8 +244,11 @@ def _moving(domains: Domains) -> tuple[Layers, Layers, Array]:
 
 
 def _free(alpha: Layers, beta: Layers, weights: Array, several: bool) -> _Free:
-    flat = (jnp.concatenate(part, -1) for part in (alpha, beta))
-    return _Free(*flat, weights if several else None)
+    return _Free(
+        jnp.concatenate(alpha, -1),
+        jnp.concatenate(beta, -1),
+        weights if several else None,
+    )
 
 
 def _better(best: Array, kept: Any, found: Pass, free: Any) -> tuple[Array, Any]:

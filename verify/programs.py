@@ -148,7 +148,15 @@ class Programs:
         self.traces[name] = self.traces.get(name, 0) + 1
 
         def lane(form: Any, parents: Domains, lower: Array):
-            return self._round(*form, parents, lower, config)
+            return self._round(
+                form.params,
+                form.region,
+                form.hidden,
+                form.bias,
+                parents,
+                lower,
+                config,
+            )
 
         return jax.vmap(lane)(forms, parents, parent_lower)
 

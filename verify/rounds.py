@@ -19,6 +19,7 @@ from verify.beta import (
 from verify.crown import Hidden
 from verify.network import Network, Weights
 from verify.regions import Region
+from verify.types import by_layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +178,4 @@ def _flat(layers: Layers) -> Array:
 
 
 def _layers(flat: Array, like: Layers) -> Layers:
-    found, at = [], 0
-    for layer in like:
-        found.append(flat[:, at : at + layer.shape[-1]])
-        at += layer.shape[-1]
-    return tuple(found)
+    return tuple(by_layer(flat, [layer.shape[-1] for layer in like]))

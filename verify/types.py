@@ -37,7 +37,7 @@ class Lines(NamedTuple):
     upper_intercept: Array
 
 
-def by_layer(flat: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+def by_layer(flat: Numbers, sizes: Sequence[int]) -> list[Numbers]:
     """Returns the parts of each layer of arrays [.., n], one of each size."""
     ends = np.cumsum([0, *sizes])
     return [flat[..., a:b] for a, b in itertools.pairwise(ends)]
