@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
-BENCHMARKS := training_step projection sparse_layers sparse_training compaction squant \
-  quant_encode quant_aware verify_bounds verify_reference verify_memory \
-  verify_soundness
+BENCHMARKS := data_loading training_step training_profile projection sparse_layers \
+  sparse_training compaction squant quant_encode quant_aware verify_bounds \
+  verify_reference verify_memory verify_soundness
 
 .PHONY: run test check lint format bench clean
 
@@ -45,18 +45,8 @@ $(VENV)/.bench: requirements-bench.txt $(VENV)/.run
 
 bench: $(VENV)/.bench
 	mkdir -p runs
-	$(BIN)/python -m benchmarks.training_step --json=runs/training_step.json
-	$(BIN)/python -m benchmarks.projection --json=runs/projection.json
-	$(BIN)/python -m benchmarks.sparse_layers --json=runs/sparse_layers.json
-	$(BIN)/python -m benchmarks.sparse_training --json=runs/sparse_training.json
-	$(BIN)/python -m benchmarks.compaction --json=runs/compaction.json
-	$(BIN)/python -m benchmarks.squant --json=runs/squant.json
-	$(BIN)/python -m benchmarks.quant_encode --json=runs/quant_encode.json
-	$(BIN)/python -m benchmarks.quant_aware --json=runs/quant_aware.json
-	$(BIN)/python -m benchmarks.verify_bounds --json=runs/verify_bounds.json
-	$(BIN)/python -m benchmarks.verify_reference --json=runs/verify_reference.json
-	$(BIN)/python -m benchmarks.verify_memory --json=runs/verify_memory.json
-	$(BIN)/python -m benchmarks.verify_soundness --json=runs/verify_soundness.json
+	set -e; for name in $(BENCHMARKS); do \
+	  $(BIN)/python -m benchmarks.$$name --json=runs/$$name.json; done
 	$(BIN)/python -m benchmarks.report $(addprefix runs/,$(addsuffix .json,$(BENCHMARKS)))
 
 clean:

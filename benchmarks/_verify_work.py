@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.verification import images, networks
-from verify import Bounds, Config, Problem, Region, Verifier, crown, vnnlib
+from verify import Bounds, Config, Problem, Region, Verifier, crown, vnnlib, windows
 from verify.alpha import AlphaConfig
 from verify.beta import BetaConfig, Domains, bound_batch
 from verify.box_bounds import bound_boxes
@@ -324,7 +324,7 @@ def hidden_operations(net: Network) -> float:
     total = 0.0
     for value in net.hidden:
         if nonlinear.intersection(net.before(value)):
-            total += 2.0 * 2 * math.prod(value.shape) * row_macs(net, value)
+            total += 2.0 * 2 * math.prod(value.shape) * neuron_macs(net, value)
     return total
 
 
@@ -344,6 +344,24 @@ def alpha_operations(shape: Shape, rows: int, optimise: bool) -> float:
         if layer and optimise:
             total += 2 * n * below
     return 2.0 * passes(STEPS) * total
+
+
+def neuron_macs(net: Network, value: Any) -> int:
+    """Returns the multiply-accumulates of a neuron's row, as a window where it is one.
+
+    Args:
+      net: the network.
+      value: the neuron's hidden value.
+    """
+    how = windows.plan(net, value, net.before(value))
+    if how is None:
+        return row_macs(net, value)
+    total, window = row_macs(net, how.end), (1, 1)
+    for node in how.nodes:
+        if node.op == "conv_general_dilated":
+            total += math.prod(window) * math.prod(node.inputs[1].shape)
+            window = windows.grown(node, window)
+    return total
 
 
 def row_macs(net: Network, value: Any) -> int:

@@ -26,19 +26,13 @@ from core.types import Array
 from graph import Node, Value
 from verify import intervals
 from verify.backward import backward
-from verify.crown import (
-    Hidden,
-    concretize,
-    intervals_from,
-    on_input,
-    relaxation,
-    rounding,
-    spec_pass,
-)
+from verify.crown import spec_pass
 from verify.network import Network, Weights
 from verify.properties import Spec
 from verify.regions import Region
 from verify.relaxations import RULES
+from verify.relaxing import Hidden, concretize, intervals_from, on_input, relaxation
+from verify.rounding import rounding
 from verify.types import Bounds
 
 Slopes = dict[str, tuple[Array, ...]]
@@ -281,7 +275,7 @@ def optimize(
       enough: a row whose bound is above gets no more of the optimisation.
       splits: signs demanded of neurons; their multipliers are optimised too.
       margin: whether the bounds of the rows and the hidden ones are loosened by
-        `crown.rounding`.
+        `verify.rounding`.
 
     Returns:
       The best of all iterates, row by row and neuron by neuron; the first iterate is

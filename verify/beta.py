@@ -22,9 +22,10 @@ from jax import lax
 from core.types import Array
 from graph import Node
 from verify.backward import backward
-from verify.crown import Hidden, rounding
 from verify.network import Network, Weights
 from verify.regions import Region
+from verify.relaxing import Hidden
+from verify.rounding import rounding
 from verify.types import Numbers, by_layer
 
 Layers = tuple[Numbers, ...]

@@ -12,7 +12,7 @@ import numpy as np
 from core.types import Array
 from graph import Node
 from verify import alpha as va
-from verify import crown
+from verify import crown, relaxing
 from verify.backward import Relax, backward
 from verify.network import Network, Weights
 from verify.network import network as build
@@ -95,14 +95,14 @@ def bound_boxes(
         if ball is not None:
             region = dataclasses.replace(ball, lower=low, upper=high)
         hidden = crown.hidden_bounds(network, weights, region, PROOF)
-        found = crown.intervals_from(network, region, hidden)
+        found = relaxing.intervals_from(network, region, hidden)
         slopes, first = None, {}
         if free:
             start = va.init_slopes(network, weights, region, hidden, count * m, SLOPES)
             best = va.optimize(network, weights, region, spec, hidden, SLOPES, start)
             slopes = dict(zip(free, best.slopes["output"], strict=True))
             first = dict(zip(free, start["output"], strict=True))
-        relax = crown.relaxation(network, table, found, slopes)
+        relax = relaxing.relaxation(network, table, found, slopes)
         passed = crown.spec_pass(network, table, region, spec, relax)
         least, given = passed.least, passed.given
         slack = passed.slack.reshape(count, m)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from verify import crown, together
+from verify import together
 from verify.network import Network, Weights
 from verify.pool import Batch
 from verify.problem import Config
@@ -22,6 +22,7 @@ from verify.programs import Shape, programs
 from verify.properties import Spec
 from verify.reduce import reduce_within
 from verify.regions import Region
+from verify.rounding import share
 
 BOXES = 256
 """Boxes that are searched together."""
@@ -201,7 +202,7 @@ def _lowered(specs: Sequence[Spec], size: np.ndarray, count: int) -> list[Spec]:
       size: of the terms, `box_bounds.Bounded.size`.
       count: boxes; those after the given ones repeat the first.
     """
-    lost = crown.share(size.dtype) * size
+    lost = share(size.dtype) * size
     lost = np.concatenate([lost, np.repeat(lost[:1], count - len(lost), 0)])
     return [
         spec._replace(d=spec.d - own)

@@ -21,6 +21,10 @@ def grouped(prop: Property) -> list[tuple[Region, list[Clause]]]:
     return list(found.values())
 
 
+TOLERANCE = 1e-7
+"""Of linear programs: a minimum counts as positive above it."""
+
+
 def flattened(prop: Property) -> Property:
     """Returns the property of the network whose input is flat."""
     regions = {id(region): region.flat() for region, _ in grouped(prop)}
@@ -79,13 +83,12 @@ def decide_leaf(
         return "open", None
 
     def decide(weights: np.ndarray) -> tuple[str, np.ndarray | None]:
-        row, d = weights @ spec.C, float(weights @ spec.d)
-        status, value, x = exact.leaf_lp(
-            reduced.params, flat, row, d, hidden, list(splits)
-        )
+        row = weights @ spec.C, float(weights @ spec.d), hidden, list(splits)
+        status, value, x = exact.leaf_lp(reduced.params, flat, *row)
         if status == "infeasible":
             return "empty", None
-        if status == "optimal" and value > 1e-7:
+        least = max(exact.leaf_rounding(reduced.params, flat, *row), TOLERANCE)
+        if status in ("optimal", "relaxed") and value > least:
             return "safe", None
         return ("point", x) if x is not None and is_unsafe(x) else ("open", None)
 

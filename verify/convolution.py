@@ -5,7 +5,7 @@ transpose of a strided one is, and in a loop it runs even the others as naive lo
 matrix product and shifted sums do the same work at the speed of the product.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,10 +30,10 @@ def transposed(
       [S, *shape].
     """
     # The sums are shifted on every platform: elsewhere they only cost some memory.
-    plain = _plain(params)
-    if plain is None:
+    found = plain(params)
+    if found is None:
         return _derived(rows, kernel, shape, params)
-    numbers, strides, pads, dilation = plain
+    numbers, strides, pads, dilation = found
     batch, channel, *window = numbers.lhs_spec
     out, into, *taps = numbers.rhs_spec
     weights = kernel.transpose(*taps, into, out)  # [k.., c, f]
@@ -41,7 +41,7 @@ def transposed(
     n = rows.shape[0]
     rows = rows.transpose(0, *(axis + 1 for axis in order))
     rows = rows.reshape(-1, *rows.shape[2:])  # [S * batch, h', w', f]
-    sums = _shifted(
+    sums = shifted(
         rows, weights, [shape[axis] for axis in window], strides, pads, dilation
     )
     images = sums.reshape(n, shape[batch], *sums.shape[1:])
@@ -50,8 +50,14 @@ def transposed(
     return images.transpose(0, *back)
 
 
-def _plain(params: Mapping[str, Any]) -> Any:
-    """Dimension numbers, strides, pads and dilation if there are no groups."""
+def plain(params: Mapping[str, Any]) -> Any:
+    """Returns dimension numbers, strides, pads and dilation of a plain convolution.
+
+    None for one of groups, or of a dilated input.
+
+    Args:
+      params: of `conv_general_dilated`.
+    """
     groups = params["feature_group_count"] * params["batch_group_count"]
     if groups != 1 or any(d != 1 for d in params["lhs_dilation"]):
         return None
@@ -63,8 +69,24 @@ def _plain(params: Mapping[str, Any]) -> Any:
     )
 
 
-def _shifted(rows, weights, sizes, strides, pads, dilation) -> Array:
-    """[m, h', w', f] times [k.., c, f], every tap added where it belongs."""
+def shifted(
+    rows: Array,
+    weights: Array,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[Any],
+    dilation: Sequence[int],
+) -> Array:
+    """Returns rows [m, h', w', f] times [k.., c, f], each tap added where it belongs.
+
+    Args:
+      rows: coefficients on images that a convolution made.
+      weights: its kernel, taps first.
+      sizes: of the images that it took, the result's.
+      strides: of its window.
+      pads: before and after, of each spatial axis.
+      dilation: of its taps.
+    """
     spatial = len(sizes)
     out = rows.shape[1:-1]
     *taps, c, f = weights.shape

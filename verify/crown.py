@@ -1,26 +1,34 @@
 """CROWN: bounds of the hidden values and of a specification (arXiv 1811.00866)."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from core.types import Array
 from graph import Node, Value
-from verify import intervals
-from verify.backward import Relax, backward, lower_of
+from verify import intervals, windows
+from verify.backward import Relax, backward
 from verify.network import Network, Weights
 from verify.properties import Spec
 from verify.regions import Region
-from verify.relaxations import RULES
+from verify.relaxing import (
+    Hidden,
+    concretize,
+    intervals_from,
+    lines_of,
+    on_input,
+    relaxation,
+)
+from verify.rounding import rounding, share
 from verify.types import Bounds, Lines
 
-Hidden = tuple[Bounds, ...]
-"""Bounds of the hidden values, in the order of `Network.hidden`."""
+EASE = 8
+"""The most times that a chunk of windows is larger than one of whole rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +38,8 @@ class CrownConfig:
     Attributes:
       intersect: whether hidden bounds are intersected with intervals: never looser,
         and faster, since chunks of ReLUs that intervals decide are skipped.
-      chunk: rows that go back at once; bounds the memory.
+      chunk: rows that go back at once; bounds the memory. Up to `EASE` times as many
+        where they are windows of images.
       capacity: the most neurons of a hidden value that get backward bounds, those of
         the widest unstable intervals; the others keep their intervals. 0 means all.
       margin: whether all bounds are widened by `rounding`. A proof that takes neurons
@@ -47,124 +56,6 @@ def rows_of_spec(network: Network, spec: Spec) -> dict[Value, Array]:
     """Returns the rows of a specification as coefficients on the output."""
     value = network.output
     return {value: jnp.asarray(spec.C, value.dtype).reshape(-1, *value.shape)}
-
-
-def relaxation(
-    network: Network,
-    table: Mapping[Value, Array],
-    found: intervals.Intervals,
-    slopes: Mapping[Node, Array] | None = None,
-    cuts: Mapping[Node, Array] | None = None,
-    lines: Mapping[Node, Lines] | None = None,
-) -> Relax:
-    """Returns the relaxation of every nonlinear node within intervals.
-
-    Args:
-      network: the function.
-      table: its weights.
-      found: bounds of the operands of the nodes that will be passed.
-      slopes: the free parameters of nodes, [free, *shape], or [S, free, *shape] for
-        one set a row; a node without takes its rule's default.
-      cuts: beta times the sign of each split neuron of a node, [S, *shape]: what the
-        half-spaces take from the coefficients on its operand (arXiv 2103.06624,
-        equation 8).
-      lines: of nodes without slopes that earlier passes went through already.
-    """
-    lines = lines or {}
-
-    def relax(node: Node, rows: Array) -> tuple[Sequence[Array], Array]:
-        alpha = None if slopes is None else slopes.get(node)
-        make = functools.partial(_lines_of, network, table, found, node)
-        if alpha is not None and alpha.ndim == rows.ndim + 1:
-            own = jax.vmap(make)(alpha)
-        else:
-            one = lines[node] if alpha is None and node in lines else make(alpha)
-            own = jax.tree.map(lambda a: a[None], one)
-        reached = [v in network.active for v in node.inputs]
-        zero = jnp.zeros((), rows.dtype)
-        values = [table.get(v, zero) for v in node.inputs]
-        parts, offset = lower_of(own, rows, reached, values)
-        if cuts is not None and node in cuts:
-            parts = [parts[0] - cuts[node]]
-        return parts, offset
-
-    return relax
-
-
-def _lines_of(
-    network: Network,
-    table: Mapping[Value, Array],
-    found: intervals.Intervals,
-    node: Node,
-    alpha: Array | None = None,
-) -> Lines:
-    """A node's lines; where an operand is unbounded, what its interval says."""
-    rule, params = RULES[node.op], node.params
-    bounds = intervals.operand_bounds(network, table, node, found)
-    if rule.name == "relu":  # in the inner loop; it has no poles, and NaN fails closed
-        return rule.lines(*bounds, alpha=alpha, **params)
-    finite = [jnp.isfinite(b.lower) & jnp.isfinite(b.upper) for b in bounds]
-    tame = [
-        Bounds(*(jnp.where(known, end, 1.0) for end in b))
-        for known, b in zip(finite, bounds, strict=True)
-    ]
-    lines = rule.lines(*tame, alpha=alpha, **params)
-    whole = intervals.of_rule(rule, bounds, params)
-    known = functools.reduce(jnp.logical_and, finite)
-    slopes = [
-        tuple(jnp.where(known, s, 0.0) for s in each)
-        for each in (lines.lower_slopes, lines.upper_slopes)
-    ]
-    return Lines(
-        slopes[0],
-        jnp.where(known, lines.lower_intercept, whole.lower),
-        slopes[1],
-        jnp.where(known, lines.upper_intercept, whole.upper),
-    )
-
-
-def concretize(
-    network: Network, left: Mapping[Value, Array], offset: Array, region: Region
-) -> Array:
-    """Returns the least value [S] of rows on the input over a region."""
-    if network.input not in left:
-        return offset
-    return offset + region.minimum(left[network.input])
-
-
-TOLERANCE = 1e-5
-"""Share of the size of a bound's terms that rounding may cost, in float32."""
-
-
-def rounding(rows: Array, offset: Array, size: Array, region: Region) -> Array:
-    """Returns what a bound must be above 0 by to count as positive, [S].
-
-    A share of sum |A| max(|x|) over the region, of |offset|, and of the terms that
-    cancelled in it: far above the usual error of the sums in the type of `rows`, though
-    no proof, since what rows lose on their way is not counted; a certificate is one.
-
-    Args:
-      rows: coefficients on the input, [S, *shape].
-      offset: constants, [S].
-      size: of the constants' terms, as `backward` gives it, and of the row's own, [S].
-      region: of the input.
-    """
-    scale = jnp.maximum(jnp.abs(region.lower), jnp.abs(region.upper)).reshape(-1)
-    given = jnp.abs(rows).reshape(rows.shape[0], -1) @ scale.astype(rows.dtype)
-    return share(rows.dtype) * (given + jnp.abs(offset) + size)
-
-
-def on_input(network: Network, left: Mapping[Value, Array], offset: Array) -> Array:
-    """Returns the coefficients on the input, [S, *shape]: zero where none arrive."""
-    given = left.get(network.input)
-    if given is not None:
-        return given
-    return jnp.zeros((offset.shape[0], *network.input.shape), offset.dtype)
-
-
-def share(dtype: Any) -> float:
-    """Returns the share of its terms' size that a sum in a type may be off by."""
-    return TOLERANCE if dtype == jnp.float32 else 1e-12
 
 
 def hidden_bounds(
@@ -196,12 +87,11 @@ def hidden_bounds(
             # Once for all passes, and outside of their loops over chunks of rows.
             for node in network.nonlinear:
                 if node in before and node not in lines:
-                    lines[node] = _lines_of(network, table, found, node)
+                    lines[node] = lines_of(network, table, found, node)
             relax = relaxation(network, table, found, lines=lines)
             own = found[value]
-            tighter = _rows_bounds(
-                network, table, region, relax, value, own, before, config
-            )
+            pull = _pull(network, table, lines, relax, value, before)
+            tighter = _rows_bounds(network, region, pull, value, own, config)
             if config.intersect:
                 tighter = intervals.intersect(tighter, own)
             found[value] = tighter
@@ -230,14 +120,48 @@ def _is_exact(network: Network, before: Sequence[Node], region: Region) -> bool:
     return region.radius is None and not nonlinear and len(mixing) <= 1
 
 
-def _rows_bounds(
-    network, table, region, relax, value, own: Bounds, before, config
-) -> Bounds:
+class Pull(NamedTuple):
+    """How the rows of neurons of a value, both signs of each, go back to the input.
+
+    Attributes:
+      rows: from flat positions [n] to what `backward` returns, of 2 n rows.
+      ease: how many times cheaper a row is than one that is whole all the way.
+    """
+
+    rows: Callable[[Array], tuple[dict[Value, Array], Array, Array]]
+    ease: float
+
+
+def _pull(network, table, lines, relax, value, before) -> Pull:
+    how = windows.plan(network, value, before)
+    if how is None:
+
+        def dense(neurons: Array):
+            size = int(np.prod(value.shape))
+            unit = jax.nn.one_hot(neurons, size, dtype=value.dtype)
+            unit = unit.reshape(-1, *value.shape)
+            both = {value: jnp.concatenate([unit, -unit])}
+            return backward(network, table, both, relax, before)
+
+        return Pull(dense, 1.0)
+    end, rest = how.end, network.before(how.end)
+
+    def windowed(neurons: Array):
+        rows, *constants = windows.pulled(network, table, lines, how, neurons)
+        left, *more = backward(network, table, {end: rows}, relax, rest)
+        offset, terms = (a + b for a, b in zip(constants, more, strict=True))
+        return left, offset, terms
+
+    return Pull(windowed, how.saved)
+
+
+def _rows_bounds(network, region, pull: Pull, value, own: Bounds, config) -> Bounds:
     """Bounds of the neurons of one hidden value, chunk by chunk."""
     size = own.lower.size
     low, high = own.lower.reshape(-1), own.upper.reshape(-1)
     # Only a ReLU whose sign is open needs more than its interval.
-    several = size > config.chunk
+    most = config.chunk * int(np.clip(pull.ease, 1, EASE))
+    several = size > most
     lazy = several and config.intersect and _feeds_relus(network, value)
     is_open = (low < 0) & (high > 0) if lazy else jnp.ones(size, bool)
     if config.capacity and config.capacity < size:
@@ -248,14 +172,11 @@ def _rows_bounds(
     # Unknown to the compiler, which would fold what rows pass before any weight.
     index = lax.optimization_barrier(index)
     n = index.shape[0]
-    chunk = min(config.chunk, n)
+    chunk = min(most, n)
     padded = jnp.pad(index, (0, -n % chunk), mode="edge").reshape(-1, chunk)
 
     def bound(part: Array) -> tuple[Array, Array]:
-        unit = jax.nn.one_hot(part, size, dtype=own.lower.dtype)
-        unit = unit.reshape(chunk, *value.shape)
-        both = jnp.concatenate([unit, -unit])
-        left, offset, terms = backward(network, table, {value: both}, relax, before)
+        left, offset, terms = pull.rows(part)
         least = concretize(network, left, offset, region)
         if config.margin:
             given = on_input(network, left, offset)
@@ -282,15 +203,6 @@ def _feeds_relus(network: Network, value: Value) -> bool:
     """Whether nothing but ReLUs takes a hidden value as a nonlinear operand."""
     users = [node for node in network.nonlinear if value in node.inputs]
     return all(node.op == "relu" for node in users)
-
-
-def intervals_from(
-    network: Network, region: Region, hidden: Hidden
-) -> intervals.Intervals:
-    """Returns intervals of all that relaxations need, hidden bounds given."""
-    found = intervals.start(network, region.lower, region.upper)
-    found.update(zip(network.hidden, hidden, strict=True))
-    return found
 
 
 def spec_bound(

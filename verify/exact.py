@@ -19,6 +19,7 @@ from verify.network import Network, Weights
 from verify.properties import Spec
 from verify.reduce import Reducer
 from verify.regions import Region
+from verify.rounding import share
 from verify.types import Bounds
 
 _SLACK = 1e-6  # of hidden bounds in float32, so that the program contains the network
@@ -78,6 +79,42 @@ def leaf_lp(
     x = np.clip(x, low, high)
     inside = region.contains(x.reshape(region.shape), tol=1e-9)
     return "optimal" if inside else "relaxed", float(found.fun + constant), x
+
+
+def leaf_rounding(
+    params: PyTree,
+    region: Region,
+    row: np.ndarray,
+    d: float,
+    hidden: Sequence[Bounds],
+    splits: Sequence[np.ndarray],
+) -> float:
+    """Returns what the minimum of `leaf_lp` must be above 0 by to count as positive.
+
+    The program is solved in float64, but its numbers are those of a reduced form that
+    was made in the type of the parameters. As `verify.rounding`, a share of the size of
+    the row's terms: coefficients on the input times its largest values, and constants.
+
+    Args:
+      params: of a reduced network, `Reduced.params`.
+      region: of the input.
+      row: coefficients on the flat output, [n_y].
+      d: the constant.
+      hidden: bounds of each z_k, `Reduced.hidden`.
+      splits: for each layer the signs of z_k, [n_k].
+    """
+    dense = _dense(params, row, d, hidden, splits)
+    out = params["output"]
+    size = abs(d) + float(np.abs(np.ravel(row)) @ np.abs(np.asarray(out["bias"])))
+    left = dense.row
+    for D, c, low, _, sign in reversed(list(zip(*dense[:5], strict=True))):
+        active = np.where(sign != 0, sign > 0, low >= 0)
+        left, own = left[: len(D)], left[len(D) :] * active
+        left = left + D @ own
+        size += np.abs(own) @ np.abs(c)
+    ends = np.abs(np.ravel(region.lower)), np.abs(np.ravel(region.upper))
+    size += np.abs(left) @ np.maximum(*ends)
+    return share(np.asarray(out["matrix"]).dtype) * float(size)
 
 
 def leaf_weights(

@@ -15,11 +15,11 @@ from core.types import Array, PyTree
 from verify import alpha as va
 from verify import reduce
 from verify.beta import Domains
-from verify.crown import Hidden
 from verify.network import Network, network
 from verify.problem import Config
 from verify.properties import Spec
 from verify.regions import Region
+from verify.relaxing import Hidden
 from verify.rounds import BetaConfig, Round, RoundConfig, split_round
 
 

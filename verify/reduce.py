@@ -22,8 +22,8 @@ from core.errors import GraphError, NonFiniteError, describe
 from core.types import Array, PyTree
 from graph import Node, Value
 from verify.backward import backward
-from verify.crown import Hidden
 from verify.network import Network, Weights
+from verify.relaxing import Hidden
 from verify.types import Bounds
 
 CHUNK = 64

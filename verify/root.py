@@ -19,6 +19,7 @@ from verify.programs import Programs, Shape, programs
 from verify.properties import Spec
 from verify.reduce import Reduced, Reducer
 from verify.regions import Region
+from verify.rounding import share
 from verify.types import Bounds
 
 ROWS = (1, 2, 4, 10, 20, 50, 100)
@@ -106,7 +107,7 @@ class Rooter:
         hidden = self.hidden(weights, region)
         passed = self.bound(weights, region, spec, hidden)
         found = by_clause(passed.least - passed.slack, specs)
-        lost = crown.share(passed.least.dtype) * np.asarray(passed.size)[:real]
+        lost = share(passed.least.dtype) * np.asarray(passed.size)[:real]
         lowered = [
             s._replace(d=s.d - each)
             for s, each in zip(specs, np.split(lost, len(specs)), strict=True)
@@ -241,7 +242,7 @@ class Rooter:
             upper = np.array(bounds.upper).reshape(-1)
             k = place[value]
             index = reduced.index[k]
-            lost = crown.share(lower.dtype) * reduced.size[k]
+            lost = share(lower.dtype) * reduced.size[k]
             low, high = (np.asarray(end)[: len(index)] for end in tight[k])
             lower[index] = np.maximum(lower[index], low - lost)
             upper[index] = np.minimum(upper[index], high + lost)

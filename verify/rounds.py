@@ -16,9 +16,9 @@ from verify.beta import (
     bound_once,
     chords,
 )
-from verify.crown import Hidden
 from verify.network import Network, Weights
 from verify.regions import Region
+from verify.relaxing import Hidden
 from verify.types import by_layer
 
 

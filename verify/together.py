@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.types import Array, PyTree
-from verify.crown import Hidden
 from verify.pool import Batch, Pool
 from verify.problem import Config
 from verify.programs import Programs, round_config
 from verify.properties import Spec
 from verify.reduce import Reduced
 from verify.regions import Region
+from verify.relaxing import Hidden
 
 IN_CACHE = 1 << 18
 """Bytes of weights up to which a lane holds one parent: sharing them gains nothing."""

@@ -12,6 +12,7 @@ import verify
 from tests.strategies import boxes, seeds
 from tests.verify.network_cases import CASES
 from verify import crown, intervals, regions
+from verify.rounding import rounding
 from verify.types import Bounds
 
 METHODS = ("interval", "crown-ibp", "crown")
@@ -186,5 +187,5 @@ def test_gradients_are_finite_where_bounds_meet():
 def test_rounding_is_a_margin_of_the_terms():
     region = regions.outward32(regions.box([-2.0, 1.0], [1.0, 3.0]))
     rows, offset = jnp.array([[1.0, -1.0], [0.0, 0.0]]), jnp.array([-4.0, 0.0])
-    found = crown.rounding(rows, offset, jnp.array([5.0, 0.0]), region)
+    found = rounding(rows, offset, jnp.array([5.0, 0.0]), region)
     np.testing.assert_allclose(found, [1e-5 * (2 + 3 + 4 + 5), 0], rtol=1e-5)

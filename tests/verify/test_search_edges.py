@@ -15,16 +15,16 @@ from verify.properties import Clause, Property
 CONFIG = verify.Config(timeout_s=60, batch=8, restarts=0)
 
 
+def steep(params, x):
+    return 1 - 1e4 * jax.nn.relu(x @ params["w"] + params["b"])
+
+
 def cancelling(seed):
     """relu of a sum of large terms that is above 0 in one corner alone, by 0.004.
 
     1 - 1e4 relu(z) is negative there. Rounded to float32 the sum may be negative
     everywhere: its terms add up to some 5e5, an ulp of which is 0.03.
     """
-
-    def fn(params, x):
-        return 1 - 1e4 * jax.nn.relu(x @ params["w"] + params["b"])
-
     rng = np.random.default_rng(seed)
     w = 1e4 * rng.normal(size=200).astype(np.float32)
     low = rng.uniform(-1, 1, 200).astype(np.float32)
@@ -35,7 +35,7 @@ def cancelling(seed):
     params = {"w": w[:, None], "b": b[None]}
     region = verify.box(low, high)
     prop = verify.linear(region, np.ones((1, 1)), [0.0])
-    return verify.Problem(fn, params, prop), true
+    return verify.Problem(steep, params, prop), true
 
 
 @pytest.mark.parametrize("seed", [2, 5, 9])
@@ -74,6 +74,10 @@ def test_hidden_bounds_with_a_margin_hold_the_exact_ones(backward):
     assert missed  # or the margin would not be needed
 
 
+def product(params, x):
+    return x @ params["a"] @ params["b"]
+
+
 def affine(seed, shift):
     """A network without ReLUs of 20 inputs, and its exact least row."""
     rng = np.random.default_rng(seed)
@@ -88,7 +92,7 @@ def affine(seed, shift):
     least = slopes @ x - 0.1 * np.abs(slopes).sum(-1)
     spec = verify.Spec(rows, shift - least)
     prop = Property((Clause(region, spec),), (20,), 3)
-    return verify.Problem(lambda p, x: x @ p["a"] @ p["b"], params, prop)
+    return verify.Problem(product, params, prop)
 
 
 @pytest.mark.parametrize("shift", [0.5, -0.01])
@@ -103,14 +107,34 @@ def test_a_network_without_neurons_is_decided(shift):
     assert verify.verify(low, config).status == "sat"
 
 
-def hat(n):
-    """|x - c| by two ReLUs an input, and a norm of it is bounded by a plane."""
+@pytest.mark.parametrize("seed", [1, 3, 4])
+def test_what_matrices_lose_is_counted_in_leaves(seed):
+    """Affine, of products that cancel; the least row is -0.5, and they lose several."""
+    rng = np.random.default_rng(seed)
+    params = {
+        "a": 1e3 * rng.normal(size=(20, 64)).astype(np.float32),
+        "b": 1e3 * rng.normal(size=(64, 1)).astype(np.float32),
+    }
+    exact = params["a"].astype(np.float64) @ params["b"].astype(np.float64)
+    x = rng.uniform(-1, 1, 20)
+    x -= exact[:, 0] * (exact[:, 0] @ x) / (exact**2).sum()  # so no constant is large
+    low = x.astype(np.float32)
+    high = low + np.float32(1e-6)
+    least = np.minimum(exact[:, 0] * low, exact[:, 0] * high).sum()
+    region = verify.box(low, high)
+    prop = verify.linear(region, np.ones((1, 1)), [-(least + 0.5)])
+    asked = verify.Problem(product, params, prop)
+    assert verify.verify(asked, CONFIG).status != "unsat"  # 0.5 below 0
 
-    def fn(params, x):
-        apart = x - params["c"]
-        return params["t"] - (jax.nn.relu(apart) + jax.nn.relu(-apart)) @ params["v"]
 
-    return fn, {
+def hat(params, x):
+    """t less the sum of |x - c|, by two ReLUs an input."""
+    apart = x - params["c"]
+    return params["t"] - (jax.nn.relu(apart) + jax.nn.relu(-apart)) @ params["v"]
+
+
+def hat_params(n):
+    return {
         "c": np.full(n, 0.2, np.float32),
         "v": np.full((n, 1), 1.0, np.float32),
         "t": np.zeros(1, np.float32),
@@ -123,26 +147,26 @@ def test_what_holds_on_a_ball_alone_is_verified(norm, branching):
     # The sum of |x - c| is at most 1 in an l1 ball of radius 1, and sqrt(n) in an l2
     # ball; it is n in the corners of the box around both.
     n = 2
-    fn, params = hat(n)
+    params = hat_params(n)
     most = 1.0 if norm == "l1" else np.sqrt(n)
     region = verify.regions.ball(params["c"], 1.0, norm)
     config = dataclasses.replace(CONFIG, branching=branching)
     for slack, status in ((0.3, "unsat"), (-0.3, "sat")):
         own = dict(params, t=np.full(1, most + slack, np.float32))
         prop = verify.linear(region, np.ones((1, 1)), [0.0])
-        asked = verify.Problem(fn, own, prop)
+        asked = verify.Problem(hat, own, prop)
         found = verify.verify(asked, config)
         assert found.status == status, (found.why, found.lower)
-    both = verify.verify_all([verify.Problem(fn, own, prop)] * 2, config)
+    both = verify.verify_all([verify.Problem(hat, own, prop)] * 2, config)
     assert [v.status for v in both] == ["sat", "sat"]
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_a_ball_has_a_certificate(norm):
-    fn, params = hat(2)
+    params = hat_params(2)
     region = verify.regions.ball(params["c"], 1.0, norm)
     own = dict(params, t=np.full(1, 1.9, np.float32))  # 2 in the corners of the box
-    asked = verify.Problem(fn, own, verify.linear(region, np.ones((1, 1)), [0.0]))
+    asked = verify.Problem(hat, own, verify.linear(region, np.ones((1, 1)), [0.0]))
     found = verify.verify(asked, dataclasses.replace(CONFIG, certificate=True))
     assert found.status == "unsat"
     assert found.certificate is not None, found.why
