@@ -137,8 +137,10 @@ def alternate(
         with stopwatch() as elapsed:
             jax.block_until_ready(c.run())
             timings[c.name].compile_s = elapsed()[0]
+        before = compilations()
         for _ in range(warmup):
             jax.block_until_ready(c.run())
+        timings[c.name].compilations += compilations() - before
     for _ in range(turns):
         for c in candidates:
             before = compilations()

@@ -45,7 +45,7 @@ def build_optimizers(params: Any, interval: int) -> dict[str, Any]:
     """Returns the optimizers of LeNet-5's rows: dense, masked and ADMM.
 
     Densities are those of the 71.2x network (arXiv 1804.03294); ADMM projects every
-    `interval` steps, more often than any experiment does.
+    `interval` steps.
     """
     import admm
     import gap

@@ -81,8 +81,8 @@ COLUMNS = (
 )
 NOTE = f"""\
 Rows are the margins of the property and both signs of every output. Bounds are those
-that a search relies on: each is lowered by `verify.rounding`. `violations` counts
-rows of samples whose value, in float32, is below the bound by more than
+that a search relies on: each is lowered by `verify.rounding.rounding`. `violations`
+counts rows of samples whose value, in float32, is below the bound by more than
 {SHARE:g} (sum |C| |y| + |d|), and rows that descent brings below it in float64.
 `least gap` is the smallest distance of a row's least sample to its bound, that point
 computed in float64; `least gap by descent` is that of projected gradient descent;

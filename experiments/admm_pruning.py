@@ -223,7 +223,7 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            170.0,
+            185.0,
             {
                 "dataset": "mnist",
                 "networks": ("lenet300", "lenet5"),

@@ -21,6 +21,7 @@ and notes so far). A process that is killed loses at most one checkpoint interva
 the next one goes on where it was and ends with the same numbers.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -31,7 +32,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from core.errors import DataFormatError, WorkdirError
+from core.errors import DataFormatError, LatheError, WorkdirError
 from experiments import files, identity, interrupt
 from experiments.checkpoints import Checkpoints, Hooks
 from experiments.metrics import Metrics
@@ -82,6 +83,7 @@ class Run:
         self._before = 0.0
         self._opened = time.monotonic()
         self._drift = ""
+        self._is_new = False
 
     def __enter__(self) -> "Run":
         """Takes the folder.
@@ -108,10 +110,13 @@ class Run:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self._metrics.close()
             self._keep_session()
+            # A mistake before any work must not claim the folder for its config.
+            if self._is_new and not self.fresh and issubclass(kind or int, LatheError):
+                self._leave_empty()
         finally:
             self._lock.close()
 
@@ -219,10 +224,19 @@ class Run:
             self._drift = identity.drift(stored, mine)
         else:
             files.write_json(self.dir / identity.FILE, mine)
+            self._is_new = True
         session = _read_session(self.dir / "session.json")
         self._before, self.notes = session["seconds"], session["notes"]
         self._opened = time.monotonic()
         self._metrics = Metrics(self.dir)
+
+    def _leave_empty(self) -> None:
+        own = (self.dir / name for name in (identity.FILE, "session.json", ".lock"))
+        for path in (*own, self._metrics.path):
+            path.unlink(missing_ok=True)
+        for name in ("stages", "checkpoints"):
+            with contextlib.suppress(OSError):  # not empty: not ours to remove
+                (self.dir / name).rmdir()
 
     def _stage_file(self, name: str) -> Path:
         if not re.fullmatch(r"[\w=,+-][\w.=,+-]*", name, re.ASCII):

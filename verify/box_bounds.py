@@ -127,7 +127,7 @@ def bound_boxes(
         gain = jnp.where(known, gain, half)
         score = jnp.where(half > 0, gain, -jnp.inf)
         worst = jnp.argmin(best) * m + jnp.argmax(by_clause[jnp.argmin(best)])
-        corner = jnp.where(given[worst] > 0, low, high)
+        corner = region.minimizer(given[worst][None])[0]
         points = jnp.stack([corner, 0.5 * (low + high)])
         y = jax.vmap(functools.partial(_value, network, weights))(points)
         margins = (jnp.einsum("cmn,pn->pcm", C, y) + d[None]).max(-1).min(-1)

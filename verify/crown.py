@@ -27,7 +27,7 @@ from verify.relaxing import (
 from verify.rounding import rounding, share
 from verify.types import Bounds, Lines
 
-EASE = 8
+EASE = 4
 """The most times that a chunk of windows is larger than one of whole rows."""
 
 
@@ -125,7 +125,7 @@ class Pull(NamedTuple):
 
     Attributes:
       rows: from flat positions [n] to what `backward` returns, of 2 n rows.
-      ease: how many times cheaper a row is than one that is whole all the way.
+      ease: how many times smaller a row is than one that is whole, all the way.
     """
 
     rows: Callable[[Array], tuple[dict[Value, Array], Array, Array]]
@@ -152,7 +152,7 @@ def _pull(network, table, lines, relax, value, before) -> Pull:
         offset, terms = (a + b for a, b in zip(constants, more, strict=True))
         return left, offset, terms
 
-    return Pull(windowed, how.saved)
+    return Pull(windowed, how.saved if end is network.input else 1.0)
 
 
 def _rows_bounds(network, region, pull: Pull, value, own: Bounds, config) -> Bounds:

@@ -92,8 +92,11 @@ def leaf_rounding(
     """Returns what the minimum of `leaf_lp` must be above 0 by to count as positive.
 
     The program is solved in float64, but its numbers are those of a reduced form that
-    was made in the type of the parameters. As `verify.rounding`, a share of the size of
-    the row's terms: coefficients on the input times its largest values, and constants.
+    was made in the type of the parameters. As `verify.rounding.rounding`, a share of
+    the size of the row's terms: coefficients on the input times its largest values, and
+    constants; and a tenth of that share of the same by absolute values, for what
+    cancels within the leaf. What cancelled while the form was made is not seen here;
+    rows are lowered for its constants by the caller.
 
     Args:
       params: of a reduced network, `Reduced.params`.
@@ -105,16 +108,18 @@ def leaf_rounding(
     """
     dense = _dense(params, row, d, hidden, splits)
     out = params["output"]
-    size = abs(d) + float(np.abs(np.ravel(row)) @ np.abs(np.asarray(out["bias"])))
-    left = dense.row
+    given = np.abs(np.ravel(row)).astype(np.float64)
+    left, sizes = dense.row, np.abs(np.asarray(out["matrix"], np.float64)) @ given
+    constant = abs(d) + float(given @ np.abs(np.asarray(out["bias"], np.float64)))
     for D, c, low, _, sign in reversed(list(zip(*dense[:5], strict=True))):
         active = np.where(sign != 0, sign > 0, low >= 0)
         left, own = left[: len(D)], left[len(D) :] * active
-        left = left + D @ own
-        size += np.abs(own) @ np.abs(c)
+        sizes, largest = sizes[: len(D)], sizes[len(D) :] * active
+        left, sizes = left + D @ own, sizes + np.abs(D) @ largest
+        constant += (np.abs(own) + 0.1 * largest) @ np.abs(c)
     ends = np.abs(np.ravel(region.lower)), np.abs(np.ravel(region.upper))
-    size += np.abs(left) @ np.maximum(*ends)
-    return share(np.asarray(out["matrix"]).dtype) * float(size)
+    total = constant + (np.abs(left) + 0.1 * sizes) @ np.maximum(*ends)
+    return share(np.asarray(out["matrix"]).dtype) * float(total)
 
 
 def leaf_weights(
@@ -405,15 +410,18 @@ def _program(dense: Dense, region: Region, integer: bool = False):
 
 def _with_region(A, b, bounds, region: Region):
     """Adds the l1 ball, with t >= |x - center| as new variables."""
+    from scipy import sparse
+
     n = A.shape[1]
     if region.radius is None or region.norm != "l1":
         return A, b, bounds, n
     center = np.asarray(region.center, np.float64).ravel()
     k = center.size
-    one, none = np.eye(k), np.zeros((k, n - k))
-    ball = np.block([[one, none, -one], [-one, none, -one]])
+    one, none = sparse.eye_array(k), sparse.csr_array((k, n - k))
+    ball = sparse.block_array([[one, none, -one], [-one, none, -one]])
     total = np.concatenate([np.zeros(n), np.ones(k)])[None]
-    A = np.concatenate([np.pad(A, ((0, 0), (0, k))), ball, total])
+    A = sparse.hstack([sparse.csr_array(A), sparse.csr_array((len(A), k))])
+    A = sparse.vstack([A, ball, sparse.csr_array(total)])
     b = np.concatenate([b, center, -center, [float(region.radius)]])
     bounds = np.concatenate([bounds, np.full((k, 2), [0, np.inf])])
     return A, b, bounds, n + k

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from core.errors import InputError, NonFiniteError, ShapeError, describe
 from core.types import Array, ArrayLike
@@ -82,13 +83,23 @@ class Region:
         if region.radius is None:
             return least
         middle = (A * jnp.asarray(region.center)[None]).sum(axes)
-        dual = {"l2": _euclidean, "l1": lambda a, axes: jnp.abs(a).max(axes)}
-        return jnp.maximum(least, middle - region.radius * dual[self.norm](A, axes))
+        return jnp.maximum(least, middle - region.radius * self.dual(A))
+
+    def dual(self, A: Array) -> Array:
+        """Returns the dual norm of coefficients [S, *shape], [S]; for balls.
+
+        The radius times that is what `<A, x>` varies by over the ball, to either side.
+        """
+        axes = tuple(range(1, A.ndim))
+        if self.norm == "l2":
+            return _euclidean(A, axes)
+        return jnp.abs(A).max(axes)
 
     def minimizer(self, A: Array) -> Array:
         """Returns where `minimum` is attained, or near it, [S, *shape].
 
-        Exact for a box; of a ball the minimiser on its surface, clipped to the box.
+        Exact for a box. Of a ball the minimiser on its surface, clipped to the box: a
+        point to look at, which may be outside where the box cuts the ball.
 
         Args:
           A: coefficients [S, *shape].
@@ -99,7 +110,7 @@ class Region:
             return jnp.where(A > 0, low, high)
         flat = A.reshape(A.shape[0], -1)
         if self.norm == "l2":
-            length = _euclidean(flat, (1,))[:, None]
+            length = self.dual(flat)[:, None]
             step = flat / jnp.where(length > 0, length, 1.0)
         else:
             largest = jax.nn.one_hot(
@@ -412,10 +423,14 @@ def _length(v: Any, norm: str, xp: Any) -> Any:
 
 
 def _euclidean(a: Array, axes: tuple[int, ...]) -> Array:
-    square = (a * a).sum(axes)
+    """The length; of numbers whose squares vanish or overflow as well."""
+    most = lax.stop_gradient(jnp.abs(a).max(axes, keepdims=True))
+    unit = jnp.where((most > 0) & (most < jnp.inf), most, jnp.ones_like(most))
+    share = a / unit
+    square = (share * share).sum(axes)
     positive = square > 0
     root = jnp.sqrt(jnp.where(positive, square, jnp.ones_like(square)))
-    return jnp.where(positive, root, jnp.zeros_like(square))
+    return jnp.where(positive, root, jnp.zeros_like(square)) * unit.reshape(root.shape)
 
 
 def _traced(*values: Any) -> bool:

@@ -311,7 +311,7 @@ class Verifier:
         if config.method in ("interval", "crown"):
             return self._open(search, lower, search.phase)
         if not form[0].unstable:
-            return self._affine(search, form[0], inside, specs, clauses)
+            return self._affine(search, form[0], inside, specs, clauses, lower)
         rooted = rooter.alpha(
             weights,
             inside,
@@ -345,18 +345,26 @@ class Verifier:
         region: Region,
         specs: Sequence[Spec],
         clauses: list[Clause],
+        lower: np.ndarray,
     ) -> Verdict | None:
-        """Decides a region in which no neuron is unstable: one leaf a clause."""
+        """Decides a region in which no neuron is unstable: one leaf a clause.
+
+        Clauses whose `lower` is positive hold already.
+        """
         is_unsafe = self._judge(search)
         splits = [np.zeros(n, np.int8) for n in reduced.sizes]
-        for spec in specs:
+        still = 0
+        for spec, known in zip(specs, lower, strict=True):
+            if known > 0 and search.proof is None:
+                continue
             each = np.full(len(spec.d), 1 / len(spec.d))
             said, x = decide_leaf(reduced, region, spec, splits, each, is_unsafe)
             if x is not None and said == "point":
                 return search.verdict("sat", witness=self.check(search, self._image(x)))
-            if said == "open":
-                why = "no neuron is unstable, yet linear programs leave a clause open"
-                return search.verdict("unknown", why)
+            still += said != "safe" and not known > 0  # no region is empty
+        if still:
+            why = f"no neuron is unstable, yet linear programs leave {still} clauses"
+            return search.verdict("unknown", f"{why} open")
         search.lower = min(search.lower, 0.0)
         if search.proof is not None:
             search.proof.by_programs(clauses, reduced, region, specs)

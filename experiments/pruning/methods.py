@@ -45,8 +45,11 @@ class Phase:
 def _admm(phase: Phase) -> optax.GradientTransformation:
     iterations = (phase.steps - 1) // phase.interval
     if not iterations:
+        given = f"an ADMM iteration every {phase.interval} steps"
         wanted = f"less than the {phase.steps} steps of the pruning phase"
-        raise InputError(f"--interval: {describe(phase.interval, wanted)}")
+        remedy = "Give a smaller interval (--lenet300_interval, --lenet5_interval) or "
+        remedy += "more epochs to prune in."
+        raise InputError(f"admm: {describe(given, wanted, remedy)}")
     growth = (phase.rho_end / phase.rho) ** (1 / iterations)
     rho = admm.geometric_rho(phase.rho, growth, phase.rho_end)
     inner = optax.adam(phase.learning_rate)

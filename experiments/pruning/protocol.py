@@ -23,7 +23,7 @@ from core.types import PyTree
 from experiments import data, models
 from experiments.pruning.fit import fit, stage_key
 from experiments.pruning.methods import Phase, decayed_adam, pruning_optimizer
-from experiments.pruning.networks import Network, weights
+from experiments.pruning.networks import Network
 from experiments.training import (
     TrainState,
     data_mesh,
@@ -131,10 +131,6 @@ class Protocol:
         pruned = first.get("projected_accuracy", first["accuracy"])
         return result | {"pruned_accuracy": pruned}
 
-    def initial_weights(self, network: Network) -> int:
-        """Returns the number of kernel weights of the dense network."""
-        return weights(self._initial(network, 0).params)
-
     def _initial(self, network: Network, seed: int) -> TrainState:
         attributes: dict[str, Any] = {}
         if self.config.reference_init:
@@ -220,6 +216,11 @@ class Protocol:
             found = admm.residuals(state.params, state.opt_state)
             shown["residual"] = found.relative
             shown["rho"] = state.opt_state.rho
+            z = trees.map_partial(
+                lambda z, _: z, state.opt_state.z, state.params, absent=trees.keep_rest
+            )
+            constrained = evaluate(z, state.model_state, self.test)
+            shown["z_accuracy"] = 100 * constrained["accuracy"]
             started = state.opt_state.iteration > 0
             shown["dual_residual"] = jnp.where(started, found.dual, 0.0)
         return shown

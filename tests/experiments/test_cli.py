@@ -118,13 +118,25 @@ def test_a_users_mistake_is_one_line_and_code_2(
 
 
 def test_a_work_folder_of_another_config(tmp_path, capsys):
-    assert run(f"--workdir={tmp_path}", "--fail=user") == 2
+    assert run(f"--workdir={tmp_path}") == 0
     capsys.readouterr()
-    assert run(f"--workdir={tmp_path}", "--rate=0.3", "--fail=user") == 2
+    assert run(f"--workdir={tmp_path}", "--rate=0.3") == 2
     err = capsys.readouterr().err
     assert "rate 0.1 there and 0.3 now" in err
     assert "--rate=0.1" in err
     assert err.count("\n") == 1
+
+
+def test_a_mistake_before_any_work_leaves_the_folder_free(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(f"--workdir={folder}", "--fail=user") == 2
+    assert list(folder.iterdir()) == []
+    assert run(f"--workdir={folder}", "--rate=0.3") == 0
+    # Not what a run has begun.
+    (folder / "results.json").unlink()
+    assert run(f"--workdir={folder}", "--rate=0.3", "--fail=user") == 2
+    assert (folder / "config.json").exists()
+    capsys.readouterr()
 
 
 def test_a_bug_keeps_its_trace(tmp_path, monkeypatch):
@@ -246,7 +258,7 @@ def test_the_examples_of_grids_are_real():
 def test_a_report_skips_what_is_not_finished(tmp_path, monkeypatch, capsys):
     done, begun, swept = (tmp_path / name for name in ("done", "begun", "swept"))
     assert run(f"--workdir={done}") == 0
-    assert run(f"--workdir={begun}", "--fail=user") == 2
+    assert run(f"--workdir={begun}", "--fail=interrupt") == 130
     swept.mkdir()
     (swept / "sweep.json").write_text("{}")
     monkeypatch.setattr(cli, "ROOT", tmp_path / "root")

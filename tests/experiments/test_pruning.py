@@ -128,7 +128,7 @@ def test_every_method_trains_towards_the_target(method, key):
 
 
 def test_an_interval_longer_than_the_phase_is_refused():
-    with pytest.raises(InputError, match="--interval: got 40"):
+    with pytest.raises(InputError, match="every 40 steps"):
         methods.pruning_optimizer("admm", phase(interval=40))
 
 

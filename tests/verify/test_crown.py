@@ -1,5 +1,6 @@
 """Hidden bounds and rows by CROWN; what is unbounded, and what is not a number."""
 
+import dataclasses
 import functools
 
 import jax
@@ -189,3 +190,9 @@ def test_rounding_is_a_margin_of_the_terms():
     rows, offset = jnp.array([[1.0, -1.0], [0.0, 0.0]]), jnp.array([-4.0, 0.0])
     found = rounding(rows, offset, jnp.array([5.0, 0.0]), region)
     np.testing.assert_allclose(found, [1e-5 * (2 + 3 + 4 + 5), 0], rtol=1e-5)
+    # A part of a ball whose centre is far outside, as a search of boxes meets it.
+    ball = regions.outward32(regions.ball([300.0, 400.0], 500.0, "l2"))
+    part = dataclasses.replace(ball, lower=region.lower * 0, upper=region.upper * 0)
+    found = rounding(rows, offset * 0, offset * 0, part)
+    terms = 300 + 400 + 500 * np.sqrt(2)
+    np.testing.assert_allclose(found, [1e-5 * terms, 0], rtol=1e-5)

@@ -65,6 +65,16 @@ def test_the_minimizer_attains_the_minimum(norm):
     np.testing.assert_allclose(found, region.minimum(A), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_dual_norm_of_tiny_and_huge_coefficients(scale):
+    region = regions.outward32(regions.ball(np.full(3, 0.5), 1.0, "l2"))
+    A = np.float32(scale) * np.float32([[1.0, -2.0, 2.0]])
+    assert float(region.dual(A)[0]) == pytest.approx(3 * scale, rel=1e-6)
+    assert float(region.minimum(A)[0]) == pytest.approx(-2.5 * scale, rel=1e-5)
+    lengths = jax.jit(jax.grad(lambda a: region.dual(a).sum()))(A)
+    np.testing.assert_allclose(lengths, [[1 / 3, -2 / 3, 2 / 3]], rtol=1e-5)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_boxes_meet_a_ball_where_their_nearest_point_is_in_it(norm):
     rng, region = _case(4, norm, clip=False)

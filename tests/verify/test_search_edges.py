@@ -108,7 +108,7 @@ def test_a_network_without_neurons_is_decided(shift):
 
 
 @pytest.mark.parametrize("seed", [1, 3, 4])
-def test_what_matrices_lose_is_counted_in_leaves(seed):
+def test_large_coefficients_count_as_rounding_in_leaves(seed):
     """Affine, of products that cancel; the least row is -0.5, and they lose several."""
     rng = np.random.default_rng(seed)
     params = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from verify import intervals, network, relaxing, windows
+from verify import crown, intervals, network, relaxing, windows
 from verify.backward import backward
 from verify.regions import box
 
@@ -118,6 +118,28 @@ def test_rows_of_windows_are_those_of_images(name, numbers):
                 for found, wanted in zip(*result, strict=True):
                     np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
         assert tried >= 1
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_hidden_bounds_are_those_of_images(lazy, monkeypatch):
+    if lazy:  # which of the stable neurons are bounded depends on the chunks
+        monkeypatch.setattr(crown, "EASE", 1)
+    with jax.enable_x64(True):
+        net, weights, _ = made("deep", FLAX)
+        rng = np.random.default_rng(1)
+        x = jnp.asarray(rng.normal(size=(2, 1, 17, 15, 2)))
+        config = crown.CrownConfig(intersect=lazy, chunk=20, margin=True)
+
+        def bounds(x):
+            region = box(x - 0.1, x + 0.1)
+            return crown.hidden_bounds(net, weights, region, config)
+
+        found = jax.jit(jax.vmap(bounds))(x)
+        monkeypatch.setattr(windows, "plan", lambda *_: None)
+        wanted = jax.jit(jax.vmap(lambda x: bounds(x)))(x)  # traced anew
+        for own, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(own.lower, other.lower, rtol=1e-9, atol=1e-10)
+            np.testing.assert_allclose(own.upper, other.upper, rtol=1e-9, atol=1e-10)
 
 
 def ends(name, numbers=FLAX):
