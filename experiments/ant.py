@@ -55,7 +55,7 @@ class Config(Training):
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Measures every network that the config asks for; see `experiments.trained`."""
-    from experiments.margins import RULES
+    from experiments.differences import MARGIN_RULES
     from experiments.results import Outcome
     from experiments.trained import ant, claims
     from experiments.trained.protocol import Protocol
@@ -106,7 +106,7 @@ def run(run: "Run", config: Config) -> "Outcome":
         "Speed and energy need a model of an accelerator and are not in this "
         "experiment.",
         claims.SETTLED,
-        RULES,
+        MARGIN_RULES,
     ]
     return Outcome(rows, figures, notes, tuple(dict.fromkeys(sources)))
 

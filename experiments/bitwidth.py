@@ -92,7 +92,7 @@ def is_judged(config: Config, network: str, examples: int) -> bool:
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Runs every trial that the config asks for; see `experiments.widths`."""
-    from experiments.margins import RULES
+    from experiments.differences import MARGIN_RULES
     from experiments.results import Outcome
     from experiments.widths import claims
     from experiments.widths.protocol import Protocol, trials
@@ -129,7 +129,7 @@ def run(run: "Run", config: Config) -> "Outcome":
         "which is what a bit of the budget buys. There are few kernels.",
         "Granularities and relaxations are compared with one seed and judge nothing; "
         "granularities at the size, headers included, of one width a kernel.",
-        RULES,
+        MARGIN_RULES,
     ]
     if not all_judged:
         notes.append("Nothing is judged on fewer images or epochs than in full mode.")

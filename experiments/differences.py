@@ -1,13 +1,18 @@
 """Comparing two means over seeds, with the error that the comparison has.
 
 Both sides were trained with the same seeds (the same initial weights, the same order of
-images), so differences are taken seed by seed. A claim is judged by one of two rules,
+images), so differences are taken seed by seed. A claim is judged by one of three rules,
 which every row that uses one repeats in its report:
 
-- "at least equal" holds if the mean difference >= -(its standard error);
 - "better" holds if the mean difference > 2 standard errors.
+- "at least equal" holds if the mean difference >= -(its standard error).
+- `EQUAL`, of points of accuracy, has a margin, since a tie is lower than minus one
+  standard error one time in five (three seeds): it holds if the mean is at least
+  -`MARGIN`, and does not if it is lower by more than that and by more than 2 standard
+  errors; else it is not judged, for the seeds differ by more than what is to be told
+  apart. Experiments on quantization use it.
 
-Neither is judged with fewer than `SEEDS` seeds.
+None is judged with fewer than `SEEDS` seeds.
 """
 
 import math
@@ -26,6 +31,18 @@ RULES = (
     f'"better" if it is above two; with fewer than {SEEDS} seeds neither is judged.'
 )
 """The note that belongs into every report with judged differences."""
+MARGIN = 0.5
+"""Points of accuracy that count as equal by the rule with a margin."""
+EQUAL = f"at least equal, within {MARGIN:g} point"
+"""That rule's name."""
+MARGIN_RULES = (
+    "Differences are means over seeds of paired differences, with their standard "
+    f'error (s.e.). "{EQUAL.capitalize()}" holds if the mean is at least {-MARGIN:g} '
+    "points, and does not if it is lower than that and than minus two s.e.; what is "
+    'lower but within two s.e. is not judged. "Better" holds if the mean is above two '
+    f"s.e. With fewer than {SEEDS} seeds nothing is judged."
+)
+"""The note that belongs into every report with claims by it."""
 
 
 class Difference(NamedTuple):
@@ -58,6 +75,17 @@ class Difference(NamedTuple):
         if self.error is None or self.seeds < SEEDS or not judged:
             return None
         return self.mean >= -self.error
+
+    def not_worse(self, judged: bool = True) -> bool | None:
+        """Returns whether a lead in points is at least `-MARGIN`; `None` if not judged.
+
+        NaN does not hold.
+        """
+        if self.error is None or self.seeds < SEEDS or not judged:
+            return None
+        if self.mean >= -MARGIN:
+            return True
+        return None if -2 * self.error <= self.mean else False
 
     def better(self, judged: bool = True) -> bool | None:
         """Returns whether the left side is better; `None` if not judged."""
@@ -103,11 +131,16 @@ def lead_row(
       metric: what is compared.
       setting: of both sides.
       lead: of ours over theirs.
-      rule: "better", "at least equal", or "" for a row that claims nothing.
+      rule: "better", "at least equal", `EQUAL` for a lead in points, or "" for a row
+        that claims nothing.
       judged: whether data and training are those of full mode.
       unit: of the difference.
     """
-    rules = {"better": lead.better, "at least equal": lead.at_least}
+    rules = {
+        "better": lead.better,
+        "at least equal": lead.at_least,
+        EQUAL: lead.not_worse,
+    }
     return Row(
         f"{metric} ({rule})" if rule else metric,
         f"{setting}, {lead.text}",

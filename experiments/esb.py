@@ -44,7 +44,7 @@ class Config(Training):
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Measures every network that the config asks for; see `experiments.trained`."""
-    from experiments.margins import RULES
+    from experiments.differences import MARGIN_RULES
     from experiments.results import Outcome
     from experiments.trained import claims, esb
     from experiments.trained.arms import FLOAT
@@ -88,7 +88,7 @@ def run(run: "Run", config: Config) -> "Outcome":
         "the paper's 10.95 GOPS per 1,000 LUT need a model of hardware and are not in "
         "this experiment.",
         claims.SETTLED,
-        RULES,
+        MARGIN_RULES,
     ]
     return Outcome(rows, figures, notes, tuple(dict.fromkeys(sources)))
 

@@ -106,7 +106,7 @@ def is_judged(config: Config, examples: int, images: int) -> bool:
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Trains and measures every variant; see `experiments.mobile`."""
-    from experiments.margins import RULES
+    from experiments.differences import MARGIN_RULES
     from experiments.mobile import claims
     from experiments.mobile.protocol import Protocol, Trial
     from experiments.results import Outcome
@@ -145,7 +145,7 @@ def run(run: "Run", config: Config) -> "Outcome":
         "errors of all layers before it.",
         "Latency and the challenge's score need a model of the hardware; they are left "
         "out here.",
-        RULES,
+        MARGIN_RULES,
     ]
     if not judged:
         notes.append("Nothing is judged on fewer images or epochs than in full mode.")

@@ -52,7 +52,7 @@ class Config(Networks):
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Measures every network that the config asks for; see `experiments.zoo`."""
-    from experiments.margins import RULES
+    from experiments.differences import MARGIN_RULES
     from experiments.results import Outcome
     from experiments.rounding.protocol import Protocol
     from experiments.zoo import claims
@@ -85,7 +85,7 @@ def run(run: "Run", config: Config) -> "Outcome":
         "flint, whose levels crowd around 0: they gain by their products and on heavy "
         "tails.",
         "Differences of weights that are a file are taken image by image, and their "
-        "standard error is that of a mean over images. " + RULES,
+        "standard error is that of a mean over images. " + MARGIN_RULES,
     ]
     if not all_judged:
         notes.append("Accuracies are not judged on fewer than 10,000 test images.")

@@ -65,7 +65,7 @@ class Config(Training):
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Measures every network that the config asks for; see `experiments.trained`."""
-    from experiments.margins import RULES
+    from experiments.differences import MARGIN_RULES
     from experiments.results import Outcome
     from experiments.trained import claims, msq
     from experiments.trained.protocol import Protocol
@@ -112,7 +112,7 @@ def run(run: "Run", config: Config) -> "Outcome":
         "hardware and are not in this experiment. The paper's 70.27 % (ResNet-18, "
         "ImageNet, 4/4) are of other data.",
         claims.SETTLED,
-        RULES,
+        MARGIN_RULES,
     ]
     return Outcome(rows, figures, notes, tuple(dict.fromkeys(sources)))
 

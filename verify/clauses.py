@@ -12,6 +12,9 @@ from verify.properties import Clause, Property, Spec
 from verify.regions import Region
 from verify.types import Bounds
 
+TOLERANCE = 1e-7
+"""Of linear programs: a minimum counts as positive above it."""
+
 
 def grouped(prop: Property) -> list[tuple[Region, list[Clause]]]:
     """Returns the clauses of a property by their region."""
@@ -19,10 +22,6 @@ def grouped(prop: Property) -> list[tuple[Region, list[Clause]]]:
     for clause in prop.clauses:
         found.setdefault(id(clause.region), (clause.region, []))[1].append(clause)
     return list(found.values())
-
-
-TOLERANCE = 1e-7
-"""Of linear programs: a minimum counts as positive above it."""
 
 
 def flattened(prop: Property) -> Property:

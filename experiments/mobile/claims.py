@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.differences import SEEDS, difference
-from experiments.margins import judged_row
+from experiments.differences import EQUAL, SEEDS, difference, lead_row
 from experiments.mobile.networks import REPAIRED, VARIANTS
 from experiments.mobile.protocol import KINDS, OUTLIER, Trial
 from experiments.results import Figure, Row, Series, mean_row, mean_std
@@ -125,7 +124,7 @@ def natural_rows(results: Results, ways: Sequence[str], judged: bool) -> Iterabl
             metric = "accuracy of the friendly network above the base, as trained"
             setting = f"{bits} bits, {outliers.get('base', 0)} outliers in all"
             lead = difference(*pair)
-            yield judged_row(metric, setting, lead, "better", is_claimed)
+            yield lead_row(metric, setting, lead, "better", is_claimed)
 
 
 def dead_rows(
@@ -171,7 +170,7 @@ def _dead_rows(
         rule: str,
         judged: bool = judged,
     ) -> Row:
-        return judged_row(metric, setting, difference(ours, theirs), rule, judged)
+        return lead_row(metric, setting, difference(ours, theirs), rule, judged)
 
     if count == "0":
         if variant.depthwise_norm:
@@ -190,12 +189,12 @@ def _dead_rows(
         metric = "accuracy of repaired variances above dead channels"
         yield lead(metric, values["repaired"], tensor, "better")
         metric = "accuracy of repaired variances beside no dead channel"
-        yield lead(metric, values["repaired"], clean, "at least equal")
+        yield lead(metric, values["repaired"], clean, EQUAL)
         metric = "accuracy of weights per channel above per tensor"
         yield lead(metric, values["channel"], tensor, "better")
     else:
         metric = "accuracy of the friendly network with dead channels beside none"
-        yield lead(metric, values["tensor"], clean, "at least equal")
+        yield lead(metric, values["tensor"], clean, EQUAL)
 
 
 def noise_rows(
@@ -234,7 +233,7 @@ def noise_rows(
             )
             metric = "signal over noise of depthwise layers, gained by repair"
             at = f"{setting}, median layer"
-            yield judged_row(metric, at, gap, "better", judged, unit="dB")
+            yield lead_row(metric, at, gap, "better", judged, unit="dB")
 
 
 def _depthwise(noise: Mapping[str, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import quant
 from core import trees
 from core.types import Array, PyTree
+from experiments.differences import EQUAL
 from experiments.results import Figure, Row, mean_row
 from experiments.trained import claims, study
 from experiments.trained.arms import FLOAT, Arm
@@ -227,7 +228,7 @@ def after_rows(
         ours = at + LISTS["IPF"]
         for letter in LETTERS:
             theirs = at + LISTS[letter]
-            rule = "at least equal"
+            rule = EQUAL
             yield claims.lead_row(title, right, ours, theirs, rule, judged)
 
 
@@ -237,7 +238,7 @@ def trained_rows(title: str, found: claims.Found, judged: bool) -> Iterable[Row]
     ours = LISTS["IPF"]
     for theirs in LISTS.values():
         if theirs in found and ours in found and theirs != ours:
-            rule = "at least equal"
+            rule = EQUAL
             yield claims.lead_row(title, found, ours, theirs, rule, judged)
 
 
@@ -271,7 +272,7 @@ def promoted_rows(
             means[name] = [float(np.mean([e[order][c] for c in inner])) for e in found]
     ours, *others = means or [""]
     for theirs in others:
-        yield claims.lead_row(title, means, ours, theirs, "at least equal", judged)
+        yield claims.lead_row(title, means, ours, theirs, EQUAL, judged)
 
 
 def choice_rows(title: str, chosen: Sequence[Mapping[str, Any]]) -> Iterable[Row]:

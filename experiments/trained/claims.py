@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments import differences
 from experiments.differences import difference
-from experiments.margins import judged_row
 from experiments.results import Figure, Row, Series, mean_row, mean_std
 from experiments.trained.protocol import SETTLING
 
@@ -44,13 +44,13 @@ def lead_row(
       found: accuracies.
       ours: a setting.
       theirs: another one.
-      rule: "better" or "at least equal", see `experiments.margins`; "" for a row that
+      rule: "better" or `EQUAL`, see `experiments.differences`; "" for a row that
         claims nothing.
       judged: whether data and training are those of full mode.
     """
     lead = difference(found[ours], found[theirs])
     metric, setting = f"accuracy above {theirs}", f"{title}, {ours}"
-    return judged_row(metric, setting, lead, rule, judged)
+    return differences.lead_row(metric, setting, lead, rule, judged)
 
 
 def after_training(

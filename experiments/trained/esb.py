@@ -9,6 +9,7 @@ import jax
 
 import quant
 from core.types import PyTree
+from experiments.differences import EQUAL
 from experiments.results import Figure, Row, Series, mean_row
 from experiments.trained import claims
 from experiments.trained.arms import FLOAT, Arm, layers
@@ -205,7 +206,7 @@ def after_rows(
         if bits > 3:
             ours = at + significant(bits - 3)
             for other, rule in (
-                ("fixed point", "at least equal"),
+                ("fixed point", EQUAL),
                 ("powers of two", "better"),
             ):
                 yield claims.lead_row(title, right, ours, at + other, rule, judged)
@@ -243,7 +244,7 @@ def trained_rows(
         for pair in pairs:
             if not is_same(*pair, bits):
                 ours, theirs = (titled(family, bits) for family in pair)
-                rule = "at least equal"
+                rule = EQUAL
                 yield claims.lead_row(title, found, ours, theirs, rule, judged)
 
 

@@ -9,6 +9,7 @@ import jax
 
 import quant
 from core.types import Array, PyTree
+from experiments.differences import EQUAL
 from experiments.results import Figure, Row, Series, mean_row
 from experiments.trained import claims, study
 from experiments.trained.arms import FLOAT, Arm, Way, layers
@@ -209,13 +210,12 @@ def rows(
     share = config.share
     pairs = [("SP2", "powers of two", "better")]
     pairs += [
-        (mixed(share), other, "at least equal")
+        (mixed(share), other, EQUAL)
         for share in config.shares
         for other in ("SP2", "fixed point", FLOAT.title)
     ]
     pairs += [
-        (mixed(share), ordered(share, by), "at least equal")
-        for by in ("random", "reversed")
+        (mixed(share), ordered(share, by), EQUAL) for by in ("random", "reversed")
     ]
     pairs += [
         (t, f"{t}, straight-through alone", "")

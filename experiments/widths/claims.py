@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from core import trees
-from experiments.differences import SEEDS, difference
-from experiments.margins import judged_row
+from experiments.differences import EQUAL, SEEDS, difference, lead_row
 from experiments.results import Figure, Row, Series, mean_row, mean_std
 from experiments.widths.networks import NETWORKS
 from experiments.widths.protocol import METHODS, Trial
@@ -104,9 +103,9 @@ def _leads(at: str, target: float, found: Found, judged: bool) -> Iterable[Row]:
             continue
         gap = difference(ours, theirs)
         is_better = method == "random" or (method == "uniform" and target <= FEW)
-        rule = "better" if is_better else "at least equal"
+        rule = "better" if is_better else EQUAL
         metric = f"accuracy of learned widths above {TITLES[method]}"
-        yield judged_row(metric, at, gap, rule, judged)
+        yield lead_row(metric, at, gap, rule, judged)
     if target == int(target):
         return
     low, high = math.floor(target), math.ceil(target)
@@ -115,7 +114,7 @@ def _leads(at: str, target: float, found: Found, judged: bool) -> Iterable[Row]:
     chord = [(1 - share) * a + share * b for a, b in zip(*ends, strict=True)]
     gap = difference(ours, chord)
     metric = "accuracy of learned widths above the chord of one width"
-    yield judged_row(metric, f"{at}, between {low} and {high}", gap, "better", judged)
+    yield lead_row(metric, f"{at}, between {low} and {high}", gap, "better", judged)
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.margins import EQUAL, not_worse
+from experiments.differences import EQUAL
 from experiments.results import Figure, Row, Series, mean_row, mean_std
 from experiments.rounding.claims import lead
 from experiments.rounding.networks import NETWORKS
@@ -90,7 +90,7 @@ def _choice_rows(
             found.mean,
             found.std if len(results) > 1 else None,
             unit="points",
-            holds=not_worse(found, judged),
+            holds=found.not_worse(judged),
         )
 
 

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.differences import difference
-from experiments.margins import EQUAL, RULES, judged_row, not_worse
+from experiments.differences import EQUAL, MARGIN_RULES, difference, lead_row
 
 
 def lead(mean, error, seeds=3):
@@ -34,10 +33,10 @@ def test_what_is_lower_by_the_margin_and_by_two_errors_does_not_hold(
     mean, error, holds
 ):
     found = lead(0.0, error)._replace(mean=mean)
-    assert not_worse(found) is holds
-    row = judged_row("accuracy", "here", found, "at least equal")
+    assert found.not_worse() is holds
+    row = lead_row("accuracy", "here", found, EQUAL)
     assert (row.metric, row.holds) == (f"accuracy ({EQUAL})", holds)
-    assert not_worse(found, judged=False) is None
+    assert found.not_worse(judged=False) is None
 
 
 def test_exact_ties_are_not_refused():
@@ -45,13 +44,13 @@ def test_exact_ties_are_not_refused():
     draws = np.random.default_rng(0).normal(size=(2_000, 3)) * 0.5
     found = [difference(row, np.zeros(3)) for row in draws]
     assert np.mean([f.at_least() is False for f in found]) > 0.15
-    assert np.mean([not_worse(f) is False for f in found]) < 0.05
+    assert np.mean([f.not_worse() is False for f in found]) < 0.05
 
 
 def test_other_rules_are_as_they_were():
-    better = judged_row("accuracy", "here", lead(0.5, 0.1), "better")
+    better = lead_row("accuracy", "here", lead(0.5, 0.1), "better")
     assert (better.metric, better.holds) == ("accuracy (better)", True)
-    assert judged_row("accuracy", "here", lead(0.5, 0.1)).holds is None
+    assert lead_row("accuracy", "here", lead(0.5, 0.1)).holds is None
     for few in (difference([9.0], [1.0]), difference([9.0, 9.1], [1.0, 1.0])):
-        assert not_worse(few) is None
-    assert EQUAL.capitalize() in RULES
+        assert few.not_worse() is None
+    assert EQUAL.capitalize() in MARGIN_RULES
