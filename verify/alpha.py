@@ -275,7 +275,7 @@ def optimize(
       enough: a row whose bound is above gets no more of the optimisation.
       splits: signs demanded of neurons; their multipliers are optimised too.
       margin: whether the bounds of the rows and the hidden ones are loosened by
-        `verify.rounding`.
+        `verify.rounding.rounding`.
 
     Returns:
       The best of all iterates, row by row and neuron by neuron; the first iterate is

@@ -107,6 +107,24 @@ def test_a_network_without_neurons_is_decided(shift):
     assert verify.verify(low, config).status == "sat"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_no_clause_hides_another_where_nothing_is_unstable(order):
+    """One holds on the ball and not on its box, and the other can be violated."""
+    params = affine(1, 0.0).params
+    slopes = (params["a"].astype(np.float64) @ params["b"]).T
+    length = np.linalg.norm(slopes, axis=-1)
+    assert (np.abs(slopes).sum(-1) > 2 * length).all()
+    region = verify.regions.ball(np.zeros(20), 1.0, "l2")
+    rows = np.eye(3)[:2, None]
+    holds, fails = (
+        Clause(region, verify.Spec(row, np.array([t * n])))
+        for row, t, n in zip(rows, (1.2, 0.1), length, strict=False)
+    )
+    for clauses, status in (((holds,), "unsat"), ((holds, fails)[::order], "sat")):
+        asked = verify.Problem(product, params, Property(clauses, (20,), 3))
+        assert verify.verify(asked, CONFIG).status == status
+
+
 @pytest.mark.parametrize("seed", [1, 3, 4])
 def test_large_coefficients_count_as_rounding_in_leaves(seed):
     """Affine, of products that cancel; the least row is -0.5, and they lose several."""

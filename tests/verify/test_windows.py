@@ -59,7 +59,14 @@ def grouped(numbers, p, x):
     return jax.nn.relu(conv(numbers, x, kernel, groups=2)).reshape(-1)
 
 
-CASES = {"deep": deep, "branches": branches, "grouped": grouped}
+def straight(numbers, p, x):
+    """Padded convolutions with nothing between that would drop the padding."""
+    x = jax.nn.relu(conv(numbers, x, p["a"], (1, 1), "SAME"))
+    x = conv(numbers, x, p["b"], (1, 1), "SAME") + along(numbers, p["s"])
+    return jax.nn.relu(conv(numbers, x, p["c"], (2, 1), ((2, 1), (1, 1)))).reshape(-1)
+
+
+CASES = {"straight": straight, "deep": deep, "branches": branches, "grouped": grouped}
 
 
 @functools.cache
