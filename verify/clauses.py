@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from verify import exact
+from verify.leaves import LinearLeaf
 from verify.properties import Clause, Property, Spec
 from verify.regions import Region
 from verify.types import Bounds
@@ -73,20 +73,20 @@ def decide_leaf(
       decide a leaf with neurons that no one could split since all bounds were no
       numbers, nor all of what an l2 ball cuts off its box.
     """
-    flat = region.flat()
     hidden = [Bounds(*map(np.asarray, b)) for b in reduced.hidden]
     for bounds, sign in zip(hidden, splits, strict=True):
         if ((np.asarray(sign) == 0) & (bounds.lower < 0) & (bounds.upper > 0)).any():
             return "open", None
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(reduced.params)):
+    if not all(np.isfinite(part).all() for part in jax.tree.leaves(reduced.params)):
         return "open", None
+    leaf = LinearLeaf(reduced.params, region.flat(), hidden, list(splits))
 
     def decide(weights: np.ndarray) -> tuple[str, np.ndarray | None]:
-        row = weights @ spec.C, float(weights @ spec.d), hidden, list(splits)
-        status, value, x = exact.leaf_lp(reduced.params, flat, *row)
+        row = weights @ spec.C, float(weights @ spec.d)
+        status, value, x = leaf.minimum(*row)
         if status == "infeasible":
             return "empty", None
-        least = max(exact.leaf_rounding(reduced.params, flat, *row), TOLERANCE)
+        least = max(leaf.rounding(*row), TOLERANCE)
         if status in ("optimal", "relaxed") and value > least:
             return "safe", None
         return ("point", x) if x is not None and is_unsafe(x) else ("open", None)
@@ -94,7 +94,7 @@ def decide_leaf(
     found = decide(np.asarray(weights, np.float64))
     if found[0] != "open" or len(weights) == 1:
         return found
-    best = exact.leaf_weights(reduced.params, flat, spec, hidden, list(splits))
+    best = leaf.weights(spec)
     if best is None:
         return found
     if is_unsafe(best[1]):

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from core.errors import GraphError
-from verify import exact
 from verify.certificate import BoxLeaf, Certificate, Leaf, RootLayer, collect, format
 from verify.clauses import unpadded
+from verify.leaves import LinearLeaf
 from verify.network import Network
 from verify.problem import Problem
 from verify.properties import Clause, Property, Spec
@@ -182,13 +182,14 @@ def _from_program(
     flat = np.zeros(sum(reduced.sizes), np.int8)
     flat[np.asarray(neurons, int)] = signs
     splits = by_layer(flat, reduced.sizes)
-    best = exact.leaf_weights(reduced.params, region, spec, hidden, splits)
+    leaf = LinearLeaf(reduced.params, region, hidden, splits)
+    best = leaf.weights(spec)
     for weights in np.eye(len(spec.d)) if best is None else [best[0]]:
-        row = (weights @ spec.C, float(weights @ spec.d), hidden, splits)
-        status, value, _ = exact.leaf_lp(reduced.params, region, *row)
+        row = weights @ spec.C, float(weights @ spec.d)
+        status, value, _ = leaf.minimum(*row)
         if status != "infeasible" and not (status == "optimal" and value > 0):
             continue
-        betas = exact.leaf_betas(reduced.params, region, *row)
+        betas = leaf.betas(*row)
         if betas is not None:
             return np.zeros(len(flat)), np.concatenate([np.zeros(0), *betas]), weights
     return None

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from verify import exact, regions
+from verify import regions
 from verify.certificate import BoxLeaf, Certificate, Leaf, collect, digest
 from verify.certificate import regions as distinct_regions
 from verify.certificate.checking import _root_tightening, domain
 from verify.certificate.passes import forward
 from verify.certificate.plan import read
+from verify.leaves import LinearLeaf
 from verify.problem import Problem
 from verify.properties import Clause, Property, Spec, robustness
 from verify.types import Bounds
@@ -174,9 +175,9 @@ def split_search(params, region, row, gap):
         splits = [np.zeros(a.size) for a, _ in hidden]
         for (k, i), sign in zip(unstable, signs, strict=True):
             splits[k][i] = sign
-        args = (reduced(params), region, np.asarray(row), gap, hidden, splits)
-        least = min(least, exact.leaf_lp(*args)[1] - gap)
-        betas = exact.leaf_betas(*args)
+        leaf = LinearLeaf(reduced(params), region, hidden, splits)
+        least = min(least, leaf.minimum(np.asarray(row), gap)[1] - gap)
+        betas = leaf.betas(np.asarray(row), gap)
         path = [(k, i, s) for (k, i), s in zip(unstable, signs, strict=True)]
         found.append((path, np.asarray([betas[k][i] for k, i, _ in path])))
     clause = Clause(region, Spec(spec.C, np.asarray([gap - least])))

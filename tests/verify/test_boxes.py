@@ -55,7 +55,7 @@ def least(params, region, row):
         low, high = (np.maximum(end, 0) for end in ends)
         before += len(matrix)
     form = {"layers": parts[:2], "output": parts[2]}
-    return exact._least(exact._dense(form, row, 0.0, hidden[:2], None), region, 60.0)
+    return exact.dense_milp(form, region, row, 0.0, hidden[:2])
 
 
 @functools.cache

@@ -1,6 +1,8 @@
 """Certificates that hold are accepted, whatever is tampered with is not."""
 
 import dataclasses
+import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,11 @@ import pytest
 
 from core.errors import GraphError
 from tests.verify import certificate_cases as cases
-from verify import regions
+from verify import proofs, regions
 from verify.certificate import BoxLeaf, RootLayer, check, digest
 from verify.problem import Problem
 from verify.properties import Clause, Property, Spec
+from verify.types import Bounds
 
 ROW = (1.0, -1.0)
 
@@ -297,6 +300,42 @@ def test_a_convex_combination_of_rows_can_refute_what_no_row_does():
     for weights in ([1.0, 0.0], [0.0, 1.0], [0.2, 0.8]):
         wrong = dataclasses.replace(leaf, weights=np.array(weights))
         rejects(problem, cases.certify(problem, [wrong]), "positive")
+
+
+def test_programs_prove_leaves_that_only_a_combination_of_rows_closes():
+    """Of y + 1/100 and 1/100 - 2 z one is positive: y = z, by two equal neurons."""
+    first = {
+        "kernel": np.float32([[1, 0, 0], [0, 1, 1]]),
+        "bias": np.float32([2, 0, 0]),
+    }
+    last = {
+        "kernel": np.float32([[1, 1], [1, 0], [-1, 0]]),
+        "bias": np.float32([-2] * 2),
+    }
+    params = [first, last]
+    region = regions.box(-np.ones(2), np.ones(2))
+    spec = Spec(np.array([[1.0, 0.0], [0.0, -2.0]]), np.full(2, 0.01))
+    problem = Problem(cases.dense, params, Property((Clause(region, spec),), (2,), 2))
+    roots = cases.crown_roots(problem)
+    low, high = cases.root_bounds(problem, roots)[:2]
+    reduced = types.SimpleNamespace(
+        params=cases.reduced(params), hidden=[Bounds(low[0][0], high[0][0])], sizes=(3,)
+    )
+    leaves = []
+    for signs in itertools.product((1, -1), repeat=2):
+        _, beta, weights = proofs._from_program(reduced, region, spec, (1, 2), signs)
+        path = [(0, 1, signs[0]), (0, 2, signs[1])]
+        leaf = cases.plain_leaf(problem, 0, path, beta[1:])
+        leaves.append(dataclasses.replace(leaf, weights=weights))
+    np.testing.assert_allclose(leaves[0].weights, [2 / 3, 1 / 3], atol=1e-6)
+    assert check(problem, cases.certify(problem, leaves, roots)).ok
+    for row in np.eye(2):
+        one = [dataclasses.replace(leaf, weights=row) for leaf in leaves]
+        rejects(problem, cases.certify(problem, one, roots), "positive")
+    root = dataclasses.replace(
+        cases.plain_leaf(problem, 0), weights=np.array([2 / 3, 1 / 3])
+    )
+    rejects(problem, cases.certify(problem, [root], roots), "positive")
 
 
 def test_slopes_of_roots_and_leaves_are_used():

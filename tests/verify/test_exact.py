@@ -1,4 +1,4 @@
-"""The programs of verify.exact against enumeration of activation patterns."""
+"""The programs of exact and leaves against enumeration of activation patterns."""
 
 import functools
 import itertools
@@ -14,6 +14,7 @@ from core.errors import InputError
 from verify import exact, regions
 from verify.clauses import decide_leaf
 from verify.crown import hidden_bounds
+from verify.leaves import LinearLeaf
 from verify.network import network
 from verify.properties import Spec
 from verify.reduce import Reducer, apply
@@ -77,11 +78,14 @@ def patterns(reduced):
         yield parts
 
 
+def leaf(reduced, region, splits):
+    return LinearLeaf(reduced.params, region, reduced.hidden, splits)
+
+
 def enumerated(reduced, region, row=ROW, d=0.25):
     """The least leaf LP of all patterns, and its minimiser."""
     found = [
-        exact.leaf_lp(reduced.params, region, row, d, reduced.hidden, splits)
-        for splits in patterns(reduced)
+        leaf(reduced, region, splits).minimum(row, d) for splits in patterns(reduced)
     ]
     assert {status for status, _, _ in found} <= {"optimal", "infeasible"}
     _, value, x = min(found, key=lambda each: each[1])
@@ -117,7 +121,7 @@ def test_the_triangle_relaxation_is_looser_and_exact_on_leaves():
     least, _ = enumerated(reduced, BOX)
     assert exact.lp_bound(*args) <= least + 1e-7
     for splits in itertools.islice(patterns(reduced), 40):
-        value = exact.leaf_lp(*args, splits)[1]
+        value = leaf(reduced, BOX, splits).minimum(ROW, 0.25)[1]
         np.testing.assert_allclose(exact.lp_bound(*args, splits), value, atol=1e-6)
 
 
@@ -138,14 +142,13 @@ def test_a_split_tightens_the_relaxation():
 def test_betas_of_a_leaf_prove_its_minimum(seed):
     """The Lagrangian of a leaf, minimised over the box, is the program's minimum."""
     _, _, _, reduced = setup(seed, BOX)
-    args = (reduced.params, BOX, ROW, 0.0, reduced.hidden)
     statuses = set()
     for splits in itertools.islice(patterns(reduced), 200):
-        status, value, _ = exact.leaf_lp(*args, splits)
-        betas = exact.leaf_betas(*args, splits)
+        piece = leaf(reduced, BOX, splits)
+        status, value, _ = piece.minimum(ROW, 0.0)
+        betas = piece.betas(ROW, 0.0)
         statuses.add(status)
-        dense = exact._dense(reduced.params, ROW, 0.0, reduced.hidden, splits)
-        cost, constant, A, b = exact._leaf_rows(dense)
+        (cost, constant), (A, b) = piece.line(ROW, 0.0), piece.signs
         m = np.concatenate(
             [beta[s != 0] for beta, s in zip(betas, splits, strict=True)]
         )
@@ -174,7 +177,7 @@ def test_an_l1_ball_is_solved_exactly_and_an_l2_ball_from_below():
     reduced = setup(3, l2)[3]
     splits = next(patterns(reduced))
     args = (reduced.params, l2, ROW, 0.0, reduced.hidden)
-    statuses = [exact.leaf_lp(*args, s)[0] for s in patterns(reduced)]
+    statuses = [leaf(reduced, l2, s).minimum(ROW, 0.0)[0] for s in patterns(reduced)]
     assert set(statuses) <= {"optimal", "infeasible", "relaxed"}
     with pytest.raises(InputError, match="l2 ball"):
         exact.lp_bound(*args, splits)
@@ -186,7 +189,7 @@ def test_a_leaf_with_an_open_neuron_is_refused():
     _, _, _, reduced = setup(0, BOX)
     free = [np.zeros(n, int) for n in reduced.sizes]
     with pytest.raises(InputError, match="neither split nor stable"):
-        exact.leaf_lp(reduced.params, BOX, ROW, 0.0, reduced.hidden, free)
+        leaf(reduced, BOX, free).minimum(ROW, 0.0)
 
 
 def test_a_linear_network_is_a_linear_program():
@@ -196,7 +199,7 @@ def test_a_linear_network_is_a_linear_program():
     assert reduced.unstable == 0
     splits = [np.zeros(n, int) for n in reduced.sizes]
     box = regions.box(np.full(3, 0.1), np.full(3, 0.1))
-    _, value, _ = exact.leaf_lp(reduced.params, box, ROW, 0.0, reduced.hidden, splits)
+    _, value, _ = leaf(reduced, box, splits).minimum(ROW, 0.0)
     y = np.asarray(net(params, np.full(3, 0.1, np.float32)), np.float64)
     np.testing.assert_allclose(value, ROW @ y, atol=1e-5)
     found = exact.milp(built, weights, box, Spec(ROW[None], np.zeros(1)))
@@ -218,9 +221,10 @@ def test_a_conjunction_is_decided_by_one_program():
     region = regions.box(-np.ones(1), np.ones(1))
     params = {"layers": (), "output": {"matrix": np.eye(1), "bias": np.zeros(1)}}
     spec = Spec(np.array([[1.0], [-2.0]]), np.array([0.01, 0.01]))
-    weights, x = exact.leaf_weights(params, region, spec, (), ())
+    piece = LinearLeaf(params, region, (), ())
+    weights, x = piece.weights(spec)
     np.testing.assert_allclose(weights, [2 / 3, 1 / 3], atol=1e-9)
-    assert exact.leaf_lp(params, region, weights @ spec.C, 0.01, (), ())[1] > 0
+    assert piece.minimum(weights @ spec.C, 0.01)[1] > 0
     np.testing.assert_allclose(spec.C[0] * x, spec.C[1] * x, atol=1e-9)
     reduced = types.SimpleNamespace(params=params, hidden=())
     asked = []
@@ -237,13 +241,13 @@ def test_the_best_weights_have_the_least_of_the_largest_rows(seed):
         np.array([[1.0, -1.0], [-0.5, 2.0], [-1.0, 0.2]]), np.array([0.1, 1.3, -0.6])
     )
     for splits in patterns(reduced):
-        found = exact.leaf_weights(reduced.params, BOX, spec, reduced.hidden, splits)
+        found = leaf(reduced, BOX, splits).weights(spec)
         if found is not None:
             break
     weights, x = found
     assert weights.sum() == pytest.approx(1)
     y = np.asarray(apply(reduced.params, jnp.asarray(x, jnp.float32)), np.float64)
-    row = (weights @ spec.C, float(weights @ spec.d), reduced.hidden, splits)
-    status, value, _ = exact.leaf_lp(reduced.params, BOX, *row)
+    row = weights @ spec.C, float(weights @ spec.d)
+    status, value, _ = leaf(reduced, BOX, splits).minimum(*row)
     assert status == "optimal"
     assert value == pytest.approx((spec.C @ y + spec.d).max(), abs=1e-4)

@@ -63,8 +63,8 @@ def test_hidden_bounds_with_a_margin_hold_the_exact_ones(backward):
         )
         for margin in (False, True)
     )
-    missed = 0
-    for seed in range(6):
+    missed = 0  # how often depends on the order in which a machine adds
+    for seed in range(40):
         asked, true = cancelling(seed)
         weights = net.prepare(asked.params)
         region = verify.regions.outward32(asked.property.clauses[0].region)

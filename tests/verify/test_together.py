@@ -149,9 +149,8 @@ class Several:
             reduced = reducer(weights, hidden(weights, region))
             self.items.append((reduced, region))
             self.minima.append([
-                exact._least(
-                    exact._dense(reduced.params, row[0], 0.0, reduced.hidden, None),
-                    region, 60.0,
+                exact.dense_milp(
+                    reduced.params, region, row[0], 0.0, reduced.hidden
                 )
                 for row in self.C
             ])  # fmt: skip
