@@ -1,0 +1,415 @@
+"""Means, variances, counts and failures of every estimator, against closed forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import optimize
+
+import zo
+from core.errors import InputError, ShapeError
+from zo.coordinates import sampled_variance
+
+D = 24
+DRAWS = 20_000
+G = np.random.default_rng(0).laplace(size=D).astype(np.float32)
+H = np.random.default_rng(1).uniform(0.5, 2, size=D).astype(np.float32)
+
+
+def linear(x):
+    return jnp.vdot(jnp.asarray(G), x)
+
+
+def quadratic(x):
+    return 0.5 * jnp.vdot(jnp.asarray(H) * x, x) + linear(x)
+
+
+def draws(estimator, f, x=None, state=None, count=DRAWS, mu=None):
+    """Many estimates at one point and state, [count, D]."""
+    x = jnp.zeros(D) if x is None else x
+    state = estimator.init(x) if state is None else state
+
+    @jax.jit
+    def run(keys):
+        return jax.vmap(lambda k: estimator.estimate(k, f, x, state, mu)[0])(keys)
+
+    return np.asarray(run(jax.random.split(jax.random.key(7), count)), np.float64)
+
+
+def check(found, mean, variance, within=0.03):
+    """The mean within 4.5 standard errors, and the total variance within 3 %."""
+    spread = found.std(0) / np.sqrt(len(found))
+    np.testing.assert_array_less(np.abs(found.mean(0) - mean), 4.5 * spread + 1e-4)
+    total = np.square(found - np.asarray(mean, np.float64)).sum(1).mean()
+    assert abs(total / float(variance) - 1) < within
+
+
+MU = 0.1  # of linear functions and quadratics, where no central difference errs
+MOMENTS = {
+    "gaussian": zo.Random(3, "gaussian", mu=MU),
+    "sphere": zo.Random(3, "sphere", mu=MU),
+    "rademacher": zo.Random(3, "rademacher", mu=MU),
+    "sphere, forward": zo.Random(3, "sphere", mu=MU, central=False),
+    "sampled": zo.Coordinate(5, mu=MU),
+    "block": zo.Coordinate(5, "block", mu=MU),
+    "block, forward": zo.Coordinate(5, "block", mu=MU, central=False),
+    "hybrid": zo.Hybrid(3, 5, source="uniform", mu=MU),
+    "hybrid, fixed": zo.Hybrid(3, 5, 0.3, source="uniform", mu=MU),
+}
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_mean_and_variance_on_a_linear_function(name):
+    estimator = MOMENTS[name]
+    check(draws(estimator, linear), G, estimator.variance(jnp.asarray(G)))
+
+
+def test_importance_sampling_has_the_mean_and_the_variance_of_its_probabilities():
+    estimator = zo.Hybrid(3, 5, mu=MU, floor=0.2)
+    state = estimator.init(jnp.zeros(D))
+    known = state.memory._replace(magnitudes=jnp.abs(jnp.asarray(G)))
+    state = state._replace(memory=known)
+    theory = estimator.variance_at(jnp.asarray(G), known)
+    check(draws(estimator, linear, state=state), G, theory)
+    p = estimator.probabilities(known)
+    random = zo.Random(3).variance(jnp.asarray(G))
+    coordinates = sampled_variance(jnp.asarray(G), p)
+    best = random * coordinates / (random + coordinates)
+    np.testing.assert_allclose(theory, best, rtol=1e-4)
+    assert theory < min(random, coordinates)
+
+
+def test_guided_directions_are_biased_as_documented():
+    estimator = zo.Guided(4, rank=2, share=0.4, mu=MU)
+    rows = jnp.stack([jnp.asarray(G), jnp.ones(D)])
+    state = estimator.init(jnp.zeros(D))
+    state = state._replace(memory=state.memory._replace(rows=rows))
+    g = jnp.asarray(G)
+    mean = estimator.mean_of(g, rows)
+    np.testing.assert_allclose(mean, g, rtol=1e-4, atol=1e-5)  # within the span
+    check(draws(estimator, linear, state=state), mean, estimator.variance_in(g, rows))
+    other = jnp.roll(rows, 3, axis=1)
+    state = state._replace(memory=state.memory._replace(rows=other))
+    mean = estimator.mean_of(g, other)
+    assert np.linalg.norm(mean) < np.linalg.norm(G)
+    check(draws(estimator, linear, state=state), mean, estimator.variance_in(g, other))
+
+
+def test_guided_estimates_fill_the_span():
+    estimator = zo.Guided(3, rank=2)
+    x = jnp.zeros(D)
+    step = jax.jit(lambda k, s: estimator.estimate(k, linear, x, s))
+    state, found = estimator.init(x), []
+    for i in range(3):
+        g, state, _ = step(jax.random.key(i), state)
+        found.append(g)
+    np.testing.assert_array_equal(state.memory.rows, jnp.stack([found[2], found[1]]))
+
+
+def test_signs_of_one_direction_have_the_mean_of_the_arcsine_law():
+    found = draws(zo.Sign(zo.Random(1, "gaussian", mu=MU)), linear)
+    mean = 2 / np.pi * np.arcsin(G / np.linalg.norm(G))
+    check(found, mean, (1 - mean**2).sum())
+
+
+def test_a_quadratic_biases_forward_coordinates_by_half_its_curvature():
+    x = jnp.linspace(-1, 1, D)
+    gradient = H * np.asarray(x) + G
+    for central, bias in ((True, 0), (False, MU * H / 2)):
+        estimator = zo.Coordinate(mu=MU, central=central)
+        found, state, info = estimator.estimate(
+            jax.random.key(0), quadratic, x, estimator.init(x)
+        )
+        np.testing.assert_allclose(found, gradient + bias, rtol=1e-4, atol=1e-4)
+        assert info.queries == state.queries == (2 * D if central else D + 1)
+
+
+@pytest.mark.parametrize("law", zo.LAWS)
+def test_curvature_adds_to_the_variance_of_forward_differences(law):
+    estimator = zo.Random(2, law, mu=1.0, central=False)
+    more = {"gaussian": D * (D + 2) * (D + 4), "sphere": D**2, "rademacher": D**3}[law]
+    theory = estimator.variance(jnp.asarray(G)) + more / 4 / 2
+
+    def f(x):
+        return linear(x) + 0.5 * jnp.square(x).sum()
+
+    check(draws(estimator, f, count=3 * DRAWS), G, theory)
+
+
+def test_a_cubic_biases_by_the_square_of_mu():
+    def f(x):
+        return jnp.sum(x**3)
+
+    x = jnp.full(D, 0.5)
+    errors = []
+    for mu in (0.1, 0.2):
+        estimator = zo.Coordinate(mu=mu)
+        found, _, _ = estimator.estimate(jax.random.key(0), f, x, estimator.init(x))
+        errors.append(float(jnp.abs(found - 0.75).max()))
+    assert errors[1] / errors[0] == pytest.approx(4, rel=0.05)
+
+
+def test_the_default_mu_is_where_float32_is_flat():
+    x = jnp.linspace(0.5, 1.5, D)
+
+    def f(x):
+        return jnp.sum(jnp.sin(x))
+
+    def error(mu):
+        estimator = zo.Coordinate(mu=mu)
+        found = estimator.estimate(jax.random.key(0), f, x, estimator.init(x))[0]
+        return float(jnp.linalg.norm(found - jnp.cos(x)) / jnp.linalg.norm(jnp.cos(x)))
+
+    assert error(1e-3) < 3e-3 < error(1e-6)
+
+
+@functools.cache
+def control(x, anchor):
+    estimator = zo.ControlVariate(zo.Random(3, mu=MU))
+    state = estimator.init(jnp.zeros(D))
+    info = zo.Info(jnp.float32(0), jnp.int32(48), jnp.int32(0))
+    known = jnp.asarray(H * anchor + G)
+    state = estimator.anchored(state, jnp.full(D, anchor), known, info)
+    return estimator, state, draws(estimator, quadratic, jnp.full(D, x), state)
+
+
+@pytest.mark.parametrize("x", [1.0, 0.5])
+def test_a_control_variate_has_the_variance_of_the_difference(x):
+    estimator, state, found = control(x, 0.25)
+    change = jnp.asarray(H * (x - 0.25))
+    check(found, H * x + G, estimator.estimator.variance(change))
+    assert state.queries == 48
+    assert estimator.queries(D) == 12
+
+
+def test_a_control_variate_at_its_snapshot_does_not_vary():
+    _, _, found = control(0.25, 0.25)
+    np.testing.assert_allclose(found, np.tile(H * 0.25 + G, (DRAWS, 1)), atol=1e-4)
+
+
+magnitudes = hnp.arrays(
+    np.float32,
+    12,
+    elements=st.one_of(
+        st.just(0.0), st.floats(0, 1, width=32), st.floats(0, 2.0**100, width=32)
+    ),
+)
+
+
+@given(magnitudes, st.integers(1, 12), st.sampled_from([0.0, 0.1, 1.0]))
+def test_probabilities_are_probabilities(m, count, floor):
+    p = np.asarray(zo.importance_probs(jnp.asarray(m), count, floor))
+    assert np.all(p > 0)
+    assert np.all(p <= 1)
+    assert p.sum() == pytest.approx(count, rel=1e-4)
+    assert np.all(1 / p <= 12 / max(floor * count, 1e-30) * 1.001)
+    if m.max() == 0:
+        np.testing.assert_allclose(p, count / 12, rtol=1e-5)
+    order = np.argsort(m)
+    assert np.all(np.diff(p[order]) >= -1e-6)
+
+
+@pytest.mark.oracle
+def test_probabilities_are_those_of_least_variance():
+    g = np.abs(np.random.default_rng(3).normal(size=8)) ** 3 + 0.01
+    found = np.asarray(zo.importance_probs(jnp.asarray(g, jnp.float32), 3), float)
+    best = optimize.minimize(
+        lambda p: (g**2 / p).sum(),
+        np.full(8, 3 / 8),
+        jac=lambda p: -(g**2) / p**2,
+        bounds=[(1e-6, 1)] * 8,
+        constraints={
+            "type": "eq",
+            "fun": lambda p: p.sum() - 3,
+            "jac": lambda p: np.ones(8),
+        },
+        method="SLSQP",
+        options={"maxiter": 500, "ftol": 1e-12},
+    )
+    assert (g**2 / found).sum() == pytest.approx(best.fun, rel=1e-4)
+
+
+def test_a_systematic_sample_has_its_probabilities_and_no_doubles():
+    p = zo.importance_probs(jnp.asarray([5.0, 1, 1, 2, 0.1, 0.5, 0, 1]), 3, 0.1)
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    found = jax.jit(jax.vmap(lambda k: zo.systematic_sample(k, p, 3)))(keys)
+    found = np.asarray(found)
+    assert all(len(set(row)) == 3 for row in found[:500])
+    rate = np.bincount(found.ravel(), minlength=8) / DRAWS
+    np.testing.assert_allclose(rate, p, atol=4 * np.sqrt(0.25 / DRAWS))
+
+
+def sparse(x):
+    return jnp.vdot(jnp.where(jnp.arange(200) < 20, 1.0, 0.01), x)
+
+
+def test_sources_learn_where_the_gradient_is():
+    """After 100 steps, on a gradient with 20 heavy entries of 200."""
+    g = jax.grad(sparse)(jnp.zeros(200))
+    found = {}
+    for name in ("random", "ema", "seen"):
+        estimator = zo.Hybrid(10, 10, source=name, decay=0.9, mu=MU)
+
+        @jax.jit
+        def run(key, estimator=estimator):
+            def body(state, key):
+                x = jnp.zeros(200)
+                return estimator.estimate(key, sparse, x, state)[1], None
+
+            start = estimator.init(jnp.zeros(200))
+            state, _ = jax.lax.scan(body, start, jax.random.split(key, 100))
+            return sampled_variance(g, estimator.probabilities(state.memory))
+
+        found[name] = float(run(jax.random.key(0)))
+    assert found["random"] > 1.05 * found["ema"] > 4 * found["seen"]
+    best = sampled_variance(g, zo.importance_probs(jnp.abs(g), 10, 0.1))
+    assert found["seen"] <= 1.05 * float(best)
+
+
+CASES = {
+    "random": zo.Random(3, mu=MU),
+    "forward": zo.Random(5, "rademacher", mu=MU, central=False),
+    "full": zo.Coordinate(mu=MU),
+    "hybrid": zo.Hybrid(3, 5, central=False, mu=MU),
+    "guided": zo.Guided(4, 2, mu=MU),
+    "sign": zo.Sign(zo.Random(3, mu=MU)),
+    "control": zo.ControlVariate(zo.Random(3, central=False, mu=MU)),
+}
+
+
+def test_every_estimator_has_a_case():
+    assert {type(e) for e in CASES.values()} == set(zo.ESTIMATORS.values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_queries_are_counted_and_chunks_change_nothing(name):
+    estimator, key = CASES[name], jax.random.key(1)
+    x = {"a": jnp.ones((4, 5)), "b": jnp.zeros(4)}
+    calls = []
+
+    def f(tree):
+        jax.debug.callback(lambda _: calls.append(1), tree["b"][0])
+        return quadratic(jnp.concatenate([tree["a"].ravel(), tree["b"]]))
+
+    state = estimator.init(x)
+
+    @jax.jit
+    def run(key):
+        whole = estimator.estimate(key, f, x, state)
+        points, plan = estimator.ask(key, x, state)
+        return whole, points, plan
+
+    (whole, after, info), points, plan = run(key)
+    jax.effects_barrier()
+    assert len(calls) == estimator.queries(D) == info.queries == after.queries
+    assert info.failures == after.failures == 0
+    assert jax.tree.map(jnp.shape, whole) == jax.tree.map(jnp.shape, x)
+    calls.clear()
+    part, chunked, _ = jax.jit(lambda k: estimator.estimate(k, f, x, state, chunk=4))(
+        key
+    )
+    jax.effects_barrier()
+    assert len(calls) == chunked.queries == after.queries
+    rows = np.concatenate([np.reshape(points["a"], (-1, 20)), points["b"]], 1)
+    values = 0.5 * (H * rows**2).sum(1) + rows @ G
+    told, _, _ = jax.jit(estimator.tell)(plan, values, state)
+    for found in (part, told):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
+
+
+def test_failed_queries_are_left_out_and_counted():
+    estimator = zo.Random(8, "rademacher", mu=MU)
+    x = jnp.zeros(D)
+    state = estimator.init(x)
+    points, plan = estimator.ask(jax.random.key(0), x, state)
+    values = np.asarray(jax.vmap(linear)(points)).copy()
+    values[0], values[11] = np.nan, np.inf  # the near end of 0, the far end of 3
+    found, after, info = estimator.tell(plan, values, state)
+    kept = np.delete(np.asarray(plan.directions[0]), [0, 3], axis=0)
+    np.testing.assert_allclose(found, (kept @ G) @ kept / 6, rtol=1e-4, atol=1e-4)
+    assert (int(info.queries), int(info.failures)) == (16, 2)
+    assert after.failures == 2
+    none, _, info = estimator.tell(plan, np.full(16, np.nan), after)
+    np.testing.assert_array_equal(none, 0)
+    assert info.failures == 16
+    assert np.isnan(info.value)
+
+
+def test_a_coordinate_that_failed_is_0_and_others_stay():
+    estimator = zo.Coordinate(mu=MU)
+    x = jnp.zeros(D)
+    state = estimator.init(x)
+    points, plan = estimator.ask(jax.random.key(0), x, state)
+    values = np.asarray(jax.vmap(linear)(points)).copy()
+    values[5] = np.nan
+    found, _, _ = estimator.tell(plan, values, state)
+    np.testing.assert_allclose(found, np.where(np.arange(D) == 5, 0, G), atol=1e-4)
+
+
+def test_a_part_that_failed_has_no_say():
+    estimator = zo.Hybrid(3, 5, mu=MU)
+    x = jnp.zeros(D)
+    state = estimator.init(x)
+    points, plan = jax.jit(estimator.ask)(jax.random.key(0), x, state)
+    values = np.asarray(jax.vmap(linear)(points)).copy()
+    values[:3] = np.nan  # near ends of all random directions
+    found, after, _ = jax.jit(estimator.tell)(plan, values, state)
+    assert np.count_nonzero(found) == 5
+    assert np.isfinite(after.memory.magnitudes).all()
+
+
+def test_bad_input_is_named():
+    x = jnp.zeros(3)
+    for make, words in [
+        (lambda: zo.Random(0), "samples"),
+        (lambda: zo.Random(law="cube"), "sphere, gaussian, rademacher"),
+        (lambda: zo.Random(mu=0.0), "mu"),
+        (lambda: zo.Coordinate(choice="all"), "sampled or block"),
+        (lambda: zo.Coordinate(4).queries(3), "Leave it out"),
+        (lambda: zo.Hybrid(alpha=2.0), "alpha"),
+        (lambda: zo.Hybrid(source="paper"), "uniform, random, ema, seen"),
+        (lambda: zo.Hybrid(3, 4).init(x) and zo.Hybrid(3, 4).queries(3), "fewer"),
+        (lambda: zo.Guided(rank=4).init(x), "rank"),
+        (lambda: zo.Random().init(jnp.arange(3)), "one float type"),
+        (lambda: zo.importance_probs(x, 4), "count"),
+        (
+            lambda: zo.Random().estimate(
+                jax.random.key(0), linear, x, zo.Random().init(x), chunk=1
+            ),
+            "one difference",
+        ),
+    ]:
+        with pytest.raises(InputError, match=words):
+            make()
+    with pytest.raises(ShapeError, match="at least one dimension"):
+        zo.Random().init({"a": jnp.zeros((0, 3))})
+    estimator = zo.Random(2)
+    state = estimator.init(x)
+    _, plan = estimator.ask(jax.random.key(0), x, state)
+    with pytest.raises(ShapeError, match="each of the 4 points"):
+        estimator.tell(plan, jnp.zeros(3), state)
+    with pytest.raises(ShapeError, match="a scalar"):
+        estimator.estimate(jax.random.key(0), lambda x: x, x, state, chunk=2)
+    with pytest.raises(ShapeError, match="each of the 4 points"):
+        estimator.estimate(jax.random.key(0), lambda x: x, x, state)
+
+
+def test_in_float64_and_with_a_mu_of_the_step():
+    with jax.enable_x64(True):
+        x = jnp.linspace(0, 1, 6, dtype=jnp.float64)
+        estimator = zo.Coordinate(mu=1e-3)
+        found, _, _ = estimator.estimate(
+            jax.random.key(0),
+            lambda x: jnp.sum(x**3),
+            x,
+            estimator.init(x),
+            mu=jnp.float32(1e-4),
+        )
+        assert found.dtype == jnp.float64
+        np.testing.assert_allclose(found, 3 * x**2, atol=2e-8)

@@ -1,0 +1,350 @@
+"""Optimizers: one contract for all, and what each of them promises alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import optimize
+
+import zo
+from core.errors import InputError, ShapeError
+from tests.relaxed import relaxed
+
+D = 12
+H = np.linspace(0.2, 1.0, D).astype(np.float32)
+X = jnp.asarray(np.random.default_rng(0).normal(size=D), jnp.float32)
+
+
+def f(x):
+    return 0.5 * jnp.vdot(jnp.asarray(H) * x, x)
+
+
+def hybrid():
+    return zo.Hybrid(3, 3)
+
+
+CASES = {
+    "zo_sgd": lambda: zo.zo_sgd(0.2, samples=6),
+    "zo_scd": lambda: zo.zo_scd(0.3, count=6),
+    "zo_sign_sgd": lambda: zo.zo_sign_sgd(zo.inverse(0.1, 30.0), samples=6),
+    "zo_svrg": lambda: zo.zo_svrg(0.2, samples=6, period=20),
+    "zo_adamm": lambda: zo.zo_adamm(0.1, samples=6),
+    "hge_sgd": lambda: zo.hge_sgd(0.2, estimator=hybrid()),
+    "hge_adam": lambda: zo.hge_adam(0.1, estimator=hybrid()),
+}
+
+
+def relaxed_inner(optimizer):
+    """optax's own arithmetic mixes types."""
+    import dataclasses
+
+    return dataclasses.replace(optimizer, transform=relaxed(optimizer.transform))
+
+
+def made(name):
+    return relaxed_inner(CASES[name]())
+
+
+def test_every_optimizer_has_a_case():
+    assert set(CASES) == set(zo.OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_minimizes_within_the_budget_and_counts_what_it_asks(name):
+    optimizer, traces, calls = made(name), [], []
+
+    def counted(x):
+        traces.append(1)
+        jax.debug.callback(lambda _: calls.append(1), x[0])
+        return f(x)
+
+    go = jax.jit(lambda key: zo.minimize(key, optimizer, counted, X, 1500))
+    x, state, trace = go(jax.random.key(0))
+    jax.effects_barrier()
+    assert f(x) < 0.05 * f(X)
+    assert jnp.isfinite(trace.value).all()
+    assert state.estimate.failures == 0
+    steps = optimizer.steps(D, 1500)
+    assert state.step == steps == len(trace.queries)
+    assert len(calls) == state.estimate.queries == optimizer.queries(D, steps) <= 1500
+    assert trace.queries[-1] == state.estimate.queries
+    assert optimizer.queries(D, steps + 1) > 1500  # one more would not fit
+    before = len(traces)
+    np.testing.assert_array_equal(go(jax.random.key(0))[0], x)
+    assert len(traces) == before  # one compilation
+
+
+def test_ask_and_tell_are_a_step():
+    optimizer = made("hge_sgd")
+    state, key = optimizer.init(X), jax.random.key(3)
+    points, plan = jax.jit(optimizer.ask)(key, X, state)
+    values = [0.5 * float((H * p**2).sum()) for p in np.asarray(points)]
+    x, told, _ = jax.jit(optimizer.tell)(plan, jnp.asarray(values), X, state)
+    stepped, after, _ = jax.jit(lambda x: optimizer.step(key, f, x, state))(X)
+    np.testing.assert_allclose(x, stepped, rtol=1e-3, atol=1e-4)
+    assert told.estimate.queries == after.estimate.queries == len(values)
+
+
+def test_a_step_whose_queries_all_failed_moves_nothing():
+    optimizer = made("zo_adamm")
+    state = optimizer.init(X)
+    _, plan = optimizer.ask(jax.random.key(0), X, state)
+    x, after, info = optimizer.tell(plan, [np.nan] * 12, X, state)
+    np.testing.assert_array_equal(x, X)
+    assert after.inner.step == 0
+    assert after.step == 1
+    assert info.failures == after.estimate.failures == 12
+
+
+def test_svrg_through_ask_and_tell():
+    optimizer = made("zo_svrg")
+    state = optimizer.init(X)
+    assert optimizer.due(state)
+    full = optimizer.snapshot
+    start = full.init(X)
+    go = jax.jit(lambda k: full.estimate(k, f, X, start))
+    gradient, _, info = go(jax.random.key(0))
+    state = optimizer.anchored(state, X, gradient, info)
+    points, plan = jax.jit(optimizer.ask)(jax.random.key(1), X, state)
+    values = 0.5 * (H * np.square(points)).sum(1)
+    x, state, _ = jax.jit(optimizer.tell)(plan, values, X, state)
+    np.testing.assert_allclose(x, X - 0.2 * H * X, rtol=1e-3, atol=1e-3)  # no variance
+    assert state.estimate.queries == optimizer.queries(D, 1)
+    assert not optimizer.due(state)
+
+
+def test_budgets_below_one_step_are_errors():
+    with pytest.raises(InputError, match="12 of one step"):
+        zo.minimize(jax.random.key(0), made("zo_sgd"), f, X, 11)
+    with pytest.raises(InputError, match="48 of one step"):
+        zo.minimize(jax.random.key(0), made("zo_svrg"), f, X, 47)
+    with pytest.raises(InputError, match="ControlVariate"):
+        zo.SVRG(zo.Random(), optax.sgd(0.1))
+
+
+def test_a_smoothing_schedule_is_the_mu_of_the_step():
+    optimizer = zo.Optimizer(
+        zo.Coordinate(),
+        optax.identity(),
+        lambda step: 0.5 / (1 + step.astype(jnp.float32)),
+    )
+    state = optimizer.init(X)
+    for mu in (0.5, 0.25):
+        points, plan = optimizer.ask(jax.random.key(0), X, state)
+        assert points[D, 0] - X[0] == pytest.approx(mu)
+        _, state, _ = optimizer.tell(plan, jax.vmap(f)(points), X, state)
+
+
+# Constraints.
+
+
+def test_projected_steps_stay_in_the_set_and_reach_its_best_point():
+    target = jnp.asarray([2.0, -3.0, 0.1])
+
+    def g(x):
+        return jnp.square(x - target).sum()
+
+    optimizer = zo.zo_scd(0.1, count=3, projection=zo.box(-1.0, 1.0))
+    optimizer = relaxed_inner(optimizer)
+    x, _, _ = zo.minimize(jax.random.key(0), optimizer, g, jnp.zeros(3), 600)
+    np.testing.assert_allclose(x, jnp.clip(target, -1, 1), atol=2e-3)
+
+
+def test_adamm_projects_in_its_own_metric():
+    ball = zo.l2_ball(1.0)
+    transform = zo.adamm(0.5, projection=ball)
+    x = {"a": jnp.asarray([0.9, 0.1]), "b": jnp.asarray([0.2])}
+    g = {"a": jnp.asarray([-3.0, 0.5]), "b": jnp.asarray([-0.1])}
+    updates, state = transform.update(g, transform.init(x), x)
+    flat_x = np.concatenate([x["a"], x["b"]])
+    flat_g = np.concatenate([g["a"], g["b"]])
+    w = np.sqrt(0.7 * flat_g**2).astype(float)
+    y = flat_x - 0.5 * 0.1 * flat_g / w
+    best = optimize.minimize(
+        lambda z: (w * (z - y) ** 2).sum(),
+        flat_x.astype(float) / 2,
+        constraints={"type": "ineq", "fun": lambda z: 1 - (z**2).sum()},
+        options={"ftol": 1e-12},
+    )
+    found = flat_x + np.concatenate([updates["a"], updates["b"]])
+    np.testing.assert_allclose(found, best.x, atol=2e-4)
+    assert state.step == 1
+
+
+@pytest.mark.parametrize("metric", [None, [1.0, 4.0, 0.25]])
+def test_l2_balls_are_projections(metric):
+    ball = zo.l2_ball(1.5, jnp.asarray([1.0, 0.0, 0.0]))
+    w = None if metric is None else jnp.asarray(metric)
+    inside = jnp.asarray([1.5, 0.5, -0.5])
+    np.testing.assert_allclose(ball(inside, w), inside, rtol=1e-6)
+    z = ball(jnp.asarray([4.0, -3.0, 2.0]), w)
+    assert jnp.linalg.norm(z - jnp.asarray([1.0, 0, 0])) == pytest.approx(1.5, rel=1e-5)
+    np.testing.assert_allclose(ball(z, w), z, rtol=1e-5)
+
+
+def test_proximal_steps_find_the_sparse_minimum():
+    target = jnp.asarray([2.0, -0.3, 0.1, -1.0])
+
+    def g(x):
+        return 0.5 * jnp.square(x - target).sum()
+
+    transform = zo.proximal(optax.sgd(0.5), zo.l1(0.5), 0.5)
+    optimizer = relaxed_inner(zo.Optimizer(zo.Coordinate(), transform))
+    x, _, _ = zo.minimize(jax.random.key(0), optimizer, g, jnp.zeros(4), 400)
+    np.testing.assert_allclose(x, [1.5, 0, 0, -0.5], atol=2e-3)
+    assert (x[1], x[2]) == (0, 0)
+
+
+def test_schedules():
+    step = jnp.int32(3)
+    assert zo.inverse_sqrt(2.0)(step) == 1.0
+    assert zo.inverse_sqrt(2.0, horizon=16)(step) == 0.5
+    assert zo.inverse(2.0)(step) == 0.5
+    assert zo.inverse(2.0, delay=3.0)(step) == 1.0
+    assert zo.smoothing(100, 100) == pytest.approx(0.01)
+    assert zo.smoothing(10**6, 10**6) == 1e-4
+    for make in (
+        lambda: zo.inverse_sqrt(0.0),
+        lambda: zo.inverse(1.0, -1.0),
+        lambda: zo.smoothing(0, 1),
+        lambda: zo.box(1.0, 0.0),
+        lambda: zo.l2_ball(0.0),
+        lambda: zo.l1(-1.0),
+        lambda: zo.adamm(0.1, b1=1.0),
+    ):
+        with pytest.raises(InputError):
+            make()
+
+
+# Seed replay.
+
+
+@pytest.fixture(scope="module")
+def replayed():
+    """60 steps of seed replay on a tree of two types, with their records."""
+    start = {"w": jnp.ones((3, 4)), "b": jnp.ones(5, jnp.bfloat16)}
+    optimizer = zo.SeedReplay(zo.inverse(0.05, 50.0), samples=3, weight_decay=0.01)
+
+    def g(p):
+        return jnp.square(p["w"]).sum() + jnp.square(p["b"].astype(jnp.float32)).sum()
+
+    def body(carry, key):
+        params, state, _, record = optimizer.step(key, g, *carry)
+        return (params, state), record
+
+    @jax.jit
+    def go(key):
+        keys = jax.random.split(key, 60)
+        return jax.lax.scan(body, (start, optimizer.init(start)), keys)
+
+    (end, state), records = go(jax.random.key(0))
+    return optimizer, g, start, end, state, records
+
+
+def test_seed_replay_minimizes_and_counts(replayed):
+    optimizer, g, start, end, state, _ = replayed
+    assert g(end) < 0.2 * g(start)
+    assert end["b"].dtype == jnp.bfloat16
+    assert state.queries == 60 * optimizer.queries() == 360
+    assert state.failures == 0
+
+
+def test_a_run_is_its_keys_and_slopes(replayed):
+    optimizer, _, start, end, _, records = replayed
+    again = jax.jit(optimizer.retrace)(start, records)
+    np.testing.assert_allclose(again["w"], end["w"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(again["b"], end["b"])
+
+
+def test_seed_replay_is_the_random_estimate_of_its_directions():
+    optimizer = zo.SeedReplay(0.1, samples=2, mu=0.1)
+    start, key = {"x": X}, jax.random.key(5)
+
+    @jax.jit
+    def run(key):
+        stepped = optimizer.step(key, lambda p: f(p["x"]), start, optimizer.init(start))
+        zeros = {"x": jnp.zeros(D)}
+        keys = jax.random.split(key, 2)
+        return stepped, jax.vmap(lambda k: optimizer.shifted(zeros, k, 1.0)["x"])(keys)
+
+    (end, _, info, record), v = run(key)
+    slopes = [float(jnp.vdot(H * X, each)) for each in v]
+    np.testing.assert_allclose(record.slopes, slopes, rtol=1e-3)
+    expected = X - 0.1 * (slopes[0] * v[0] + slopes[1] * v[1]) / 2
+    np.testing.assert_allclose(end["x"], expected, rtol=1e-3, atol=1e-4)
+    assert info.queries == 4
+
+
+def test_seed_replay_leaves_out_failures():
+    optimizer = zo.SeedReplay(0.1, samples=2, law="rademacher")
+    end, state, info, _ = optimizer.step(
+        jax.random.key(0), lambda x: jnp.nan * x.sum(), X, optimizer.init(X)
+    )
+    np.testing.assert_array_equal(end, X)
+    assert info.failures == state.failures == 4
+    with pytest.raises(InputError, match="gaussian or rademacher"):
+        zo.SeedReplay(0.1, law="sphere")
+    with pytest.raises(InputError, match="floating point"):
+        optimizer.init({"x": jnp.arange(3)})
+    with pytest.raises(InputError, match="at least one number"):
+        optimizer.init({})
+
+
+# Functions that are not JAX.
+
+
+def simulate(x):
+    """Pure numpy; fails on part of space."""
+    if x["a"][0] > 1.1:
+        raise RuntimeError("the simulator diverged")
+    if x["a"][0] > 1.05:
+        return np.nan
+    return float(np.square(x["a"]).sum())
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_external_functions_within_jit_and_scan(batched):
+    calls = []
+
+    def many(x):
+        calls.append(len(x["a"]))
+        rows = [{"a": row} for row in x["a"]]
+        return [np.nan if row["a"][0] > 1.05 else simulate(row) for row in rows]
+
+    def single(x):
+        calls.append(1)
+        return simulate(x)
+
+    g = zo.external(many if batched else single, batched=batched)
+    optimizer = relaxed_inner(zo.zo_sgd(0.05, samples=4, mu=0.3))
+    start = {"a": jnp.ones(3)}
+    x, state, _ = zo.minimize(jax.random.key(0), optimizer, g, start, 80)
+    assert np.square(x["a"]).sum() < 2.6
+    assert state.estimate.queries == sum(calls) == 80
+    assert 0 < state.estimate.failures < 40
+    if batched:
+        assert calls == [8] * 10
+    assert jax.jit(g)(start) == pytest.approx(3.0)
+
+
+def test_errors_of_external_functions():
+    def broken(x):
+        raise ZeroDivisionError
+
+    assert np.isnan(zo.external(broken)(X))
+    assert np.isnan(jax.vmap(zo.external(broken, batched=True))(X[None])).all()
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        jax.block_until_ready(zo.external(broken, catch=(OSError,))(X))
+    with pytest.raises(Exception, match="one for each of 1 points"):
+        jax.block_until_ready(zo.external(lambda x: 1.0, batched=True)(X))
+    with pytest.raises(InputError, match="a function"):
+        zo.external(3.0)
+
+
+def test_shapes_of_values_are_checked():
+    optimizer = made("zo_sgd")
+    state = optimizer.init(X)
+    _, plan = optimizer.ask(jax.random.key(0), X, state)
+    with pytest.raises(ShapeError, match="12 points"):
+        optimizer.tell(plan, [0.0] * 3, X, state)

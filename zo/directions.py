@@ -1,0 +1,218 @@
+"""Random directions: averages over all coordinates, and guided ones.
+
+With q directions, f linear of gradient g and central differences (or mu -> 0):
+
+| law | E v v^T | weight | mean | E||ghat - g||^2 |
+|---|---|---|---|---|
+| gaussian | I | 1/q | g | (d + 1) ||g||^2 / q |
+| sphere | I/d | d/q | g | (d - 1) ||g||^2 / q |
+| rademacher | I | 1/q | g | (d - 1) ||g||^2 / q |
+
+All laws are symmetric, so a quadratic changes no mean, and central differences are
+exact on it. Forward ones add mu^2/4 E[(v^T H v)^2 ||w q v||^2] / q to the variance. A
+function of Lipschitz third derivatives biases the mean by O(mu^2).
+
+References: Nesterov and Spokoiny 2017 (gaussian); Duchi et al., arXiv 1312.2139
+(sphere); Spall 1992 (rademacher); Maheswaranathan et al., arXiv 1806.10230 (guided).
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from core.errors import InputError, check_range, describe
+from core.types import Array
+from zo.base import Differences, Part, Probes
+
+Law = Literal["sphere", "gaussian", "rademacher"]
+LAWS: tuple[Law, ...] = get_args(Law)
+
+
+def check_law(law: str) -> None:
+    """Raises `InputError` unless the law is one of `LAWS`."""
+    if law not in LAWS:
+        raise InputError(f"law: {describe(repr(law), 'one of ' + ', '.join(LAWS))}")
+
+
+def sample(key: Array, law: Law, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Returns one direction of a law, of any shape; "sphere" has norm 1 over all."""
+    if law == "rademacher":
+        return jax.random.rademacher(key, shape, dtype)
+    v = jax.random.normal(key, shape, dtype)
+    if law == "gaussian":
+        return v
+    return v / jnp.sqrt(jnp.square(v).sum())
+
+
+def weight(law: Law, samples: int, d: int) -> float:
+    """Returns the weight of each of `samples` directions in an unbiased mean."""
+    return (d if law == "sphere" else 1) / samples
+
+
+def relative_variance(law: Law, samples: int, d: int) -> float:
+    """Returns E||ghat - g||^2 / ||g||^2 of the mean over directions, f linear."""
+    return (d + 1 if law == "gaussian" else d - 1) / samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Random(Differences[tuple[()]]):
+    """The mean of slopes along random directions, times the direction.
+
+        ghat = (c / q) sum_j s_j v_j,   c = d for the sphere, 1 otherwise.
+
+    Unbiased but for O(mu^2); its total variance is that of the module's table, however
+    the gradient is spread over coordinates. (Under `vmap` of several estimates give
+    each a key.)
+
+    Attributes:
+      samples: q, directions.
+      law: of the directions.
+
+    Raises:
+      InputError: no samples, or an unknown law.
+    """
+
+    samples: int = 10
+    law: Law = "sphere"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("samples", self.samples, 1)
+        check_law(self.law)
+
+    def sizes(self, d: int) -> tuple[int]:
+        """Returns (samples,)."""
+        del d
+        return (self.samples,)
+
+    def draw(
+        self, key: Array, memory: tuple[()], d: int, dtype: Any
+    ) -> tuple[Probes, ...]:
+        """Returns a key for each direction."""
+        del memory
+        keys = jax.random.split(key, self.samples)
+        each = jnp.full((self.samples,), weight(self.law, self.samples, d), dtype)
+        return (Probes(keys, each),)
+
+    def direction(
+        self, kind: int, seed: Array, memory: tuple[()], d: int, dtype: Any
+    ) -> Array:
+        """Returns the direction of a key."""
+        del kind, memory
+        return sample(seed, self.law, (d,), dtype)
+
+    def variance(self, g: Array) -> Array:
+        """Returns the closed form of the module's table."""
+        return relative_variance(self.law, self.samples, g.size) * jnp.square(g).sum()
+
+
+class Recent(NamedTuple):
+    """Recent estimates, or any guesses of the gradient: rows [k, d] that span U."""
+
+    rows: Array
+    step: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Guided(Differences[Recent]):
+    """Gaussian directions drawn more often from the span of recent estimates.
+
+        v ~ N(0, S),   S = a I / d + (1 - a) U U^T / k,   ghat = (b / q) sum_j s_j v_j,
+
+    with U [d, k] an orthonormal basis of the last k estimates (or of guesses that a
+    user puts into `state.memory.rows`). Biased: E ghat = b S g, which is g within the
+    span for the default b = 1 / (a / d + (1 - a) / k) and less than g outside of it.
+    Total variance b^2 (g^T S g + g^T S^2 g) / q. Before k estimates, what is missing
+    of the basis is coordinate axes.
+
+    Attributes:
+      samples: q, directions.
+      rank: k, at most d.
+      share: a in (0, 1], of the variance that goes to all of space.
+
+    Raises:
+      InputError: out of range; when used, more rank than dimensions.
+    """
+
+    samples: int = 10
+    rank: int = 3
+    share: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("samples", self.samples, 1)
+        check_range("rank", self.rank, 1)
+        check_range("share", self.share, 0.0, 1.0, low_open=True)
+
+    def scale(self, d: int) -> float:
+        """Returns b, with which the mean is g within the span."""
+        return 1 / (self.share / d + (1 - self.share) / self.rank)
+
+    def sizes(self, d: int) -> tuple[int]:
+        """Returns (samples,)."""
+        check_range("rank", self.rank, 1, d, remedy="The span is part of space.")
+        return (self.samples,)
+
+    def start(self, d: int, dtype: Any) -> Recent:
+        """Returns coordinate axes."""
+        self.sizes(d)
+        return Recent(jnp.eye(self.rank, d, dtype=dtype), jnp.zeros((), jnp.int32))
+
+    def draw(
+        self, key: Array, memory: Recent, d: int, dtype: Any
+    ) -> tuple[Probes, ...]:
+        """Returns a key for each direction."""
+        del memory
+        keys = jax.random.split(key, self.samples)
+        each = jnp.full((self.samples,), self.scale(d) / self.samples, dtype)
+        return (Probes(keys, each),)
+
+    def direction(
+        self, kind: int, seed: Array, memory: Recent, d: int, dtype: Any
+    ) -> Array:
+        """Returns a direction of covariance S."""
+        del kind
+        whole, inner = jax.random.split(seed)
+        wide = jax.random.normal(whole, (d,), dtype) * (self.share / d) ** 0.5
+        along = jax.random.normal(inner, (self.rank,), dtype)
+        along = along * ((1 - self.share) / self.rank) ** 0.5
+        return wide + basis_of(memory.rows) @ along
+
+    def finish(
+        self, parts: tuple[Part, ...], probes: tuple[Probes, ...], memory: Recent
+    ) -> tuple[Array, Recent]:
+        """Returns the estimate, which takes the place of the oldest row."""
+        del probes
+        found = parts[0].gradient
+        # A row of zeros spans nothing: keep the old one.
+        some = jnp.square(found).sum() > 0
+        slot = memory.step % self.rank
+        row = jnp.where(some, found, memory.rows[slot])
+        rows = memory.rows.at[slot].set(row)
+        return found, Recent(rows, memory.step + 1)
+
+    def variance(self, g: Array) -> Array:
+        """Returns the closed form, with coordinate axes as the basis."""
+        return self.variance_in(g, jnp.eye(self.rank, g.size, dtype=g.dtype))
+
+    def variance_in(self, g: Array, rows: Array) -> Array:
+        """Returns b^2 (g^T S g + g^T S^2 g) / q for a span of rows [k, d]."""
+        sg = self.mean_of(g, rows) / self.scale(g.size)
+        total = jnp.vdot(g, sg) + jnp.vdot(sg, sg)
+        return self.scale(g.size) ** 2 * total / self.samples
+
+    def mean_of(self, g: Array, rows: Array) -> Array:
+        """Returns E ghat = b S g for a span of rows [k, d]."""
+        basis = basis_of(rows)
+        inside = basis @ (g @ basis)
+        sg = self.share / g.size * g + (1 - self.share) / self.rank * inside
+        return self.scale(g.size) * sg
+
+
+def basis_of(rows: Array) -> Array:
+    """Returns an orthonormal basis [d, k] of the span of rows [k, d]."""
+    length = jnp.sqrt(jnp.square(rows).sum(1, keepdims=True))
+    unit = rows / jnp.where(length > 0, length, jnp.ones_like(length))
+    return jnp.linalg.qr(unit.T)[0]
