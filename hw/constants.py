@@ -1,0 +1,158 @@
+"""Named constants of targets: value, unit, where it comes from."""
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from core.errors import InputError, describe, unknown_name
+from hw.text import columns
+
+Origin = Literal["published", "derived", "fitted", "chosen", "design"]
+"""Printed somewhere; arithmetic on what is printed; fitted to a measurement or to a
+published row; our own estimate; what a designer decides."""
+T = TypeVar("T")
+
+
+class Given(NamedTuple):
+    """The value of a constant and where it comes from.
+
+    Attributes:
+      value: a number, or an array of numbers.
+      origin: how far to trust it.
+      source: paper, data sheet or reasoning.
+    """
+
+    value: Any
+    origin: Origin
+    source: str
+
+
+class Constant(NamedTuple):
+    """A row of `constants`."""
+
+    name: str
+    value: Any
+    unit: str
+    meaning: str
+    origin: str
+    source: str
+
+
+def unit(text: str, meaning: str) -> Any:
+    """Returns a field of a target: a constant with a unit ('1' if it has none)."""
+    return dataclasses.field(metadata={"unit": text, "meaning": meaning})
+
+
+def target(*meta: str):
+    """Returns a decorator that makes a class of targets: a pytree of its constants.
+
+    Args:
+      *meta: fields that are no constants but decide the structure, static under jit.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        made = dataclasses.dataclass(frozen=True, eq=False, kw_only=True)(cls)
+        names = [f.name for f in dataclasses.fields(made)]  # type: ignore[arg-type]
+        static = ("name", "origins", *meta)
+        data = [n for n in names if n not in static]
+        register = functools.partial(
+            jax.tree_util.register_dataclass, data_fields=data, meta_fields=static
+        )
+        return register(made)
+
+    return decorate
+
+
+def make(cls: type[T], name: str, given: dict[str, Given], **meta: Any) -> T:
+    """Returns a target of a class.
+
+    Args:
+      cls: decorated with `target`.
+      name: of the target.
+      given: a value and its source for each constant.
+      **meta: its static fields.
+
+    Raises:
+      InputError: a constant that is missing, or one that the class does not have.
+    """
+    wanted = {f.name for f in dataclasses.fields(cls) if "unit" in f.metadata}  # type: ignore[arg-type]
+    if wanted != set(given):
+        wrong = sorted(wanted ^ set(given))
+        raise InputError(
+            f"{name}: {describe(f'constants without {wrong}', f'{sorted(wanted)}')}"
+        )
+    values = {key: _plain(each.value) for key, each in given.items()}
+    origins = tuple((key, each.origin, each.source) for key, each in given.items())
+    fields: dict[str, Any] = {"name": name, "origins": origins, **values, **meta}
+    return cls(**fields)
+
+
+def replace(item: T, origin: Origin = "design", source: str = "", **values: Any) -> T:
+    """Returns a target with other constants, and where they come from.
+
+    Args:
+      item: any target.
+      origin: of the new values.
+      source: of the new values.
+      **values: by the constant's name; a static field and `name` may be given too.
+
+    Raises:
+      UnknownNameError: no such constant.
+    """
+    fields = {f.name: f for f in dataclasses.fields(item)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise unknown_name("constant", key, fields)
+    changed = {k for k in values if "unit" in fields[k].metadata}
+    origins = tuple(
+        (key, origin, source) if key in changed else (key, old, text)
+        for key, old, text in item.origins  # type: ignore[attr-defined]
+    )
+    values = {k: _plain(v) if k in changed else v for k, v in values.items()}
+    return dataclasses.replace(item, origins=origins, **values)  # type: ignore[type-var]
+
+
+def with_values(item: T, values: dict[str, Any]) -> T:
+    """Returns a target with other values, such as tracers; where they are from stays.
+
+    Args:
+      item: any target.
+      values: by the constant's name.
+    """
+    return dataclasses.replace(item, **values)  # type: ignore[type-var]
+
+
+def constants(item: Any) -> list[Constant]:
+    """Returns every constant of a target with its unit and source."""
+    origins = {key: rest for key, *rest in item.origins}
+    return [
+        Constant(
+            f.name,
+            getattr(item, f.name),
+            f.metadata["unit"],
+            f.metadata["meaning"],
+            *origins[f.name],
+        )
+        for f in dataclasses.fields(item)
+        if "unit" in f.metadata
+    ]
+
+
+def constants_table(item: Any) -> str:
+    """Returns the constants as a table of text."""
+    rows = [("constant", "value", "unit", "origin", "source")]
+    for each in constants(item):
+        value = np.asarray(each.value)
+        text = f"{value:g}" if value.ndim == 0 else " ".join(f"{v:g}" for v in value)
+        rows.append((each.name, text, each.unit, each.origin, each.source))
+    return columns(rows)
+
+
+def _plain(value: Any) -> Any:
+    """Python floats stay; sequences become float32 arrays, one leaf each."""
+    if isinstance(value, tuple | list | np.ndarray):
+        return np.asarray(value, np.float32)
+    return float(value) if isinstance(value, int | float) else value

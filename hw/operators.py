@@ -1,0 +1,224 @@
+"""From an operator graph to what a device runs: products, and fused operators."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+
+from core.errors import GraphError, describe
+from graph import Graph, Node, Value
+from hw.gemm import Gemm, gemm_of
+from hw.primitives import kind_of, operations
+
+
+@dataclasses.dataclass(eq=False)
+class Operator:
+    """A product, or a chain of other operators that a compiler runs as one loop.
+
+    Attributes:
+      nodes: that it is made of.
+      gemm: of a product, None of a chain.
+      path: of the parameter that a product multiplies by, '' where there is none.
+      parameters: leaves of the first argument that are read here first.
+      depth: products and reductions on the longest way to it.
+      weights: elements of parameters, or of what is made of them, that a call reads.
+      inputs: elements of data that a call reads, each value once.
+      outputs: elements that a call writes for others.
+      calls: how often it runs; above 1 for what a loop repeats.
+    """
+
+    nodes: list[Node]
+    gemm: Gemm | None = None
+    path: str = ""
+    parameters: set[Value] = dataclasses.field(default_factory=set)
+    depth: int = 0
+    weights: int = 0
+    inputs: int = 0
+    outputs: int = 0
+    calls: int = 1
+
+    @property
+    def key(self) -> object:
+        """What two calls of one operator share."""
+        if self.path:
+            return self.path
+        signature = tuple((n.op, n.source, n.outputs[0].shape) for n in self.nodes)
+        return signature, self.gemm, self.inputs
+
+
+def operators_of(graph: Graph) -> list[Operator]:
+    """Returns the operators of a graph in the order of their first run.
+
+    Operators with a value each and no product between them are one chain, as an XLA
+    loop fusion: it reads what it needs from outside once and writes what others need.
+    A reduction ends its chain. Calls with one kernel, as of a cell that a loop has
+    unrolled, are one operator. What depends on parameters alone is computed once and
+    for all, and counts as a parameter.
+
+    Args:
+      graph: of a function whose first argument holds the parameters.
+
+    Raises:
+      GraphError: a function of parameters alone.
+    """
+    walk = _Walk(graph)
+    for node in _flat(graph.nodes):
+        walk.add(node)
+    if not walk.data:
+        raise GraphError(
+            describe(
+                "a graph in which nothing depends on data",
+                "a function fn(params, *data)",
+                "Give the parameters as the first argument and data as the next.",
+            )
+        )
+    walk.count()
+    return _merged(walk.operators())
+
+
+def _flat(nodes: Iterable[Node]) -> Iterator[Node]:
+    """Nodes with composites that are in no table replaced by their bodies."""
+    for node in nodes:
+        if node.body is None or kind_of(node) is not None:
+            yield node
+            continue
+        names = dict(zip(node.body.inputs, node.inputs, strict=True))
+        last = dict(zip(node.body.outputs, node.outputs, strict=True))
+        for inner in _flat(node.body.nodes):
+            yield dataclasses.replace(
+                inner,
+                inputs=tuple(names.get(v, v) for v in inner.inputs),
+                outputs=tuple(last.get(v, v) for v in inner.outputs),
+            )
+
+
+class _Walk:
+    """Puts nodes together; one pass in topological order."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.leaves = {v: {v} for v in graph.inputs if v.argument == 0}
+        self.data: set[Value] = {v for v in graph.inputs if v.argument != 0}
+        self.depth = dict.fromkeys(graph.inputs, 0)
+        self.home: dict[Value, Operator] = {}
+        self.order: dict[int, Operator] = {}
+        self.alias: dict[Operator | None, Operator] = {}
+
+    def add(self, node: Node) -> None:
+        """Adds a node to a chain, or as an operator of its own."""
+        if not any(v in self.data for v in node.inputs):
+            leaves = set().union(*(self.leaves.get(v, set()) for v in node.inputs))
+            self.leaves.update((v, set(leaves)) for v in node.outputs)
+            return
+        kind = kind_of(node)
+        below = max((self.depth.get(v, 0) for v in node.inputs), default=0)
+        ends = kind in ("product", "reduce", "window")
+        self.depth.update(dict.fromkeys(node.outputs, below + ends))
+        self.data.update(node.outputs)
+        operator = Operator([node], depth=below)
+        if kind == "product":
+            side = next((i for i, v in enumerate(node.inputs) if v not in self.data), 1)
+            operator.path = self._owner(node)
+            operator.gemm = gemm_of(node, side)
+        for value in node.inputs:
+            operator.parameters |= self.leaves.get(value, set())
+        self.order[id(operator)] = operator
+        if kind not in ("product", "window"):
+            operator = self._join(operator, node)
+        self.home.update(dict.fromkeys(node.outputs, operator))
+
+    def _owner(self, node: Node) -> str:
+        """The path of the largest parameter that an operand without data comes from."""
+        known = [v for v in node.inputs if v not in self.data]
+        found = [leaf for v in known for leaf in self.leaves.get(v, ())]
+        largest = max(found, key=lambda v: math.prod(v.shape), default=None)
+        return largest.path if largest is not None else ""
+
+    def _join(self, operator: Operator, node: Node) -> Operator:
+        """Puts a node and the chains that it reads, of its depth, into one."""
+        near = [self._chain(self.home.get(value)) for value in node.inputs]
+        chains = [c for c in near if c is not None and c.depth == operator.depth]
+        if not chains:
+            return operator
+        first, *rest = dict.fromkeys(chains)
+        for other in [*rest, operator]:
+            first.nodes += other.nodes
+            first.parameters |= other.parameters
+            self.alias[other] = first
+            del self.order[id(other)]
+        return first
+
+    def _chain(self, operator: Operator | None) -> Operator | None:
+        """The chain that an operator has become part of; None of other operators."""
+        while operator in self.alias:
+            operator = self.alias[operator]
+        if operator is None or operator.gemm is not None:
+            return None
+        return None if kind_of(operator.nodes[0]) == "window" else operator
+
+    def operators(self) -> list[Operator]:
+        """Those that do or move anything."""
+        return [
+            each
+            for each in self.order.values()
+            if each.gemm is not None or any(kind_of(n) != "view" for n in each.nodes)
+        ]
+
+    def count(self) -> None:
+        """Counts what each operator reads and writes."""
+        readers: dict[Value, set[int]] = {}
+        for each in self.order.values():
+            for value in {v for n in each.nodes for v in n.inputs}:
+                readers.setdefault(value, set()).add(id(each))
+        final = set(self.graph.outputs)
+        for each in self.order.values():
+            made = {v for n in each.nodes for v in n.outputs}
+            read = {v for n in each.nodes for v in n.inputs} - made
+            fixed = {v for v in read if v in self.leaves}
+            each.weights = sum(_read(v, each) for v in fixed)
+            each.inputs = sum(_read(v, each) for v in read - fixed)
+            each.outputs = sum(
+                math.prod(v.shape)
+                for v in made
+                if v in final or readers.get(v, set()) - {id(each)}
+            )
+
+
+def _read(value: Value, operator: Operator) -> int:
+    """Elements that an operator reads of a value: of slices and gathers, the taken."""
+    size = math.prod(value.shape)
+    users = [n for n in operator.nodes if value in n.inputs]
+    if all(n.op in ("slice", "dynamic_slice", "gather") for n in users):
+        return min(size, sum(math.prod(n.outputs[0].shape) for n in users))
+    return size
+
+
+def _merged(operators: Iterable[Operator]) -> list[Operator]:
+    """Operators with the calls of one put together."""
+    found: dict[object, Operator] = {}
+    for each in operators:
+        first = found.setdefault(each.key, each)
+        if first is each:
+            continue
+        first.parameters |= each.parameters
+        if first.gemm is not None and each.gemm is not None:
+            first.gemm = _mean(first.gemm, each.gemm, first.calls)
+        n = first.calls
+        first.inputs = (first.inputs * n + each.inputs) // (n + 1)
+        first.outputs = (first.outputs * n + each.outputs) // (n + 1)
+        first.calls += 1
+    return list(found.values())
+
+
+def _mean(first: Gemm, other: Gemm, calls: int) -> Gemm:
+    """A GEMM with the mean work of calls of different sizes with one kernel."""
+    if first == other:
+        return first
+    same = first.k * first.n * first.groups
+    rows = (first.macs * calls + other.macs) / (calls + 1) / same
+    return first._replace(m=rows)  # type: ignore[arg-type]
+
+
+def work_of(operator: Operator) -> tuple[int, int]:
+    """Returns the cheap operations and the functions of a call."""
+    pairs = [operations(n) for n in operator.nodes]
+    return sum(a for a, _ in pairs), sum(b for _, b in pairs)

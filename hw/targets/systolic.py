@@ -1,0 +1,156 @@
+"""Systolic arrays: dense, with gated zeros, and S2TA with density-bound blocks.
+
+A product is cut into tiles of the array, and each tile takes as many cycles as terms
+(output stationary), rows of data (weight stationary) or columns (input stationary)
+stream through it, and those in which the array fills and drains (SCALE-Sim, arXiv
+1811.02883, equations 1-3). S2TA (arXiv 2107.07983) bounds the non-zeros of every 8
+consecutive channels, so that a block takes as many cycles as its bound allows.
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
+
+from core.types import Array, ArrayLike
+from hw.constants import target, unit
+from hw.cost import Terms
+from hw.workload import Workload
+
+BLOCK = 8.0
+Dataflow = Literal["output", "weight", "input"]
+Zeros = Literal["dense", "gated", "smt", "s2ta_w", "s2ta_aw"]
+
+
+@target("dataflow", "zeros")
+class Systolic:
+    """An array of multiply-accumulate units that pass operands to their neighbours.
+
+    `zeros` says what it makes of zeros: 'dense' nothing; 'gated' saves the energy of
+    their products; 'smt' packs two streams into one by queues; 's2ta_w' skips bounded
+    weights; 's2ta_aw' takes a cycle for each bounded input and skips weights besides.
+    For the last two, `density` and `input_density` of a workload are the bounds over 8,
+    and natural zeros inside of the bound are not known; for the others they are
+    the densities themselves.
+    """
+
+    name: str
+    origins: tuple[tuple[str, str, str], ...]
+    dataflow: Dataflow
+    zeros: Zeros
+    rows: ArrayLike = unit("1", "rows of the array")
+    columns: ArrayLike = unit("1", "columns of the array")
+    clock: ArrayLike = unit("Hz", "of the array")
+    drain: ArrayLike = unit("1", "rows of cycles to drain a tile, of its rows")
+    reuse_input: ArrayLike = unit("1", "units that share a register of inputs")
+    reuse_weight: ArrayLike = unit("1", "units that share a register of weights")
+    multiply_j: ArrayLike = unit("J", "of an 8-bit product")
+    add_j: ArrayLike = unit("J", "of an accumulation")
+    gate_j: ArrayLike = unit("J", "of a slot whose product is gated")
+    register_j: ArrayLike = unit("J/B", "of a byte in the units' registers")
+    buffer_j: ArrayLike = unit("J/B", "of a byte of the buffers")
+    compare_j: ArrayLike = unit("J", "of a comparison that prunes inputs")
+    queue_j: ArrayLike = unit("J", "of a slot of queues ('smt')")
+    queue_loss: ArrayLike = unit("1", "share of cycles that full queues cost ('smt')")
+    weight_buffer: ArrayLike = unit("B", "capacity for the weights of a layer")
+    input_buffer: ArrayLike = unit("B", "capacity for the inputs of a layer")
+    bandwidth: ArrayLike = unit("B/s", "of the memory")
+    far_j: ArrayLike = unit("J/B", "energy of a byte of the memory")
+    static: ArrayLike = unit("W", "power that is drawn whatever happens")
+
+    def terms(self, workload: Workload) -> Terms:
+        """Returns what the rows of a workload take."""
+        w = workload
+        product = w.is_product
+        cycles = self.cycles(w)
+        bound_w, bound_a = self._bounds(w)
+        slots = cycles * self.rows * self.columns
+        if self.zeros == "dense":
+            products = w.macs
+        else:
+            products = w.macs * w.density * w.input_density
+        products = jnp.minimum(products, slots)
+        skips = self.zeros in ("s2ta_w", "s2ta_aw")
+        packed_w = stored(bound_w) if skips else jnp.ones_like(bound_w)
+        packed_a = stored(bound_a) if self.zeros == "s2ta_aw" else 1.0
+        registers = slots * (packed_a / self.reuse_input + packed_w / self.reuse_weight)
+        down = jnp.ceil(w.m / self.rows)
+        across = jnp.ceil(w.n / self.columns)
+        size_w = w.groups * w.k * w.n * w.weight_bits / 8 * packed_w
+        size_a = w.inputs * w.input_bits / 8 * packed_a
+        buffers = w.calls * (size_w * down + size_a * across + w.output_bytes)
+        kept = BLOCK * bound_a
+        pruned = (w.outputs / BLOCK) * 7.0 * kept if self.zeros == "s2ta_aw" else 0.0
+        queues = slots * self.queue_j if self.zeros == "smt" else 0.0
+        far = w.calls * (size_w + size_a + w.output_bytes)
+        joules = {
+            "multiply": products * (self.multiply_j + self.add_j),
+            "gated": (slots - products) * self.gate_j,
+            "registers": registers * self.register_j + queues,
+            "buffers": buffers * self.buffer_j,
+            "pruning": w.calls * pruned * self.compare_j,
+            "memory": far * self.far_j,
+        }
+        zero = jnp.zeros_like(far)
+        return Terms(
+            seconds={
+                "array": jnp.where(product, cycles / self.clock, 0.0),
+                "memory": jnp.where(product, far / self.bandwidth, 0.0),
+            },
+            overhead=zero,
+            joules={k: jnp.where(product, v, zero) for k, v in joules.items()},
+            static_w=self.static,
+            used={
+                "weight_buffer_bytes": jnp.max(size_w),
+                "input_buffer_bytes": jnp.max(size_a),
+            },
+            limits={
+                "weight_buffer_bytes": self.weight_buffer,
+                "input_buffer_bytes": self.input_buffer,
+            },
+        )
+
+    def cycles(self, workload: Workload) -> Array:
+        """Returns the cycles of products, [rows]; of other rows what has no meaning."""
+        w = workload
+        m, k, n = (jnp.maximum(x, 1.0) for x in (w.m, w.k, w.n))
+        rows, columns = self.rows, self.columns
+        skips = self.zeros in ("s2ta_w", "s2ta_aw")
+        terms = self._terms(w, k, whole=not skips)
+        if self.dataflow == "output":
+            tiles = jnp.ceil(m / rows) * jnp.ceil(n / columns)
+            cycles = tiles * (terms + (1 + self.drain) * rows + columns - 2)
+        else:
+            streamed, held = (m, n) if self.dataflow == "weight" else (n, m)
+            tiles = jnp.ceil(terms / rows) * jnp.ceil(held / columns)
+            cycles = tiles * (streamed + (1 + self.drain) * rows + columns - 2)
+        return w.calls * w.groups * cycles
+
+    def _terms(self, w: Workload, k: Array, whole: bool) -> Array:
+        """Cycles of the terms of a sum."""
+        if self.zeros == "smt":
+            both = w.density * w.input_density
+            return k * jnp.maximum(both, 0.5) / (1 - self.queue_loss)
+        if whole:
+            return k
+        channels = k / jnp.maximum(w.window, 1.0)
+        blocks = w.window * jnp.ceil(channels / BLOCK)
+        bound_w, bound_a = self._bounds(w)
+        skipped = BLOCK * blocks * (bound_w if self.zeros == "s2ta_w" else bound_a)
+        # Fewer channels than a block make none: the layer runs as on a dense array.
+        return jnp.where(channels < BLOCK, k, skipped)
+
+    def _bounds(self, w: Workload) -> tuple[Array, Array]:
+        """The bounds that the hardware has, over 8: 4 of weights, 5 of inputs, or 8."""
+        if self.zeros not in ("s2ta_w", "s2ta_aw"):
+            return w.density, w.input_density
+        if self.zeros == "s2ta_w":
+            weights = jnp.where(w.density <= 0.5, 0.5, 1.0)
+        else:
+            weights = jnp.where(w.density <= 0.5, w.density, 1.0)
+        inputs = jnp.where(w.input_density <= 5 / BLOCK, w.input_density, 1.0)
+        return weights, inputs
+
+
+def stored(bound: Array) -> Array:
+    """Returns bytes of a block over 8: z values and a mask, or 8 (2107.07983)."""
+    return jnp.where(bound < 1, bound + 1 / BLOCK, 1.0)

@@ -1,0 +1,43 @@
+"""Calibration finds the constants of a processor that is simulated."""
+
+import numpy as np
+import pytest
+
+import hw
+from core.errors import InputError
+from hw import calibration
+from hw.micro import micros, seconds_of
+
+
+def test_a_simulated_machine_is_found_again():
+    chosen = [m for i, m in enumerate(micros()) if i % 4 == 0]
+    tables = calibration.tables_of(chosen)
+    truth = hw.replace(
+        hw.get("host"), matmul=0.6, conv=0.35, near=2e10, elements=2e9, overhead=5e-6
+    )
+    times = [float(hw.cost(t, truth).latency_s) for t in tables]
+    names = [m.name for m in chosen]
+    found = calibration.fit(tables, times, names, launch=2e-5)
+    assert np.median(found.errors) < 0.05
+    assert found.names == tuple(names)
+    assert len(str(found).splitlines()) == len(names) + 1
+    assert "measured on this machine" in hw.constants_table(found.target)
+    assert not hw.explain(tables[0], found.target).simulated
+
+
+def test_bad_measurements_are_refused():
+    with pytest.raises(InputError, match="at least one"):
+        hw.calibrate([])
+    with pytest.raises(InputError, match="positive"):
+        calibration.fit(calibration.tables_of([next(micros())]), [0.0], ["x"], 0.0)
+
+
+def test_microbenchmarks_have_no_unknown_work_and_a_timer_counts():
+    names = [m.name for m in micros()]
+    assert len(set(names)) == len(names)
+    calls = []
+    seconds = seconds_of(lambda: calls.append(1), budget=0.0, least=3)
+    assert seconds >= 0
+    assert len(calls) == 4
+    with pytest.raises(InputError, match="least"):
+        seconds_of(lambda: None, least=0)

@@ -1,0 +1,67 @@
+"""Explanations against what the costs themselves say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import hw
+from tests.hw.networks import model
+
+
+@pytest.fixture(scope="module")
+def table():
+    return hw.design(model("lenet5"), bits=8.0, input_bits=8.0)
+
+
+def test_shares_bounds_and_order(table):
+    target = hw.get("fpga_zcu102")
+    found, priced = hw.explain(table, target), hw.cost(table, target)
+    assert sum(row.share for row in found.rows) == pytest.approx(1, rel=1e-5)
+    seconds = [row.seconds for row in found.rows]
+    assert seconds == sorted(seconds, reverse=True)
+    assert sum(seconds) == pytest.approx(float(priced.latency_s), rel=1e-5)
+    by_name = {row.name: row for row in found.rows}
+    dense = by_name["fc1/kernel"]  # 400,000 weights for 400,000 products
+    assert dense.bound == "memory"
+    assert dense.next == "dsp"
+    parts = {
+        k: float(v[table.names.index("fc1/kernel")]) for k, v in priced.seconds.items()
+    }
+    assert dense.gain == pytest.approx(parts["memory"] / parts["dsp"], rel=1e-4)
+    assert dense.elasticities["weight bits"] == pytest.approx(1, abs=0.02)
+    assert "weight bits" in dense.remedy
+    assert found.simulated
+
+
+def test_elasticities_of_constants_are_derivatives(table):
+    target = hw.get("fpga_zcu102")
+    slopes = dict(hw.explain(table, target).constants)
+    base = float(hw.cost(table, target).latency_s)
+    for name in ("bandwidth", "clock"):
+        step = 1e-2
+        more = hw.replace(target, **{name: getattr(target, name) * (1 + step)})
+        saved = (base - float(hw.cost(table, more).latency_s)) / base / step
+        assert slopes[name] == pytest.approx(saved, abs=0.02)
+
+
+def test_overhead_and_indices_are_named(table):
+    slow = hw.replace(hw.get("mobile_cpu"), overhead=1.0)
+    assert hw.explain(table, slow).rows[0].bound == "overhead"
+    sparse = hw.design(table, density=0.01, bits=1.0)
+    sparse = sparse.take([table.names.index("fc1/kernel")])
+    code = np.array([hw.PATTERNS.index("unstructured")], np.int32)
+    sparse = dataclasses.replace(sparse, pattern=code)
+    row = hw.explain(sparse, hw.get("fpga_zcu102")).rows[0]
+    assert row.bound == "indices"
+    assert "blocks" in row.remedy
+    text = str(hw.explain(table, hw.get("mobile_cpu")))
+    assert "what would have to change" in text
+    assert "for a percent of a constant" in text
+
+
+def test_roofline_lies_below_its_roof(table):
+    roof = hw.roofline(table, hw.get("server_gpu"))
+    assert len(roof.names) == 4
+    limit = np.minimum(roof.peak, roof.reuse * roof.bandwidth)
+    assert np.all(roof.rate <= limit * (1 + 1e-5))

@@ -1,0 +1,242 @@
+"""Each target against its paper's formulas and what it must never say."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hw
+from hw.energy import mac_energy, sparse_time
+from hw.targets import fpga
+from hw.targets.arrays import systolic_array
+from hw.targets.processor import spill
+
+STRUCT = jax.ShapeDtypeStruct
+
+
+def product(m, k, n, **formats):
+    shapes = {"kernel": STRUCT((k, n), jnp.float32)}
+    x = STRUCT((m, k), jnp.float32)
+    return hw.workload(lambda p, x: x @ p["kernel"], shapes, x, **formats)
+
+
+def arrays(table):
+    return jax.tree.map(jnp.asarray, table)
+
+
+@pytest.mark.parametrize(
+    ("shape", "output", "weight", "inputs"),
+    [
+        ((20, 33, 30), 459, 690, 560),
+        ((8, 5, 12), 23, 34, 38),
+        ((100, 9, 7), 351, 252, 594),
+        ((576, 25, 20), 6192, 4816, 8832),
+    ],
+)
+def test_cycles_are_those_that_scalesim_walks_through(shape, output, weight, inputs):
+    table = arrays(product(*shape))  # counted by scalesim 3.0.0 on 8 x 12 units
+    for flow, cycles in (("output", output), ("weight", weight), ("input", inputs)):
+        assert float(systolic_array(8, 12, flow).cycles(table)[0]) == cycles
+
+
+def convolution(c=64, n=64, density=1.0, input_density=1.0):
+    def fn(p, x):
+        return jax.lax.conv_general_dilated(
+            x, p["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    return arrays(
+        hw.workload(
+            fn,
+            {"kernel": STRUCT((3, 3, c, n), jnp.float32)},
+            STRUCT((1, 16, 16, c), jnp.float32),
+            bits=8,
+            input_bits=8,
+            density=density,
+            input_density=input_density,
+        )
+    )
+
+
+def test_s2ta_is_as_fast_as_its_inputs_are_bounded():
+    aw, w = hw.get("s2ta_aw"), hw.get("s2ta_w")
+    tiles, fill = 8, 32 + 64 - 2
+    for bound in (1, 2, 4, 5, 8):
+        table = convolution(input_density=bound / 8, density=0.5)
+        assert float(aw.cycles(table)[0]) == tiles * (bound * 9 * 8 + fill)
+    # The bound of weights saves energy and no time; S2TA-W has it the other way.
+    one, two = convolution(density=0.25), convolution(density=0.5)
+    assert float(aw.cycles(one)[0]) == float(aw.cycles(two)[0])
+    assert float(hw.cost(one, aw).energy_j) < float(hw.cost(two, aw).energy_j)
+    assert float(w.cycles(two)[0]) == tiles * (4 * 9 * 8 + fill)
+    # 6 of 8 is more than five stages find: the layer runs dense.
+    dense = aw.cycles(convolution(density=0.5))[0]
+    assert float(aw.cycles(convolution(density=0.5, input_density=0.75))[0]) == dense
+
+
+def test_gated_arrays_save_energy_and_no_time():
+    table = convolution(density=0.5, input_density=0.4)
+    dense, gated = (hw.cost(table, hw.get(n)) for n in ("sa_dense", "sa_zvcg"))
+    assert float(dense.latency_s) == float(gated.latency_s)
+    assert float(gated.energy_j) < float(dense.energy_j)
+    share = gated.joules["multiply"][0] / dense.joules["multiply"][0]
+    assert float(share) == pytest.approx(0.2, rel=1e-5)
+
+
+def test_msq_takes_the_longer_of_its_cores():
+    design = hw.replace(hw.get("msq_xc7z020"), stall=1.0, bandwidth=1e15)
+    table = arrays(product(7, 40, 100, bits=4, input_bits=4))
+    for share in (0.0, 0.4, 0.6, 1.0):
+        made = hw.replace(design, share=share)
+        sp2 = round(100 * share)
+        cycles = 7 * 3 * max(-(-(100 - sp2) // 16), -(-sp2 // 24))
+        found = float(hw.cost(table, made).latency_s)
+        assert found == pytest.approx(cycles / 100e6, rel=1e-5)
+    alone = hw.replace(design, sp2=0.0, share=0.0)  # an idle core divides by nothing
+    assert np.isfinite(float(hw.cost(table, alone).latency_s))
+    assert float(hw.get("msq_xc7z020").peak_ops) == 2 * 16 * 40 * 100e6
+    assert float(hw.get("msq_xc7z045").peak_ops) == 2 * 4 * 16 * 48 * 100e6
+
+
+def test_msq_is_fastest_at_the_ratio_of_its_cores():
+    wide = arrays(product(64, 256, 4000, bits=4, input_bits=4))
+    shares = jnp.linspace(0, 1, 41)
+    target = hw.replace(hw.get("msq_xc7z020"), bandwidth=1e15)
+
+    def latency(share):
+        made = dataclasses.replace(target, share=share)
+        return hw.cost(wide, made).latency_s
+
+    found = jax.vmap(latency)(shares)
+    assert float(shares[jnp.argmin(found)]) == pytest.approx(24 / 40, abs=0.026)
+
+
+def test_best_share_of_an_fpga_is_a_minimum():
+    target = hw.replace(hw.get("fpga_zcu102"), bandwidth=1e15)
+    table = arrays(product(256, 256, 256, bits=4, input_bits=4))
+    best = float(target.best_share(4.0, 4.0))
+
+    def latency(share):
+        return float(hw.cost(table, hw.replace(target, share=share)).latency_s)
+
+    assert latency(best) < min(latency(best * 0.9), latency(best * 1.1), latency(0.0))
+    rates = [float(fpga.macs_per_dsp(jnp.float32(b))) for b in (4, 8, 16)]
+    assert rates == pytest.approx([4, 2, 1])
+    assert float(fpga.macs_per_dsp(jnp.float32(32))) == pytest.approx(1 / 4.5, rel=0.01)
+
+
+def test_smaller_block_ram_never_moves_fewer_bytes():
+    table = arrays(product(512, 512, 512, bits=16, input_bits=16))
+    target = hw.get("fpga_zcu102")
+    moved = [
+        float(hw.cost(table, hw.replace(target, brams=b)).seconds["memory"][0])
+        for b in (8, 32, 128, 912)
+    ]
+    assert moved == sorted(moved, reverse=True)
+    assert not bool(hw.cost(table, hw.replace(target, brams=0.1)).feasible)
+
+
+def test_esb_pays_for_significant_bits():
+    target = hw.get("esb_zcu102")
+    area = [
+        float(hw.replace(target, weight_significant=k, input_significant=k).mac_luts)
+        for k in (0, 1, 2, 3)
+    ]
+    assert area == sorted(area)
+    tiny = hw.replace(
+        *(target,),
+        weight_significant=0,
+        input_significant=0,
+        weight_largest=0,
+        input_largest=0,
+    )
+    # One LUT, no shifter, an accumulator of 2 + 11 bits, two registers an operand.
+    assert float(tiny.mac_luts) == pytest.approx(1 + 0 + 13 + 4)
+
+
+def test_ant_splits_its_units():
+    table = arrays(product(1024, 1024, 1024))
+    at = {b: hw.design(table, bits=b, input_bits=b) for b in (4.0, 8.0, 16.0)}
+    cycles = {
+        b: float(hw.cost(t, hw.get("ant")).seconds["compute"][0]) for b, t in at.items()
+    }
+    assert cycles[8.0] / cycles[4.0] == pytest.approx(4)
+    assert cycles[16.0] / cycles[8.0] == pytest.approx(4)
+    eight = hw.cost(at[4.0], hw.get("adafloat")).seconds["compute"][0]
+    assert float(eight) == pytest.approx(
+        float(hw.cost(at[8.0], hw.get("adafloat")).seconds["compute"][0])
+    )
+
+
+def test_capram_is_as_published_at_its_peak():
+    target = hw.get("capram")
+    assert float(target.peak_ops) == 2 * 64 * 128 * 35e6  # 573.44 GOPS
+    found = hw.cost(arrays(product(100, 64, 64, bits=2, input_bits=3)), target)
+    assert float(found.latency_s) == pytest.approx(100 / 35e6, rel=1e-5)
+    assert float(found.energy_j) == pytest.approx(100 * 331.7e-12, rel=1e-5)
+    half = hw.cost(arrays(product(100, 32, 64, bits=2, input_bits=3)), target)
+    assert float(half.latency_s) == float(found.latency_s)  # rows are left unused
+    wide = hw.cost(arrays(product(100, 64, 64, bits=2, input_bits=6)), target)
+    assert float(wide.latency_s) == pytest.approx(2 * float(found.latency_s))
+
+
+def test_crossbars_are_counted_with_their_edges():
+    target = hw.get("memristor")
+    for k, n, tiles in ((128, 16, 1), (129, 16, 2), (128, 17, 2), (300, 40, 9)):
+        found = hw.cost(arrays(product(1, k, n, bits=8, input_bits=8)), target)
+        # Two cells and a pair of columns for each weight.
+        assert float(found.resources["arrays"]) == tiles, (k, n)
+
+
+def test_eyeriss_maps_as_it_was_measured():
+    def fn(p, x):
+        return jax.lax.conv_general_dilated(
+            x,
+            p["kernel"],
+            (4, 4),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    table = hw.workload(
+        fn,
+        {"kernel": STRUCT((11, 11, 3, 96), jnp.float32)},
+        STRUCT((4, 227, 227, 3), jnp.float32),
+    )
+    assert float(hw.get("eyeriss").active(arrays(table))[0]) == 154  # its table V
+
+
+def test_the_gpu_of_a_phone_gains_nothing_below_sixteen_bits():
+    table = arrays(product(512, 512, 512))
+    target = hw.replace(hw.get("mobile_gpu"), far=1e15, near=1e15)
+    at = [hw.design(table, bits=b, input_bits=b) for b in (4.0, 16.0, 32.0)]
+    four, half, full = (float(hw.cost(t, target).latency_s) for t in at)
+    assert four == pytest.approx(half)
+    assert half < full
+
+
+def test_small_laws():
+    density = jnp.asarray([1.0, 0.5, 0.01])
+    ideal, none = sparse_time(density, 1.0), sparse_time(density, 0.0)
+    np.testing.assert_allclose(ideal, density, rtol=1e-6)
+    np.testing.assert_allclose(none, 1.0, rtol=1e-3)
+    some = sparse_time(density, 0.5)
+    assert np.all(some >= ideal)
+    assert np.all(some <= none)
+    assert float(spill(4e6, 4e6)) == pytest.approx(0.5)
+    assert float(spill(1e9, 4e6)) > 0.999
+    assert np.isfinite(float(spill(1e12, 1.0)))
+    assert float(spill(0.0, 4e6)) < 1e-6
+    bits = jnp.asarray([4.0, 8.0, 16.0, 32.0])
+    joules = mac_energy(bits, bits)
+    assert np.all(np.diff(np.asarray(joules)) > 0)
+    assert float(joules[1]) == pytest.approx(0.25e-12, rel=0.1)  # 0.2 and an addition
+    assert float(joules[3]) == pytest.approx(4.6e-12, rel=0.1)
+
+
+def test_an_index_of_eight_bits_breaks_even_at_half():
+    dense = product(1, 64, 64, bits=8)
+    half = product(1, 64, 64, bits=8, density=0.5, pattern="unstructured")
+    np.testing.assert_allclose(dense.weight_bytes, half.weight_bytes)

@@ -1,0 +1,250 @@
+"""Operator tables against hand counts, published counts and XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import graph
+import hw
+from core import trees
+from core.errors import GraphError, InputError, RuleError, UnknownNameError
+from experiments.hardware import networks
+from experiments.models import MODELS
+from tests.hw.networks import model, published
+
+STRUCT = jax.ShapeDtypeStruct
+
+
+def rows(table):
+    return {path: i for i, path in enumerate(table.paths) if path}
+
+
+@pytest.mark.parametrize("name", sorted(networks.NETWORKS))
+def test_published_counts(name):
+    table, network = published(name), networks.NETWORKS[name]
+    shapes, _ = networks.shapes(name)
+    assert network.macs in (None, table.total_macs)
+    assert network.parameters in (None, table.total_parameters)
+    assert table.total_parameters == sum(np.prod(s.shape) for s in shapes.values())
+    assert table.unknown == ()
+    kernels = [p for p, s in shapes.items() if p.endswith("kernel") or "gru" in p]
+    kernels = [p for p in kernels if not p.endswith("bias")]
+    found = [path for path in table.paths if path]
+    assert sorted(found) == sorted(kernels)  # each exactly once
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [
+        # 24*24*25*20 + 8*8*500*50 + 800*500 + 500*10
+        ("lenet5", 288_000 + 1_600_000 + 400_000 + 5_000),
+        # 27*16 and 18 times 144*16 positions of 1024, halved where maps shrink
+        ("resnet20", 442_368 + 16 * 2_359_296 + 2 * 1_179_648 + 640),
+        ("vgg16", 313_201_664),  # as counted by hand from 1409.1556, table 1
+        ("mobilenetv2", 91_154_944),
+        # gates of 28 + 128 inputs, 28 steps; the first state is known to be 0
+        ("gru", 28 * 3 * 28 * 128 + 27 * 3 * 128 * 128 + 1280),
+    ],
+)
+def test_counts_of_the_registry(name, macs):
+    table = model(name)
+    assert table.total_macs == macs
+    # Moments of norms are data here, not parameters.
+    assert table.total_parameters == MODELS[name].parameters
+    assert table.unknown == ()
+
+
+def test_hand_counts_of_a_row():
+    table = model("lenet5")
+    at = rows(table)["conv2/kernel"]
+    first = {f: float(getattr(table, f)[at]) for f in ("m", "k", "n", "window")}
+    assert first == {"m": 64, "k": 500, "n": 50, "window": 25}
+    assert table.kinds[at] == "conv"
+    assert float(table.weight_bytes[at]) == 4 * 25_000
+    assert float(table.input_bytes[at]) == 4 * 12 * 12 * 20
+    assert float(table.output_bytes[at]) == 4 * 64 * 50
+    size = 4 * (25_000 + 2_880 + 3_200)
+    assert float(table.bytes[at]) == size
+    assert float(table.reuse[at]) == pytest.approx(1_600_000 / size)
+
+
+def test_depthwise_groups_and_attention():
+    table = published("mobilenet_v1")
+    at = rows(table)["conv2/depthwise/kernel"]
+    assert table.kinds[at] == "depthwise"
+    shape = [float(getattr(table, f)[at]) for f in ("groups", "m", "k", "n")]
+    assert shape == [32, 112 * 112, 9, 1]
+    table = published("alexnet")
+    at = rows(table)["conv2/kernel"]
+    shape = [float(getattr(table, f)[at]) for f in ("groups", "m", "k", "n")]
+    assert shape == [2, 27 * 27, 48 * 25, 128]
+    assert table.kinds[at] == "conv"
+    table = published("transformer")
+    scores = [i for i, kind in enumerate(table.kinds) if kind == "attention"]
+    assert len(scores) == 2
+    assert float(table.groups[scores[0]]) == 12
+    assert float(table.weights[scores[0]]) == 0
+
+
+def test_loops_are_calls_of_one_row():
+    table = published("gru")
+    at = rows(table)["gru0/hidden"]
+    assert float(table.calls[at]) == 30
+    assert float(table.parameters[at]) == 1024 * 3072
+    assert float(table.m[at]) == 1
+
+
+def test_chains_are_fused_and_end_at_reductions():
+    def fn(p, x):
+        y = jnp.tanh(x @ p["w"] + p["b"][None]) * 2
+        z = y - y.sum(axis=1, keepdims=True)
+        return jnp.sqrt(z + 1)
+
+    shapes = {"w": STRUCT((6, 4), jnp.float32), "b": STRUCT((4,), jnp.float32)}
+    table = hw.workload(fn, shapes, STRUCT((5, 6), jnp.float32))
+    assert table.kinds == ("matmul", "chain", "chain")
+    first, second = 1, 2
+    assert float(table.inputs[first]) == 20 + 1  # the product and the constant 2
+    assert float(table.weights[first]) == 4  # the bias
+    assert float(table.outputs[first]) == 20 + 5
+    assert float(table.functions[first]) == 20
+    assert float(table.elements[first]) == 20 + 20 + 20  # add, mul, the sum
+    assert float(table.functions[second]) == 20
+    assert table.total_parameters == 28
+
+
+def test_what_depends_on_parameters_alone_is_free():
+    def fn(p, x):
+        return x @ (p["w"] * jnp.exp(p["s"])[None]).T
+
+    shapes = {"w": STRUCT((3, 4), jnp.float32), "s": STRUCT((4,), jnp.float32)}
+    table = hw.workload(fn, shapes, STRUCT((2, 4), jnp.float32))
+    assert table.paths == ("w",)
+    assert table.total_macs == 24
+    assert table.total_parameters == 16
+    assert float(table.n[0]) == 3
+
+
+def test_shared_kernels_stand_in_one_row():
+    def fn(p, x):
+        first = x @ p["w"]
+        return (first[:2] @ p["w"]).sum()
+
+    shapes = {"w": STRUCT((4, 4), jnp.float32)}
+    table = hw.workload(fn, shapes, STRUCT((6, 4), jnp.float32))
+    assert table.paths.count("w") == 1
+    at = rows(table)["w"]
+    assert float(table.calls[at]) == 2
+    assert table.total_macs == 6 * 16 + 2 * 16
+
+
+def test_unknown_primitives_are_named_and_counted():
+    def fn(p, x):
+        return jnp.linalg.cholesky(x @ p["w"]) + jnp.fft.rfft(x).real[:, :1]
+
+    shapes = {"w": STRUCT((4, 4), jnp.float32)}
+    table = hw.workload(fn, shapes, STRUCT((4, 4), jnp.float32))
+    names = dict(table.unknown)
+    assert names["cholesky"] == 1
+    assert names["fft"] == 1
+    assert "cholesky x1" in str(table)
+    assert float(table.elements.sum()) >= 16
+
+
+def test_xla_counts_the_same_work():
+    def fn(p, x):
+        y = lax.conv_general_dilated(
+            x, p["c"], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        y = jax.nn.relu(y).reshape(x.shape[0], -1)
+        return y @ p["w"] + p["b"][None]
+
+    shapes = {"c": (3, 3, 4, 8), "w": (6 * 6 * 8, 10), "b": (10,)}
+    params = {k: STRUCT(s, jnp.float32) for k, s in shapes.items()}
+    x = STRUCT((2, 8, 8, 4), jnp.float32)
+    table = hw.workload(fn, params, x)
+    found = jax.jit(fn).lower(params, x).compile().cost_analysis()
+    ours = 2 * table.total_macs + float((table.elements + table.functions).sum())
+    assert found["flops"] == pytest.approx(ours, rel=0.02)
+    assert found["bytes accessed"] == pytest.approx(float(table.bytes.sum()), rel=0.35)
+
+
+def test_paths_join_numbers_with_rows():
+    fn, (params, x) = networks.apply_of("resnet18"), networks.shapes("resnet18")
+    traced = graph.trace(fn, params, x)
+    table = hw.workload(
+        traced,
+        density={"conv1/kernel": 0.5, "fc/kernel": 0.1},
+        bits={"conv1/kernel": 4},
+        pattern={"fc/kernel": "block"},
+        input_bits=8,
+    )
+    at = rows(table)
+    first, last = at["conv1/kernel"], at["fc/kernel"]
+    assert float(table.density[first]) == 0.5
+    assert hw.PATTERNS[int(table.pattern[first])] == "unstructured"
+    assert hw.PATTERNS[int(table.pattern[last])] == "block"
+    assert float(table.weight_bits[first]) == 4
+    assert float(table.weight_bits[last]) == 32
+    assert np.all(np.asarray(table.input_bits) == 8)
+    kept, total = 0.5 * 9408, 9408
+    assert float(table.weight_bytes[first]) == kept * (4 + 8) / 8
+    assert float(table.index_bytes[last]) == pytest.approx(512_000 * 24 / 128 / 8)
+    assert float(table.weights[first]) == total
+    assert set(at) <= set(trees.paths(params))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"density": {"w/kernels": 0.5}}, RuleError, "w/kernel"),
+        ({"density": 0.0}, InputError, "density"),
+        ({"density": 1.5}, InputError, "density"),
+        ({"bits": float("nan")}, InputError, "bits"),
+        ({"pattern": "blocks"}, UnknownNameError, "block"),
+        ({"pattern": 3}, InputError, "name"),
+    ],
+)
+def test_bad_input_says_what_to_do(given, error, words):
+    shapes = {"w": {"kernel": STRUCT((3, 4), jnp.float32)}}
+    with pytest.raises(error, match=words):
+        hw.workload(
+            lambda p, x: x @ p["w"]["kernel"],
+            shapes,
+            STRUCT((2, 3), jnp.float32),
+            **given,
+        )
+
+
+def test_a_function_without_data_is_refused():
+    with pytest.raises(GraphError, match="data"):
+        hw.workload(lambda x: x * 2, jnp.ones(3))
+
+
+def test_distinct_rows_keep_totals():
+    table = published("resnet50")
+    small = hw.distinct(table)
+    assert len(small) < 0.6 * len(table)
+    assert small.total_macs == table.total_macs
+    assert small.total_parameters == table.total_parameters
+    np.testing.assert_allclose(small.bytes.sum(), table.bytes.sum(), rtol=1e-6)
+    target = hw.get("fpga_zcu102")
+    a, b = hw.cost(table, target), hw.cost(small, target)
+    np.testing.assert_allclose(a.latency_s, b.latency_s, rtol=1e-5)
+    np.testing.assert_allclose(a.energy_j, b.energy_j, rtol=1e-5)
+
+
+def test_design_changes_kernels_alone_and_take_keeps_names():
+    table = model("lenet5")
+    new = jax.jit(lambda b: hw.design(table, bits=b, density=0.5, input_bits=8.0))(4.0)
+    kernel = np.array([bool(p) for p in table.paths])
+    assert np.all(np.asarray(new.weight_bits)[kernel] == 4)
+    assert np.all(np.asarray(new.weight_bits)[~kernel] == 32)
+    assert np.all(np.asarray(new.input_bits) == 8)
+    products = table.take(table.is_product)
+    assert products.total_macs == table.total_macs
+    assert all(products.paths)
+    lines = str(products).splitlines()
+    assert len(lines) == len(products) + 2
