@@ -8,6 +8,8 @@ under `jit`. Writing one takes one method:
     class NonNegative:
         def project(self, w):
             return jnp.maximum(w, 0)
+
+A `quant.Quantizer` and a `quant.RowMix` have that method, so they are sets as well.
 """
 
 import dataclasses
@@ -16,7 +18,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
+import quant
 from admm.circulant import BlockCirculant
+from admm.combined import Intersection, Union
+from admm.levels import Quantized
 from admm.low_rank import LowRank
 from core import rules as core_rules
 from core import trees
@@ -84,6 +89,9 @@ SETS: dict[str, type[ConstraintSet]] = {
     "sparse": Sparse,
     "block_circulant": BlockCirculant,
     "low_rank": LowRank,
+    "quantized": Quantized,
+    "intersection": Intersection,
+    "union": Union,
 }
 """Every constraint set by name; one contract test walks it."""
 
@@ -93,14 +101,24 @@ def constraints(params: PyTree, rules: Rules) -> PartialTree:
 
     Args:
       params: a pytree of arrays.
-      rules: pairs of a path regex and a `ConstraintSet`, a `gap.Target` or a density
-        in [0, 1] (short for `Sparse`), or `None`.
+      rules: pairs of a path regex and a `ConstraintSet`, or what is short for one: a
+        `gap.Target` or a density in [0, 1] for `Sparse`, a `quant.Format` for
+        `Quantized`; or a tuple of such, several sets at once; or `None`.
+
+    Returns:
+      A partial tree of sets; a tuple of sets for a leaf of several.
 
     Raises:
       RuleError: a rule that matches no leaf.
       InputError: a spec that is no set.
     """
-    return trees.map_partial(_as_set, core_rules.match(rules, params))
+
+    def found(spec: Any, _: Array) -> Any:
+        if isinstance(spec, tuple) and spec:
+            return tuple(map(_as_set, spec))
+        return _as_set(spec)
+
+    return trees.map_partial(found, core_rules.match(rules, params), params)
 
 
 def _as_set(spec: Any) -> ConstraintSet:
@@ -108,19 +126,50 @@ def _as_set(spec: Any) -> ConstraintSet:
         return spec
     if isinstance(spec, Target):
         return Sparse(spec.density, spec.count, spec.pattern)
+    if isinstance(spec, quant.Format):
+        return Quantized(spec)
     if isinstance(spec, numbers.Real) and not isinstance(spec, bool):
         return Sparse(density=float(spec))
     raise InputError(
         describe(
             repr(spec),
-            "a constraint set (an object with a method project), a gap.Target "
-            "or a density",
+            "a constraint set (an object with a method project), a gap.Target, "
+            "a quant.Format or a density",
         )
     )
 
 
+def in_turn(spec: Any) -> ConstraintSet:
+    """Returns one set for a leaf's spec: of several sets their intersection."""
+    return Intersection(spec) if isinstance(spec, tuple) else spec
+
+
+def support(spec: Any, w: Array) -> Array | None:
+    """Returns the mask of what may be trained after the projection of `w`.
+
+    `None` for a set without a support, whose points are not free anywhere. A set of
+    several has one if it zeroes weights: what its projection leaves.
+    """
+    spec = in_turn(spec)
+    if isinstance(spec, SupportSet):
+        return spec.support(w)
+    if not _prunes(spec):
+        return None
+    return spec.project(w) != 0
+
+
+def _prunes(spec: Any) -> bool:
+    if isinstance(spec, Intersection):
+        return any(map(_prunes, spec.sets))
+    if isinstance(spec, Union):
+        return all(map(_prunes, spec.sets))
+    return isinstance(spec, SupportSet)
+
+
 def project(params: PyTree, rules: Rules) -> PyTree:
     """Returns `params` with every leaf that a rule matches projected onto its set.
+
+    Onto several sets in turn, as `Intersection`.
 
     Raises:
       RuleError, InputError: as `constraints`.
@@ -129,5 +178,5 @@ def project(params: PyTree, rules: Rules) -> PyTree:
     sets = constraints(params, rules)
     check_finite(trees.select(sets, params), "params")
     return trees.map_partial(
-        lambda s, w: s.project(w), sets, params, absent=trees.keep_rest
+        lambda s, w: in_turn(s).project(w), sets, params, absent=trees.keep_rest
     )

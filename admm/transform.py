@@ -6,17 +6,20 @@ Minimise f(W) subject to W_i in S_i for every constrained leaf i, in scaled form
     W <- argmin f(W) + sum_i rho/2 ||W_i - Z_i + U_i||^2   (`interval` steps)
     Z <- projection of W + U onto S
     U <- U + W - Z
+
+A leaf of several sets has a Z and a U for each: its quadratic term is the sum over
+them, which is ADMM in consensus form.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from admm.sets import SupportSet, constraints
+from admm.penalties import Balance, Rho, check_rho, rho_at
+from admm.sets import ConstraintSet, constraints, in_turn, support
 from core import trees
 from core.errors import InputError, check_range, describe
 from core.numerics import check_finite
@@ -24,22 +27,21 @@ from core.rules import Rules
 from core.types import Array, PartialTree, PyTree, Scalar
 from gap.transforms import need_params
 
-Rho: TypeAlias = float | Callable[[Array], Array]
-"""A penalty, or a function from the iteration, int32 [], to the penalty."""
-
 
 class ADMMState(NamedTuple):
     """State of `admm`.
 
-    Invariants: `z` and `u` have `None` where a leaf is unconstrained; every leaf
-    of `z` lies in its set; `rho * u` (the unscaled dual) does not change when
-    `rho` does; `primal` and `dual` are the squared residuals of each leaf at the
-    last iteration, `||W - Z||^2` and `||Z - Z_previous||^2`, infinite before it.
+    Invariants: `z` and `u` have `None` where a leaf is unconstrained, and a tuple for a
+    leaf of several sets; every leaf of `z` lies in its set; the penalty of a leaf is
+    `rho * factor`, and its product with `u` (the unscaled dual) does not change when
+    it does; `primal` and `dual` are the squared residuals of each leaf at the last
+    iteration, `||W - Z||^2` and `||Z - Z_previous||^2`, infinite before it.
     """
 
     step: Array
     iteration: Array
     rho: Array
+    factor: PartialTree
     z: PartialTree
     u: PartialTree
     primal: PartialTree
@@ -55,44 +57,24 @@ class Residuals(NamedTuple):
     relative: Array
 
 
-def geometric_rho(start: float, growth: float, limit: float) -> Rho:
-    """Returns `rho(iteration) = min(start * growth ** iteration, limit)`.
-
-    Args:
-      start: the first penalty, positive, in units of loss per squared weight.
-      growth: the factor per iteration, at least 1.
-      limit: the largest penalty.
-
-    Raises:
-      InputError: out of range.
-    """
-    check_range("start", start, 0.0, low_open=True)
-    check_range("growth", growth, 1.0)
-    check_range("limit", limit, start)
-
-    def rho(iteration: Array) -> Array:
-        grown = jnp.float32(start) * jnp.float32(growth) ** iteration.astype(
-            jnp.float32
-        )
-        return jnp.minimum(grown, jnp.float32(limit))
-
-    return rho
+def _each(f: Any, spec: Any, *rest: Any) -> Any:
+    """Maps over the one set of a leaf, or over its several."""
+    return jax.tree.map(f, spec, *rest, is_leaf=lambda s: isinstance(s, ConstraintSet))
 
 
-def _check_rho(rho: Rho) -> None:
-    """Raises unless the first penalty is positive and finite."""
-    first = rho(jnp.zeros((), jnp.int32)) if callable(rho) else rho
-    try:
-        value = float(first)
-    except jax.errors.ConcretizationTypeError:  # traced: no value yet
-        return
-    largest = float(jnp.finfo(jnp.float32).max)
-    check_range("rho", value, 0.0, largest, low_open=True)
+def _distance(a: Any, b: Any) -> Array:
+    """||a - b||^2, of several together, float32 []."""
+    return trees.squared_norm(jax.tree.map(lambda a, b: a - b, a, b))
 
 
-def _rho_at(rho: Rho, iteration: Array) -> Array:
-    value = rho(iteration) if callable(rho) else rho
-    return jnp.asarray(value, jnp.float32)
+def _offset(w: Array, z: Any, u: Any) -> Any:
+    """W - Z + U of every set of a leaf."""
+    return jax.tree.map(lambda z, u: w - z + u, z, u)
+
+
+def _gap(w: Array, z: Any) -> Any:
+    """W - Z of every set of a leaf."""
+    return jax.tree.map(lambda z: w - z, z)
 
 
 def init_duals(params: PyTree, rules: Rules, rho: Rho) -> ADMMState:
@@ -108,7 +90,7 @@ def init_duals(params: PyTree, rules: Rules, rho: Rho) -> ADMMState:
     sets = constraints(params, rules)
     check_finite(trees.select(sets, params), "params")
     zero = jnp.zeros((), jnp.int32)
-    _check_rho(rho)
+    check_rho(rho)
 
     def unknown(*_: object) -> Array:
         return jnp.full((), jnp.inf, jnp.float32)
@@ -116,60 +98,96 @@ def init_duals(params: PyTree, rules: Rules, rho: Rho) -> ADMMState:
     return ADMMState(
         step=zero,
         iteration=zero + 0,
-        rho=_rho_at(rho, zero),
-        z=trees.map_partial(lambda s, w: s.project(w), sets, params),
-        u=trees.map_partial(lambda _, w: jnp.zeros_like(w), sets, params),
+        rho=rho_at(rho, zero),
+        factor=trees.map_partial(lambda *_: jnp.ones((), jnp.float32), sets, params),
+        z=trees.map_partial(
+            lambda s, w: _each(lambda s: s.project(w), s), sets, params
+        ),
+        u=trees.map_partial(
+            lambda s, w: _each(lambda _: jnp.zeros_like(w), s), sets, params
+        ),
         primal=trees.map_partial(unknown, sets, params),
         dual=trees.map_partial(unknown, sets, params),
         inner=optax.EmptyState(),
     )
 
 
-def iterate(params: PyTree, state: ADMMState, rules: Rules, rho: Rho) -> ADMMState:
+def iterate(
+    params: PyTree,
+    state: ADMMState,
+    rules: Rules,
+    rho: Rho,
+    balance: Balance | None = None,
+) -> ADMMState:
     """Returns the state after one Z and U update with the weights `params`.
 
-    When `rho` changes, U is rescaled by `rho_old / rho_new`, which keeps the
-    unscaled dual.
+    When a penalty changes, U is rescaled by the old one over the new one, which keeps
+    the unscaled dual.
 
     Args:
       params: the weights W after the primal step.
       state: the state so far.
       rules: as in `admm`.
       rho: as in `admm`.
+      balance: as in `admm`.
 
     Raises:
       RuleError, InputError: bad rules.
     """
     sets = constraints(params, rules)
-    z = trees.map_partial(lambda s, w, u: s.project(w + u), sets, params, state.u)
-
-    def distance(_: object, a: Array, b: Array) -> Array:
-        return trees.squared_norm(a - b)
-
     iteration = state.iteration + 1
-    new_rho = _rho_at(rho, iteration)
-    scale = state.rho / new_rho
-    u = trees.map_partial(
-        lambda _, u, w, z: (u + w - z) * scale.astype(u.dtype), sets, state.u, params, z
+    new_rho = rho_at(rho, iteration)
+
+    def turn(spec: Any, w: Array, z: Any, u: Any, factor: Array) -> tuple[Any, ...]:
+        new = _each(lambda s, u: s.project(w + u), spec, u)
+        dual = jax.tree.map(lambda u, z: u + w - z, u, new)
+        primal, still = trees.squared_norm(_gap(w, new)), _distance(new, z)
+        after = factor
+        if balance is not None:
+            after = balance(factor, *_relative(w, new, u, primal, still))
+        scale = state.rho * factor / (new_rho * after)
+        dual = jax.tree.map(lambda u: u * scale.astype(u.dtype), dual)
+        return new, dual, after, primal, still
+
+    found = trees.map_partial(turn, sets, params, state.z, state.u, state.factor)
+    z, u, factor, primal, dual = (
+        trees.map_partial(lambda _, w, parts, i=i: parts[i], sets, params, found)
+        for i in range(5)
     )
     return state._replace(
         iteration=iteration,
         rho=new_rho,
+        factor=factor,
         z=z,
         u=u,
-        primal=trees.map_partial(distance, sets, params, z),
-        dual=trees.map_partial(distance, sets, z, state.z),
+        primal=primal,
+        dual=dual,
     )
+
+
+def _relative(w: Array, z: Any, u: Any, primal: Array, still: Array) -> list[Array]:
+    """||W - Z|| / max(||W||, ||Z||) and ||Z - Z_previous|| / ||U|| of a leaf."""
+    tiny = jnp.finfo(jnp.float32).tiny
+    count = len(jax.tree.leaves(z))
+    size = jnp.maximum(count * trees.squared_norm(w), trees.squared_norm(z))
+    pairs = ((primal, size), (still, trees.squared_norm(u)))
+    return [jnp.sqrt(a / jnp.maximum(b, tiny)) for a, b in pairs]
+
+
+def _pull(z: Any, w: Array, u: Any) -> Array:
+    """The sum over a leaf's sets of W - Z + U."""
+    return functools.reduce(jnp.add, jax.tree.leaves(_offset(w, z, u)))
 
 
 def penalty_gradient(params: PyTree, state: ADMMState, grads: PyTree) -> PyTree:
     """Returns `grads` plus `rho * (W - Z + U)` on the constrained leaves."""
 
-    def add(z: Array, g: Array, w: Array, u: Array) -> Array:
-        return g + (state.rho.astype(w.dtype) * (w - z + u)).astype(g.dtype)
+    def add(z: Any, g: Array, w: Array, u: Any, factor: Array) -> Array:
+        rho = (state.rho * factor).astype(w.dtype)
+        return g + (rho * _pull(z, w, u)).astype(g.dtype)
 
     return trees.map_partial(
-        add, state.z, grads, params, state.u, absent=trees.keep_rest
+        add, state.z, grads, params, state.u, state.factor, absent=trees.keep_rest
     )
 
 
@@ -181,9 +199,14 @@ def augmented_lagrangian(loss: Scalar, params: PyTree, state: ADMMState) -> Arra
       params: the weights W.
       state: an ADMM state of these parameters.
     """
-    shifted = trees.map_partial(lambda z, w, u: w - z + u, state.z, params, state.u)
-    penalty = trees.squared_norm(shifted) - trees.squared_norm(state.u)
-    return jnp.asarray(loss, jnp.float32) + 0.5 * state.rho * penalty
+
+    def penalty(z: Any, w: Array, u: Any, factor: Array) -> Array:
+        shifted = trees.squared_norm(_offset(w, z, u))
+        return factor * (shifted - trees.squared_norm(u))
+
+    each = trees.map_partial(penalty, state.z, params, state.u, state.factor)
+    total = functools.reduce(jnp.add, jax.tree.leaves(each), jnp.float32(0))
+    return jnp.asarray(loss, jnp.float32) + 0.5 * state.rho * total
 
 
 def residuals(params: PyTree, state: ADMMState) -> Residuals:
@@ -192,13 +215,30 @@ def residuals(params: PyTree, state: ADMMState) -> Residuals:
     `primal` is `||W - Z||`, `relative` is it divided by `||W||` over the
     constrained leaves, and `dual` is `||Z - Z_previous||` of the last iteration.
     """
-    gap = trees.map_partial(lambda z, w: w - z, state.z, params)
+    gap = trees.map_partial(lambda z, w: _gap(w, z), state.z, params)
     primal = jnp.sqrt(trees.squared_norm(gap))
     norm = jnp.sqrt(trees.squared_norm(trees.select(state.z, params)))
     dual = functools.reduce(jnp.add, jax.tree.leaves(state.dual), jnp.float32(0))
     return Residuals(
         primal, jnp.sqrt(dual), primal / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny)
     )
+
+
+def converged(params: PyTree, state: ADMMState, tolerance: float) -> Array:
+    """Returns whether an ADMM run may stop, bool [].
+
+    When ||W - Z|| and ||Z - Z_previous|| are at most `tolerance` times ||W||, over the
+    constrained leaves (arXiv 1804.03294, equation 9, in relative terms).
+
+    Args:
+      params: the weights W.
+      state: after an iteration; before the first one nothing has converged.
+      tolerance: relative, at least 0.
+    """
+    found = residuals(params, state)
+    norm = trees.squared_norm(trees.select(state.z, params))
+    still = found.dual <= tolerance * jnp.sqrt(norm)
+    return (found.relative <= tolerance) & still
 
 
 def admm(
@@ -208,6 +248,8 @@ def admm(
     interval: int,
     rho: Rho = 1e-3,
     reset_inner: bool = True,
+    balance: Balance | None = None,
+    tolerance: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """ADMM with `inner` as the optimizer of the primal step.
 
@@ -220,20 +262,24 @@ def admm(
 
     Args:
       inner: the optimizer of the primal step, such as `optax.adam(1e-3)`.
-      rules: pairs of a path regex and a constraint set, or a density in [0, 1].
+      rules: pairs of a path regex and a constraint set, or what is short for one, or a
+        tuple of them, each of which then has a dual of its own; see `constraints`.
       interval: optimizer steps per ADMM iteration.
       rho: the penalty, positive, or a function of the iteration, positive at every
         one, such as `geometric_rho`.
       reset_inner: whether `inner` starts afresh at every iteration; adaptive
         moments and learning-rate schedules otherwise damp the new pull. All of its
         state is renewed, injected hyperparameters included.
+      balance: how penalties of single leaves adapt; None for one penalty in all.
+      tolerance: once the run has `converged` to it, Z and U stay as they are and
+        `iteration` counts no further; 0 for a fixed number of iterations.
 
     Returns:
       A transform with `ADMMState`; `update` needs `params`. After the last step
       call `finish` for the pruned weights and their masks.
 
     Raises:
-      InputError: interval below 1 or a rho that is not positive.
+      InputError: interval below 1, a rho that is not positive or a tolerance below 0.
       RuleError: a rule that matches no leaf, at `init`.
       NonFiniteError: NaN or infinity in a constrained leaf, at `init`.
 
@@ -241,6 +287,7 @@ def admm(
       Zhang et al., arXiv 1804.03294, equations 5 to 8.
     """
     check_range("interval", interval, 1)
+    check_range("tolerance", tolerance, 0.0)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> ADMMState:
@@ -250,7 +297,11 @@ def admm(
         params = need_params(params, "admm.admm")
 
         def new_iteration(state: ADMMState) -> ADMMState:
-            new = iterate(params, state, rules, rho)
+            new = iterate(params, state, rules, rho, balance)
+            if tolerance:
+                stays = converged(params, state, tolerance)
+                keep = functools.partial(jnp.where, stays)
+                new = jax.tree.map(keep, state, new)
             if not reset_inner:
                 return new
             # Moments may have taken the gradients' dtype in the first update.
@@ -273,6 +324,9 @@ def admm(
 def finish(params: PyTree, rules: Rules) -> tuple[PyTree, PartialTree]:
     """Projects the weights onto their sets and returns masks for retraining.
 
+    The guarantee that the result is feasible: it is in the sets, whatever the residuals
+    were. Several sets of a leaf are projected on in turn.
+
     Args:
       params: the weights W after the last ADMM step.
       rules: as in `admm`.
@@ -281,7 +335,7 @@ def finish(params: PyTree, rules: Rules) -> tuple[PyTree, PartialTree]:
       The projected parameters and a mask tree. Train on with
       `gap.masked(optimizer, masks)`. A leaf whose set has no support (circulant, low
       rank, levels) keeps `None` there, and leaves its set when it trains on: hold it
-      still, or train its generators or factors instead.
+      still (`admm.hold`), or train its generators or factors instead.
 
     Raises:
       NonFiniteError: NaN or infinity in a constrained leaf.
@@ -291,10 +345,8 @@ def finish(params: PyTree, rules: Rules) -> tuple[PyTree, PartialTree]:
     check_finite(trees.select(sets, params), "params")
     if not jax.tree.leaves(trees.select(sets, params)):
         raise InputError(describe(f"rules {rules!r}", "at least one constrained leaf"))
-    masks = trees.map_partial(
-        lambda s, w: s.support(w) if isinstance(s, SupportSet) else None, sets, params
-    )
+    masks = trees.map_partial(support, sets, params)
     projected = trees.map_partial(
-        lambda s, w: s.project(w), sets, params, absent=trees.keep_rest
+        lambda s, w: in_turn(s).project(w), sets, params, absent=trees.keep_rest
     )
     return projected, masks

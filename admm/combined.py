@@ -1,0 +1,77 @@
+"""Sets made of sets: one after another, or whichever is nearest."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from admm.low_rank import wide
+from core.errors import InputError, describe
+from core.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Intersection:
+    """Weights in all of several sets: projected onto one after another.
+
+    As the papers do for structured sparsity and then levels (arXiv 1908.10017): the
+    projection is exact where that is so, as for unstructured sparsity with levels that
+    are symmetric (what a weight gains by being kept rises with its magnitude), and
+    where the sets are subspaces whose projections commute. Otherwise the point lies in
+    the intersection, and is near. Each set must keep what those before it gave:
+    zeros of a pruned layer stay if `Quantized(..., pruned=True)` comes after.
+
+    Attributes:
+      sets: in the order of projection.
+    """
+
+    sets: tuple
+
+    def __post_init__(self):
+        object.__setattr__(self, "sets", tuple(self.sets))
+        _check(self.sets)
+
+    def project(self, w: Array) -> Array:
+        """Returns `w` projected onto each set in turn."""
+        for each in self.sets:
+            w = each.project(w)
+        return w
+
+
+@dataclasses.dataclass(frozen=True)
+class Union:
+    """Weights in any of several sets: the nearest of their projections, exactly.
+
+    One set for a whole leaf: the format or the pattern that fits it best. Of equals
+    the first.
+
+    Attributes:
+      sets: what is chosen from.
+    """
+
+    sets: tuple
+
+    def __post_init__(self):
+        object.__setattr__(self, "sets", tuple(self.sets))
+        _check(self.sets)
+
+    def choose(self, w: Array) -> Array:
+        """Returns which set is nearest, int32 []."""
+        return self._nearest(w)[0]
+
+    def project(self, w: Array) -> Array:
+        """Returns the nearest of the projections."""
+        best, points = self._nearest(w)
+        return points[best]
+
+    def _nearest(self, w: Array) -> tuple[Array, Array]:
+        points = jnp.stack([each.project(w) for each in self.sets])
+        away = jnp.square(wide(points - w[None]))
+        return jnp.argmin(away.sum(tuple(range(1, away.ndim)))), points
+
+
+def _check(sets: tuple) -> None:
+    if not sets:
+        raise InputError(describe("no sets", "at least one"))
+    for each in sets:
+        if isinstance(each, type) or not hasattr(each, "project"):
+            raise InputError(describe(repr(each), "sets with a method project"))

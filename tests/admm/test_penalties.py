@@ -1,0 +1,139 @@
+"""Several sets with a dual each, balanced penalties, early stop, nested supports."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import admm
+import gap
+from core.errors import InputError
+from tests.admm.test_transform import AtLeast, quadratic, train
+
+
+class AtMost:
+    """The convex set {w : w <= high}."""
+
+    def __init__(self, high):
+        self.high = high
+
+    def project(self, w):
+        return jnp.minimum(w, jnp.asarray(self.high, w.dtype))
+
+
+def test_two_sets_at_once_converge_to_the_minimum_in_both():
+    # min 1/2 sum a (w - c)^2, 0 <= w <= 1: c clipped; a multiplier for each side.
+    tx = admm.admm(
+        optax.sgd(0.1), [("w", (AtLeast(0.0), AtMost(1.0)))], interval=60, rho=1.0
+    )
+    params, state = train(tx, {"w": jnp.zeros((2, 2))}, quadratic, 60 * 60)[-1]
+    centre = jnp.array([[-2.0, 0.5], [3.0, -0.25]])
+    np.testing.assert_allclose(params["w"], jnp.clip(centre, 0, 1), atol=1e-3)
+    low, high = state.u["w"]
+    scale = jnp.array([[1.0, 2.0], [0.5, 4.0]])
+    np.testing.assert_allclose(-low, scale * jnp.maximum(-centre, 0), atol=1e-2)
+    np.testing.assert_allclose(high, scale * jnp.maximum(centre - 1, 0), atol=1e-2)
+    assert float(admm.residuals(params, state).relative) < 1e-2
+
+
+def test_the_penalty_of_several_sets_is_the_sum_over_them(key):
+    params = {"w": jax.random.normal(key, (3, 4))}
+    state = admm.init_duals(params, [("w", (0.5, 0.25))], 0.7)
+    first, second = state.z["w"]
+    np.testing.assert_array_equal(first, admm.project_cardinality(params["w"], 6))
+    zero = {"w": jnp.zeros((3, 4))}
+    found = admm.penalty_gradient(params, state, zero)["w"]
+    np.testing.assert_allclose(
+        found, 0.7 * (2 * params["w"] - first - second), rtol=1e-5
+    )
+    auto = jax.grad(lambda p: admm.augmented_lagrangian(0.0, p, state))(params)["w"]
+    np.testing.assert_allclose(found, auto, rtol=1e-5)
+
+
+def test_steps_of_rho_and_their_duals():
+    rho = admm.stepped_rho((0.1, 1.0), iterations=2)
+    params = {"w": jnp.array([1.0, 2.0, 3.0])}
+    rules = [("w", admm.Sparse(count=1))]
+    state = admm.init_duals(params, rules, rho)
+    for wanted in (0.1, 1.0, 1.0):
+        before = state
+        state = admm.iterate(params, state, rules, rho)
+        np.testing.assert_allclose(state.rho, wanted)
+        dual = before.rho * (before.u["w"] + params["w"] - state.z["w"])
+        np.testing.assert_allclose(state.rho * state.u["w"], dual, rtol=1e-6)
+
+
+def test_a_leaf_that_is_far_from_its_set_is_drawn_harder():
+    # Both leaves want a constant away from their sets; "far" by so much more.
+    params = {"far": jnp.full(4, 2.0), "near": jnp.array([5.0, 1e-4, 0.0, 0.0])}
+    rules = [("far", admm.Sparse(count=1)), ("near", admm.Sparse(count=1))]
+    balance = admm.Balance(ratio=5.0, factor=2.0, limit=8.0)
+    state = admm.init_duals(params, rules, 0.1)
+    for _ in range(5):
+        before = state
+        state = admm.iterate(params, state, rules, 0.1, balance)
+        for name in params:
+            dual = before.factor[name] * (before.u[name] + params[name] - state.z[name])
+            new = state.factor[name] * state.u[name]
+            np.testing.assert_allclose(new, dual, rtol=1e-5)
+    assert float(state.factor["far"]) > float(before.factor["far"]) / 2 >= 1.0
+    step = balance(jnp.float32(8.0), jnp.float32(1.0), jnp.float32(0.01))
+    assert float(step) == 8.0
+    step = balance(jnp.float32(8.0), jnp.float32(0.01), jnp.float32(1.0))
+    assert float(step) == 4.0
+    step = balance(jnp.float32(8.0), jnp.float32(1.0), jnp.float32(1.0))
+    assert float(step) == 8.0
+
+
+def test_it_stops_when_residuals_are_small():
+    rules = [("w", admm.Sparse(count=2))]
+    tx = admm.admm(optax.sgd(0.05), rules, interval=20, rho=1.0, tolerance=0.05)
+    history = train(tx, {"w": jnp.ones((2, 2))}, quadratic, 20 * 25)
+    iterations = [int(state.iteration) for _, state in history]
+    assert 0 < iterations[-1] < 24
+    assert bool(admm.converged(*history[-1], 0.05))
+    assert not bool(admm.converged(*history[0], 0.05))
+    still = history[-40:]
+    np.testing.assert_array_equal(still[0][1].u["w"], still[-1][1].u["w"])
+
+
+def test_progressive_steps_shrink_supports_and_stay_in_them(key):
+    # ADMM under the mask of the step before: zeros stay zero, supports are nested.
+    centre = jax.random.normal(key, (6, 6))
+    loss = lambda p: 0.5 * jnp.sum((p["w"] - centre) ** 2)  # noqa: E731
+    params, masks = {"w": centre}, {"w": jnp.ones((6, 6), bool)}
+    for count in (18, 9, 3):
+        rules = [("w", admm.Sparse(count=count))]
+        inner = admm.admm(optax.sgd(0.1), rules, interval=5, rho=0.5)
+        tx = gap.masked(inner, masks)
+        history = train(tx, params, loss, 20)
+        outside = ~np.asarray(masks["w"])
+        assert not np.any(np.asarray(history[-1][0]["w"])[outside])
+        assert not np.any(np.asarray(history[-1][1].inner.u["w"])[outside])
+        before = masks
+        params, masks = admm.finish(history[-1][0], rules)
+        assert int(masks["w"].sum()) == count
+        assert not np.any(np.asarray(masks["w"]) & outside)
+    assert bool((before["w"] | ~masks["w"]).all())
+
+
+def test_duals_lie_where_the_parameters_do():
+    mesh = Mesh(np.asarray(jax.devices()[:1]), ("data",))
+    place = NamedSharding(mesh, PartitionSpec("data"))
+    params = {"w": jax.device_put(jnp.ones((4, 4)), place)}
+    state = admm.init_duals(params, [("w", 0.5)], 0.1)
+    assert state.u["w"].sharding == place
+    after = jax.jit(lambda p, s: admm.iterate(p, s, [("w", 0.5)], 0.1))(params, state)
+    assert after.u["w"].sharding.is_equivalent_to(place, 2)
+
+
+def test_bad_penalties_are_named():
+    for bad in ({"ratio": 0.5}, {"factor": 1.0}, {"limit": 0.1}):
+        with pytest.raises(InputError):
+            admm.Balance(**bad)
+    with pytest.raises(InputError, match="no values"):
+        admm.stepped_rho((), 1)
+    with pytest.raises(InputError, match="tolerance"):
+        admm.admm(optax.sgd(0.1), [("w", 0.5)], interval=1, tolerance=-1.0)
