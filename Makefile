@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 BENCHMARKS := data_loading training_step training_profile projection sparse_layers \
-  sparse_training compaction squant quant_encode quant_aware verify_bounds \
-  verify_reference verify_memory verify_soundness
+  sparse_training compaction circulant squant quant_encode quant_aware verify_bounds \
+  verify_reference verify_memory verify_soundness cost_model zo
 
 .PHONY: run test check lint format bench clean
 

@@ -4,7 +4,7 @@ import sys
 
 from experiments import cli
 
-MAIN_JOB = ("admm_pruning", "--mode=quick")
+MAIN_JOB = ("shape_and_prove", "--mode=quick")
 
 
 def main() -> int:

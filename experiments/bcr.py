@@ -14,9 +14,8 @@ the notes only.
 import dataclasses
 from typing import TYPE_CHECKING
 
-from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import build, check_filled, option
+from experiments.options import build, check_filled, check_length, option
 from experiments.registry import Experiment, Mode
 
 if TYPE_CHECKING:
@@ -67,9 +66,7 @@ class Config:
 
     def __post_init__(self):
         check_filled(self, "networks", "methods", "rates", "blocks", "batches")
-        if len(self.epochs) != 2:
-            text = ",".join(map(str, self.epochs))
-            raise InputError(f"--epochs: {describe(text, 'two numbers')}")
+        check_length(self, "epochs", "training", "pruning")
 
 
 def is_judged(config: Config, examples: int) -> bool:

@@ -14,9 +14,8 @@ a width and how widths become real. It prints how far learned widths are ahead.
 import dataclasses
 from typing import TYPE_CHECKING
 
-from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import build, check_filled, option
+from experiments.options import check_filled, check_length, option
 from experiments.registry import Experiment, Mode
 
 if TYPE_CHECKING:
@@ -70,9 +69,7 @@ class Config:
 
     def __post_init__(self):
         check_filled(self, "networks", "bits")
-        if len(self.epochs) != 3:
-            text = ",".join(map(str, self.epochs))
-            raise InputError(f"--epochs: {describe(text, 'three numbers')}")
+        check_length(self, "epochs", "float", "joint", "last")
 
 
 def is_judged(config: Config, network: str, examples: int) -> bool:
@@ -83,11 +80,8 @@ def is_judged(config: Config, network: str, examples: int) -> bool:
       network: one of its networks.
       examples: training images that it gets.
     """
-    meant = build(Config, EXPERIMENT.modes["full"].overrides)
-    pairs = zip(config.epochs, meant.epochs, strict=True)
-    long = all(ours >= least for ours, least in pairs)
-    is_meant = network != "digits" or config.dataset == meant.dataset
-    return long and is_meant and examples >= meant.examples
+    names = ("epochs", "dataset") if network == "digits" else ("epochs",)
+    return EXPERIMENT.reaches(config, *names, examples=examples)
 
 
 def run(run: "Run", config: Config) -> "Outcome":

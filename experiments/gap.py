@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import build, check_filled, option
+from experiments.options import build, check_filled, check_length, option
 from experiments.registry import Experiment, Mode
 
 if TYPE_CHECKING:
@@ -117,16 +117,9 @@ class Config:
 
     def __post_init__(self):
         check_filled(self, "networks", "lenet300_densities", "cnn_densities")
-        pairs = {
-            "epochs": "two numbers: choosing weights, fine-tuning",
-            "str": "two numbers: start of the thresholds, their decay",
-        }
-        for suffix, wanted in pairs.items():
-            for name in (f"lenet300_{suffix}", f"cnn_{suffix}"):
-                given = getattr(self, name)
-                if len(given) != 2:
-                    text = ",".join(map(str, given))
-                    raise InputError(f"--{name}: {describe(text, wanted)}")
+        for prefix in ("lenet300", "cnn"):
+            check_length(self, f"{prefix}_epochs", "choosing weights", "fine-tuning")
+            check_length(self, f"{prefix}_str", "first thresholds", "their decay")
         used = {"lenet300" if n == "lenet300" else "cnn" for n in self.networks}
         for name in (f"{prefix}_epochs" for prefix in sorted(used)):
             first = getattr(self, name)[0]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import build, check_filled, option
+from experiments.options import check_filled, option
 from experiments.registry import Experiment, Mode
 
 if TYPE_CHECKING:
@@ -122,12 +122,9 @@ def is_judged(config: Config, network: str, examples: int) -> bool:
       network: one of its networks.
       examples: training images that it gets.
     """
-    meant = build(Config, EXPERIMENT.modes["full"].overrides)
     if network != "lenet300":
-        long = config.cnn_epochs >= meant.cnn_epochs
-        return long and examples >= meant.cnn_examples
-    same = config.dataset == meant.dataset
-    return same and config.epochs >= meant.epochs and examples >= meant.examples
+        return EXPERIMENT.reaches(config, "cnn_epochs", cnn_examples=examples)
+    return EXPERIMENT.reaches(config, "dataset", "epochs", examples=examples)
 
 
 def run(run: "Run", config: Config) -> "Outcome":

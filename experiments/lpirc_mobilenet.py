@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import InputError, describe
 from experiments import papers
-from experiments.options import build, check_filled, option
+from experiments.options import check_filled, option
 from experiments.registry import Experiment, Mode
 
 if TYPE_CHECKING:
@@ -95,12 +95,8 @@ def is_judged(config: Config, examples: int, images: int) -> bool:
       examples: training images there are.
       images: test images there are.
     """
-    meant = build(Config, EXPERIMENT.modes["full"].overrides)
-    return (
-        config.dataset == meant.dataset
-        and config.epochs >= meant.epochs
-        and examples >= meant.examples
-        and images >= meant.images
+    return EXPERIMENT.reaches(
+        config, "dataset", "epochs", examples=examples, images=images
     )
 
 

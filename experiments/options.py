@@ -203,6 +203,15 @@ def check_filled(config: object, *names: str) -> None:
             raise InputError(f"--{name}: {describe('nothing', 'at least one')}")
 
 
+def check_length(config: object, name: str, *meanings: str) -> None:
+    """Raises `InputError` unless an option, a list, has a number for each meaning."""
+    given = getattr(config, name)
+    if len(given) != len(meanings):
+        count = ("no", "one", "two", "three", "four")[len(meanings)]
+        wanted = f"{count} numbers: {', '.join(meanings)}"
+        raise InputError(f"--{name}: {describe(','.join(map(str, given)), wanted)}")
+
+
 def options_of(config_cls: type) -> dict[str, Option]:
     """Returns the options of a config class, by name, in the order of its fields.
 

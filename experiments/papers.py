@@ -242,3 +242,191 @@ BITWIDTH = Paper(
     year=2018,
     arxiv="1810.10351",
 )
+
+S2TA = Paper(
+    key="liu2022s2ta",
+    title=(
+        "S2TA: Exploiting Structured Sparsity for Energy-Efficient Mobile CNN "
+        "Acceleration"
+    ),
+    authors=("Zhi-Gang Liu", "Paul N. Whatmough", "Yuhao Zhu", "Matthew Mattina"),
+    year=2022,
+    arxiv="2107.07983",
+    venue="HPCA 2022",
+)
+
+CAPRAM = Paper(
+    key="chen2021capram",
+    title=(
+        "CAP-RAM: A Charge-Domain In-Memory Computing 6T-SRAM for Accurate and "
+        "Precision-Programmable CNN Inference"
+    ),
+    authors=(
+        "Zhiyu Chen",
+        "Zhanghao Yu",
+        "Qing Jin",
+        "Yan He",
+        "Jingyu Wang",
+        "Sheng Lin",
+        "Dai Li",
+        "Yanzhi Wang",
+        "Kaiyuan Yang",
+    ),
+    year=2021,
+    arxiv="2107.02388",
+    venue="IEEE Journal of Solid-State Circuits",
+    kind="article",
+)
+
+FPGA_MOBILE = Paper(
+    key="yuan2021mobile",
+    title=(
+        "Work in Progress: Mobile or FPGA? A Comprehensive Evaluation on Energy "
+        "Efficiency and a Unified Optimization Framework"
+    ),
+    authors=(
+        "Geng Yuan",
+        "Peiyan Dong",
+        "Mengshu Sun",
+        "Wei Niu",
+        "Zhengang Li",
+        "Yuxuan Cai",
+        "Jun Liu",
+        "Weiwen Jiang",
+        "Xue Lin",
+        "Bin Ren",
+        "Xulong Tang",
+        "Yanzhi Wang",
+    ),
+    year=2021,
+    arxiv="2106.09166",
+    venue="RTAS 2021",
+)
+
+PROGRESSIVE = Paper(
+    key="ye2019progressive",
+    title=(
+        "Progressive DNN Compression: A Key to Achieve Ultra-High Weight Pruning and "
+        "Quantization Rates using ADMM"
+    ),
+    authors=(
+        "Shaokai Ye",
+        "Xiaoyu Feng",
+        "Tianyun Zhang",
+        "Xiaolong Ma",
+        "Sheng Lin",
+        "Zhengang Li",
+        "Kaidi Xu",
+        "Wujie Wen",
+        "Sijia Liu",
+        "Jian Tang",
+        "Makan Fardad",
+        "Xue Lin",
+        "Yongpan Liu",
+        "Yanzhi Wang",
+    ),
+    year=2019,
+    arxiv="1903.09769",
+)
+
+TRP = Paper(
+    key="xu2018trained",
+    title="Trained Rank Pruning for Efficient Deep Neural Networks",
+    authors=(
+        "Yuhui Xu",
+        "Yuxi Li",
+        "Shuai Zhang",
+        "Wei Wen",
+        "Botao Wang",
+        "Yingyong Qi",
+        "Yiran Chen",
+        "Weiyao Lin",
+        "Hongkai Xiong",
+    ),
+    year=2018,
+    arxiv="1812.02402",
+)
+
+ERNN = Paper(
+    key="li2018ernn",
+    title=(
+        "E-RNN: Design Optimization for Efficient Recurrent Neural Networks in FPGAs"
+    ),
+    authors=(
+        "Zhe Li",
+        "Caiwen Ding",
+        "Siyue Wang",
+        "Wujie Wen",
+        "Youwei Zhuo",
+        "Chang Liu",
+        "Qinru Qiu",
+        "Wenyao Xu",
+        "Xue Lin",
+        "Xuehai Qian",
+        "Yanzhi Wang",
+    ),
+    year=2018,
+    arxiv="1812.07106",
+    venue="HPCA 2019",
+)
+
+MEMRISTOR = Paper(
+    key="ma2019tiny",
+    title=(
+        "Tiny but Accurate: A Pruned, Quantized and Optimized Memristor Crossbar "
+        "Framework for Ultra Efficient DNN Implementation"
+    ),
+    authors=(
+        "Xiaolong Ma",
+        "Geng Yuan",
+        "Sheng Lin",
+        "Caiwen Ding",
+        "Fuxun Yu",
+        "Tao Liu",
+        "Wujie Wen",
+        "Xiang Chen",
+        "Yanzhi Wang",
+    ),
+    year=2019,
+    arxiv="1908.10017",
+    venue="ASP-DAC 2020",
+)
+
+STRUCTURED_ADMM = Paper(
+    key="zhang2018adam",
+    title=(
+        "ADAM-ADMM: A Unified, Systematic Framework of Structured Weight Pruning for "
+        "DNNs"
+    ),
+    authors=(
+        "Tianyun Zhang",
+        "Kaiqi Zhang",
+        "Shaokai Ye",
+        "Jiayu Li",
+        "Jian Tang",
+        "Wujie Wen",
+        "Xue Lin",
+        "Makan Fardad",
+        "Yanzhi Wang",
+    ),
+    year=2018,
+    arxiv="1807.11091",
+)
+
+HGE = Paper(
+    key="sharma2020hge",
+    title=(
+        "Zeroth-Order Hybrid Gradient Descent: Towards A Principled Black-Box "
+        "Optimization Framework"
+    ),
+    authors=(
+        "Pranay Sharma",
+        "Kaidi Xu",
+        "Sijia Liu",
+        "Pin-Yu Chen",
+        "Xue Lin",
+        "Pramod K. Varshney",
+    ),
+    year=2020,
+    arxiv="2012.11518",
+)

@@ -140,6 +140,31 @@ class Experiment:
             raise unknown_name(f"mode of {self.name}", name, self.modes)
         return self.modes[name]
 
+    def reaches(
+        self, config: Any, *names: str, mode: str = "full", **sizes: int
+    ) -> bool:
+        """Returns whether a run is as large as a mode at least, so that it is judged.
+
+        Text has to be the same, numbers at least as large, lists entry by entry.
+
+        Args:
+          config: of the run.
+          names: options that count.
+          mode: such as 'full'.
+          **sizes: what there is (such as images), by the option that the mode gives.
+        """
+        meant = options.build(self.config, self.mode(mode).overrides)
+        given = {name: getattr(config, name) for name in names} | sizes
+        return all(_reaches(v, getattr(meant, name)) for name, v in given.items())
+
+
+def _reaches(given: Any, meant: Any) -> bool:
+    if isinstance(meant, str):
+        return given == meant
+    if isinstance(meant, tuple):
+        return len(given) == len(meant) and all(map(_reaches, given, meant))
+    return given >= meant
+
 
 class Registry(Mapping[str, Experiment]):
     """Experiments by name, imported when they are asked for."""
@@ -183,14 +208,27 @@ EXPERIMENTS = Registry(
             "bcr",
             "beta_crown_sdp",
             "bitwidth",
+            "capram",
+            "ernn",
             "esb",
+            "fpga_vs_mobile",
             "gap",
+            "hge_attack",
+            "hge_synthetic",
+            "hw_tables",
             "lottery_ticket",
             "lpirc_mobilenet",
+            "memristor",
+            "progressive_admm",
             "quant_zoo",
+            "s2ta",
+            "shape_and_prove",
             "sp2_msq",
             "squant",
+            "structured_admm",
+            "trained_rank_pruning",
             "vnncomp",
+            "zo_quant",
         )
     }
 )

@@ -16,7 +16,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from experiments import papers
-from experiments.options import build, check_filled, option
+from experiments.options import check_filled, option
 from experiments.registry import Experiment, Mode
 from experiments.rounding.options import Networks
 
@@ -60,9 +60,7 @@ def is_judged(config: Config, network: str, examples: int, images: int) -> bool:
         return False
     if network != "digits":
         return True
-    meant = build(Config, EXPERIMENT.modes["full"].overrides)
-    long = config.epochs >= meant.epochs and examples >= meant.examples
-    return long and config.dataset == meant.dataset
+    return EXPERIMENT.reaches(config, "epochs", "dataset", examples=examples)
 
 
 def run(run: "Run", config: Config) -> "Outcome":

@@ -14,6 +14,7 @@ os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
     + " --xla_cpu_parallel_codegen_split_count=1"  # parts are work on top, done at once
+    + " --xla_cpu_prefer_vector_width=128"  # a sixth less to compile than with 256
     + " --xla_cpu_use_fusion_emitters=false" * (version("jaxlib") < "0.12"),
 )
 

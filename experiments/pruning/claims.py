@@ -47,9 +47,8 @@ def outcome(
         "of epochs; the dense control trains on for as long. Accuracy is that of the "
         f"last epoch on the {split}: no epoch was selected. Learning rates and epochs "
         "were set in pilot runs of seed 0 on the test split; on 10,000 training images "
-        "held out (--validation=10000) LeNet-300-100's rho and interval; LeNet-5's "
-        "last rho is that of its pilot (3e-3 is better by 0.08 points there, seed 3, "
-        "less than their error). Stages, the gradual schedule and the L1 coefficient "
+        "held out (--validation=10000) LeNet-300-100's rho and interval and, with seed "
+        "3, LeNet-5's last rho. Stages, the gradual schedule and the L1 coefficient "
         "were not tuned.",
         "LeNet-5 has dropout while it is trained and pruned, but not in ADMM's primal "
         "steps (as in the paper's code) and not in retraining. Its rivals prune with "

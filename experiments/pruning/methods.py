@@ -50,8 +50,7 @@ def _admm(phase: Phase) -> optax.GradientTransformation:
         remedy = "Give a smaller interval (--lenet300_interval, --lenet5_interval) or "
         remedy += "more epochs to prune in."
         raise InputError(f"admm: {describe(given, wanted, remedy)}")
-    growth = (phase.rho_end / phase.rho) ** (1 / iterations)
-    rho = admm.geometric_rho(phase.rho, growth, phase.rho_end)
+    rho = admm.rising_rho(phase.rho, phase.rho_end, iterations)
     inner = optax.adam(phase.learning_rate)
     return admm.admm(inner, phase.rules, interval=phase.interval, rho=rho)
 

@@ -79,7 +79,7 @@ class Protocol:
         self.steps_per_epoch = len(train.labels) // config.batch_size
         self.shape = train.images.shape[1:]
         self._phase_parts = functools.lru_cache(maxsize=None)(self._make_phase)
-        self._evaluate = functools.lru_cache(maxsize=None)(self._make_evaluate)
+        self.evaluate = functools.lru_cache(maxsize=None)(self._make_evaluate)
 
     def trials(self, network: Network) -> Iterator[Trial]:
         """Yields every trial of a network, the dense control of each seed first."""
@@ -91,7 +91,11 @@ class Protocol:
                     yield Trial(network, seed, method, rate)
 
     def run_trial(self, trial: Trial) -> dict[str, Any]:
-        """Runs both phases of a trial; returns the result of the second.
+        """Runs both phases of a trial; returns the result of `trained`."""
+        return self.trained(trial)[1]
+
+    def trained(self, trial: Trial) -> tuple[TrainState, dict[str, Any]]:
+        """Runs both phases of a trial; returns the state and result of the second.
 
         The result holds the test `accuracy` in %, `pruned_accuracy` right after hard
         pruning, `left` (non-zero weights by layer, counted from the weights) and the
@@ -117,7 +121,7 @@ class Protocol:
             params, masks = admm.finish(params, rules)
         optimizer, epoch = self._phase_parts(network, "retrain", 1.0)
         masked = gap.masked(self._retraining(network), masks)
-        _, result = fit(
+        state, result = fit(
             self.run,
             f"{trial.stage}-retrain",
             restart(state, masked, params),
@@ -129,7 +133,7 @@ class Protocol:
             finish=_describe,
         )
         pruned = first.get("projected_accuracy", first["accuracy"])
-        return result | {"pruned_accuracy": pruned}
+        return state, result | {"pruned_accuracy": pruned}
 
     def _initial(self, network: Network, seed: int) -> TrainState:
         attributes: dict[str, Any] = {}
@@ -204,7 +208,7 @@ class Protocol:
         self, network: Network, rules: Rules, state: TrainState
     ) -> dict[str, jax.Array]:
         """Test accuracy in %, with rules also after projection, and residuals."""
-        evaluate = self._evaluate(network)
+        evaluate = self.evaluate(network)
         test = evaluate(state.params, state.model_state, self.test)
         shown = {"accuracy": 100 * test["accuracy"], "loss": test["loss"]}
         if rules:

@@ -41,11 +41,16 @@ def render(document: Mapping[str, Any]) -> str:
     return page.document(title, "\n".join(parts))
 
 
-def figures(drawn: list[dict[str, Any]]) -> str:
-    """Returns the plots of `figures`, one colour for each label in all of them."""
+def figures(drawn: list[dict[str, Any]], name: str = "plot") -> str:
+    """Returns the plots of `figures`, one colour for each label in all of them.
+
+    Args:
+      drawn: documents of figures.
+      name: starts the ids in the plots; each list of one page needs its own.
+    """
     palette = plots.Palette(drawn)
     elements = [
-        (figure["title"], plots.svg(figure, palette, f"plot{index}"))
+        (figure["title"], plots.svg(figure, palette, f"{name}{index}"))
         for index, figure in enumerate(drawn)
     ]
     return page.plots(elements)

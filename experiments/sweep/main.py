@@ -247,7 +247,7 @@ def _report(
     )
     entries = tables.collect(found)
     made = tables.to_tables(entries, planned, len(seeds))
-    written = pages.write(workdir, summary, entries, made)
+    written = pages.write(workdir, summary, entries, made, tables.to_curves(found))
     for table in made:
         print(tables.to_text(table), end="\n\n")
     for line in summary.failures:

@@ -54,7 +54,11 @@ class Summary(NamedTuple):
 
 
 def write(
-    workdir: Path, summary: Summary, entries: Sequence[Entry], made: Sequence[Table]
+    workdir: Path,
+    summary: Summary,
+    entries: Sequence[Entry],
+    made: Sequence[Table],
+    curves: list[dict[str, Any]],
 ) -> list[Path]:
     """Writes a sweep's files into `workdir` and returns their paths.
 
@@ -65,6 +69,7 @@ def write(
       summary: what the pages say above the tables.
       entries: what was measured.
       made: the tables of the entries.
+      curves: plots of what changed during the runs, for the page alone.
     """
     axes = list(summary.axes)
     figures = tables.to_figures(entries, axes)
@@ -72,7 +77,7 @@ def write(
     texts = {
         workdir / "sweep.md": _markdown(summary, made, bool(figures)),
         workdir / "sweep.csv": tables.to_csv(entries, axes),
-        workdir / html.FILE: _page(summary, made, figures),
+        workdir / html.FILE: _page(summary, made, figures, curves),
     }
     for path, content in texts.items():
         files.write_text(path, content)
@@ -105,7 +110,10 @@ def _markdown(summary: Summary, made: Sequence[Table], plotted: bool) -> str:
 
 
 def _page(
-    summary: Summary, made: Sequence[Table], figures: list[dict[str, Any]]
+    summary: Summary,
+    made: Sequence[Table],
+    figures: list[dict[str, Any]],
+    curves: list[dict[str, Any]],
 ) -> str:
     facts = [(key, page.escape(value)) for key, value in summary.facts()]
     parts = [
@@ -121,6 +129,8 @@ def _page(
         numeric = range(table.axes, len(table.heads))
         parts += [f"<h2>{page.escape(table.title)}</h2>"]
         parts += [page.table(table.heads, rows, numeric)]
+    if curves:
+        parts += ["<h2>Curves</h2>", html.figures(curves, "curve")]
     if summary.failures:
         parts += ["<h2>Failed runs</h2>", page.notes(summary.failures)]
     return page.document(f"Sweep of {summary.experiment}", "\n".join(parts))

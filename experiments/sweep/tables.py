@@ -153,6 +153,45 @@ def to_figures(entries: Sequence[Entry], axes: Sequence[str]) -> list[dict[str, 
     return [figure for figure in figures if _drawable(figure)]
 
 
+def to_curves(
+    found: Sequence[tuple[Cell, Sequence[Document]]],
+) -> list[dict[str, Any]]:
+    """Returns the line plots that all finished cells have, with the curves of each.
+
+    They are those of the cells' first finished seeds, matched by title. Where a plot
+    would have more than eight curves, each of its own has a plot for itself; where
+    there are more than eight cells there are none.
+
+    Args:
+      found: each cell with the `results.json` of its finished seeds.
+    """
+    drawn = {
+        cell.name: {f["title"]: f for f in runs[0]["figures"] if f["kind"] == "line"}
+        for cell, runs in found
+        if runs
+    }
+    if not 2 <= len(drawn) <= _WIDE:
+        return []
+    every = list(drawn.values())
+    titles = [title for title in every[0] if all(title in own for own in every)]
+    figures = []
+    for title in titles:
+        plots = {name: own[title] for name, own in drawn.items()}
+        first = next(iter(plots.values()))
+        curves = [
+            (series["label"], {**series, "label": f"{name}, {series['label']}"})
+            for name, plot in plots.items()
+            for series in plot["series"]
+        ]
+        if len(curves) <= _WIDE:
+            figures.append({**first, "series": [series for _, series in curves]})
+            continue
+        for label in dict.fromkeys(label for label, _ in curves):
+            part = [series for own, series in curves if own == label]
+            figures.append({**first, "title": f"{title}: {label}", "series": part})
+    return [figure for figure in figures if _drawable(figure)]
+
+
 def _by_metric(entries: Sequence[Entry]) -> dict[tuple[str, bool], list[Entry]]:
     groups: dict[tuple[str, bool], list[Entry]] = {}
     for entry in entries:

@@ -271,12 +271,11 @@ class Protocol:
         if sets:
             updates = config.admm_updates
             steps = config.admm_epochs * self.steps
-            growth = (config.rho_end / config.rho) ** (1 / (updates - 1))
             optimizer = drawn_to(
                 optax.adam(config.tuning_rate),
                 sets,
                 interval=max(steps // (updates + 1), 1),
-                rho=admm.geometric_rho(config.rho, growth, config.rho_end),
+                rho=admm.rising_rho(config.rho, config.rho_end, updates - 1),
                 fixed_from=updates - updates // 3,
             )
         model = Quantized(self.model, layers, learned)

@@ -116,3 +116,28 @@ def test_far_names_and_numbers_get_the_whole_list_if_it_is_short():
     assert words("--rh", ["--rho", "--l1"]).endswith("did you mean --rho?")
     assert words("12", ["12.5", "40"]).endswith("expected one of 12.5, 40")
     assert "expected" not in words("zebra", [f"name{i}" for i in range(13)])
+
+
+def test_a_run_reaches_a_mode_by_every_entry_that_counts():
+    experiment = EXPERIMENTS["progressive_admm"]
+    overrides = experiment.mode("full").overrides
+    full = build(experiment.config, overrides)
+    names = ("dataset", "epochs", "stage_epochs")
+    assert experiment.reaches(full, *names, examples=20_000)
+    assert not experiment.reaches(full, *names, examples=19_999)
+    for changed in (
+        {"dataset": "mnist_5k"},
+        {"epochs": full.epochs - 1},
+        # More of the one does not make up for less of the other.
+        {"stage_epochs": (full.stage_epochs[0] + 1, full.stage_epochs[1] - 1)},
+    ):
+        other = build(experiment.config, {**overrides, **changed})
+        assert not experiment.reaches(other, *names, examples=20_000)
+    quick = build(experiment.config)
+    assert experiment.reaches(quick, *names, mode="quick", examples=0)
+
+
+def test_a_list_has_a_number_for_each_meaning():
+    config = EXPERIMENTS["shape_and_prove"].config
+    with pytest.raises(errors.InputError, match=r"--epochs: got 1,2.* three numbers"):
+        config(epochs=(1, 2))

@@ -443,6 +443,29 @@ def test_many_series_are_split_over_settings_and_nothing_is_no_plot():
     assert not tables.to_figures([entry({"a": "1"}, mean=float("nan"))], ["a"])
 
 
+def curves(cells, labels="xy", kind="line"):
+    series = [{"label": s, "x": [1, 2], "y": [3.0, 4.0], "yerr": None} for s in labels]
+    figures = [{"title": "residual", "kind": kind, "series": series}]
+    return tables.to_curves([
+        (grid.Cell({"rho": str(c)}, Path(), {}), [{"figures": figures}] * n)
+        for c, n in enumerate(cells)
+    ])  # fmt: skip
+
+
+def test_curves_of_the_cells_stand_in_one_plot():
+    names = [grid.Cell({"rho": str(c)}, Path(), {}).name for c in range(3)]
+    (figure,) = curves([2, 1, 0])  # the last has failed
+    labels = [f"{name}, {s}" for name in names[:2] for s in "xy"]
+    assert [s["label"] for s in figure["series"]] == labels
+    figures = curves([1] * 3, "abc")  # nine curves
+    assert [f["title"] for f in figures] == [f"residual: {s}" for s in "abc"]
+    expected = [f"{name}, a" for name in names]
+    assert [s["label"] for s in figures[0]["series"]] == expected
+    assert not curves([1] * 9)
+    assert not curves([1])
+    assert not curves([1, 1], kind="bar")
+
+
 def test_rows_that_a_run_gives_twice_stay_two():
     row = {"metric": "m", "setting": "s", "unit": "", "simulated": False}
     rows = [{**row, "measured": 1.0}, {**row, "measured": 3.0}]

@@ -1,0 +1,346 @@
+"""Pruning, purification and levels for memristor arrays (arXiv 1908.10017)."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import admm
+import gap
+from admm import crossbar, purify
+from core import trees
+from core.types import Array, PyTree
+from experiments import data, models
+from experiments.pruning.trainer import Trainer, cosine, jitted_accuracy, kernel_counts
+from experiments.training import TrainState
+from experiments.workdir import Run
+
+XBAR = crossbar.Crossbar()
+BITS = 8
+"""Of a weight, as arrays are counted for pruned networks."""
+WAYS = {
+    "aware": "whole arrays",
+    "plain": "equal shares of rows and filters",
+}
+SAME = 1e-4
+"""The largest difference of logits between the masked and the smaller network."""
+
+
+class Layer(NamedTuple):
+    """A kernel that is pruned.
+
+    Attributes:
+      path: of the kernel.
+      filters: whether filters go too; those of a classifier are classes.
+    """
+
+    path: str
+    filters: bool = True
+
+
+NETWORKS: Mapping[str, tuple[str, str, str, tuple[Layer, ...]]] = {
+    # title, model, data set, kernels; the first layer stays dense
+    "lenet5": (
+        "LeNet-5",
+        "lenet5",
+        "",
+        (
+            Layer("conv2/kernel"),
+            Layer("fc1/kernel"),
+            Layer("fc2/kernel", filters=False),
+        ),
+    ),
+    "convnet": (
+        "ConvNet on CIFAR-10",
+        "convnet",
+        "cifar10",
+        (
+            Layer("conv2/kernel"),
+            Layer("conv3/kernel"),
+            Layer("fc1/kernel"),
+            Layer("fc2/kernel", filters=False),
+        ),
+    ),
+}
+
+
+class Protocol:
+    """Every step of the framework for one network."""
+
+    def __init__(self, run: Run, config: Any, network: str):
+        self.run, self.config, self.name = run, config, network
+        self.title, model, dataset, self.layers = NETWORKS[network]
+        self.dataset = data.load(dataset or config.dataset, data_dir=run.data_dir)
+        train = self.dataset.train
+        if config.examples:
+            train = data.subset(train, config.examples, 0)
+        self.model = models.create(model)
+        self.trainer = Trainer(
+            run,
+            self.model,
+            train,
+            self.dataset.test,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            batch_size=config.batch_size,
+            weight_decay=config.weight_decay,
+        )
+        self.dense = functools.lru_cache(maxsize=None)(self._dense)
+        self.removed = functools.lru_cache(maxsize=None)(self._removed)
+
+    def fn(self, params: PyTree, images: Array) -> Array:
+        """The network at evaluation, of pixels in [0, 1], normalized."""
+        logits: Any = self.model.apply({"params": params}, images, train=False)
+        return logits
+
+    def example(self) -> Array:
+        """Returns two normalized images, for the operator graph."""
+        return self.trainer.pixels(jnp.asarray(self.dataset.test.images[:2]))
+
+    def _stage(self, seed: int, name: str) -> str:
+        return f"{self.name}-s{seed}-{name}"
+
+    def _dense(self, seed: int) -> tuple[TrainState, dict[str, Any]]:
+        return self.trainer.phase(
+            self._stage(seed, "dense"),
+            self.trainer.start(seed, self.name),
+            optax.adam(self.config.learning_rate),
+            self.config.epochs[0],
+            seed=seed,
+            tag="dense",
+        )
+
+    def control(self, seed: int) -> dict[str, Any]:
+        """Trains the dense network on for as long as the pruned ones."""
+        epochs = self.config.epochs[1] + self.config.epochs[2]
+        steps = epochs * self.trainer.steps
+        return self.trainer.phase(
+            self._stage(seed, "control"),
+            self.dense(seed)[0],
+            optax.adam(cosine(self.config.learning_rate, steps)),
+            epochs,
+            seed=seed,
+            tag="control",
+            dropout=False,
+        )[1]
+
+    def rules(self, way: str, rate: float) -> list[tuple[str, Any]]:
+        """Returns rows and filters of each kernel, one set after the other."""
+        shapes = trees.by_path(self.trainer.start(0, self.name).params)
+        rules = []
+        for layer in self.layers:
+            shape = shapes[layer.path].shape
+            rows, filters = math.prod(shape[:-1]), shape[-1]
+            if not layer.filters:
+                kept = crossbar.Kept(max(round(rows / math.sqrt(rate)), 1), filters)
+            elif way == "aware":
+                kept = crossbar.whole_arrays(shape, 1 / rate, BITS, XBAR)
+            else:
+                share = 1 / math.sqrt(rate)
+                kept = crossbar.Kept(
+                    max(round(share * rows), 1), max(round(share * filters), 1)
+                )
+            both = (
+                admm.Sparse(count=kept.rows, pattern=gap.Shape()),
+                admm.Sparse(count=kept.filters, pattern=gap.Filter()),
+            )
+            rules.append((layer.path, admm.Intersection(both)))
+        return rules
+
+    def prune(
+        self, seed: int, way: str, rate: float
+    ) -> tuple[TrainState, PyTree, dict[str, Any]]:
+        """ADMM towards rows and filters, hard pruning, masked retraining."""
+        config, trainer = self.config, self.trainer
+        name = self._stage(seed, f"{way}-{rate:g}x")
+        rules = self.rules(way, rate)
+        state, _ = trainer.phase(
+            name,
+            self.dense(seed)[0],
+            trainer.towards(
+                optax.adam(config.learning_rate),
+                rules,
+                config.epochs[1],
+                interval=trainer.interval(config.iterations),
+                rho=config.rho,
+                rho_end=config.rho_end,
+            ),
+            config.epochs[1],
+            seed=seed,
+            tag=f"{way}-{rate:g}x",
+            dropout=False,
+        )
+        params, masks = admm.finish(state.params, rules)
+        steps = config.epochs[2] * trainer.steps
+        inner = optax.adam(cosine(config.learning_rate, steps))
+        state, result = trainer.phase(
+            f"{name}-retrain",
+            state,
+            gap.masked(inner, masks),
+            config.epochs[2],
+            seed=seed,
+            tag="retrain",
+            params=params,
+            dropout=False,
+        )
+        return state, masks, result
+
+    def _removed(
+        self, seed: int, way: str, rate: float
+    ) -> tuple[TrainState, purify.Purified, dict[str, Any]]:
+        """Purification and path removal of a pruned network, and what each gave."""
+        state, masks, result = self.prune(seed, way, rate)
+        params, x = state.params, self.example()
+        paths = purify.remove_paths(self.fn, params, masks, x)
+        specs = purify.Purify(
+            groups=("shape", "filter"),
+            emptiness=self.config.emptiness,
+            importance=self.config.importance,
+            delta=self.config.delta,
+        )
+        only_rows = dataclasses.replace(specs, groups=("shape",))
+        rules = [(x.path, specs if x.filters else only_rows) for x in self.layers]
+        found = purify.purify_paths(self.fn, params, rules, masks, x)
+
+        def measure() -> dict[str, Any]:
+            masked = gap.apply_masks(params, masks)
+            purged = gap.apply_masks(params, found.masks)
+            same = [
+                self._compared(masked, paths),
+                self._compared(purged, found.network),
+            ]
+            shapes = [
+                kernel_shapes(params),
+                nonempty_shapes(masked),
+                kernel_shapes(paths.params),
+                kernel_shapes(found.network.params),
+            ]
+            arrays = [crossbar.arrays(s, BITS, XBAR) for s in shapes]
+            return {
+                "accuracy": result["accuracy"],
+                "purified": self.trainer.accuracy(purged, state.model_state),
+                "weights": [
+                    *kernel_counts(masked).values(),
+                    kernel_counts(paths.params)["size"],
+                    kernel_counts(found.network.params)["size"],
+                ],
+                "arrays": [a.count for a in arrays],
+                "area": [a.area for a in arrays],
+                "power": [a.power for a in arrays],
+                "difference": max(d for d, _ in same),
+                "changed": sum(n for _, n in same),
+                "rounds": found.rounds,
+            }
+
+        stage = self._stage(seed, f"{way}-{rate:g}x-removed")
+        return state, found, self.run.stage(stage, measure)
+
+    def _compared(
+        self, params: PyTree, small: gap.Compact, batch: int = 500
+    ) -> tuple[float, int]:
+        """The largest difference of logits, and how many predictions differ."""
+        whole, less = jax.jit(self.fn), jax.jit(small.fn)
+        away, changed = 0.0, 0
+        images = self.dataset.test.images
+        for first in range(0, len(images), batch):
+            x = self.trainer.pixels(jnp.asarray(images[first : first + batch]))
+            a, b = whole(params, x), less(small.params, x)
+            away = max(away, float(jnp.abs(a - b).max()))
+            changed += int((a.argmax(-1) != b.argmax(-1)).sum())
+        return away, changed
+
+    def levels(self, seed: int, way: str, rate: float, bits: int) -> dict[str, Any]:
+        """ADMM towards the integers of `bits` in what is left; then noise of devices.
+
+        Zeros of the mask stay; the smaller network is that of the same masks.
+        """
+        state, found, _ = self.removed(seed, way, rate)
+        config, trainer = self.config, self.trainer
+        name = self._stage(seed, f"{way}-{rate:g}x-b{bits}")
+        rules = [(".*/kernel", admm.Quantized(crossbar.levels(bits), pruned=True))]
+        inner = trainer.towards(
+            optax.adam(cosine(config.level_rate, config.epochs[3] * trainer.steps)),
+            rules,
+            config.epochs[3],
+            interval=trainer.interval(config.iterations),
+            rho=config.level_rho,
+            rho_end=config.level_rho_end,
+            reset_inner=False,
+        )
+        start = gap.apply_masks(state.params, found.masks)
+        after, _ = trainer.phase(
+            name,
+            state,
+            gap.masked(inner, found.masks),
+            config.epochs[3],
+            seed=seed,
+            tag=f"levels-{bits}",
+            params=start,
+            dropout=False,
+        )
+
+        def measure() -> dict[str, Any]:
+            direct = admm.project(start, rules)
+            params = admm.project(after.params, rules)
+            small = purify.remove_paths(self.fn, params, found.masks, self.example())
+            noisy = {
+                f"{sigma:g}": self._noisy(seed, params, bits, sigma)
+                for sigma in config.noise
+            }
+            counted = crossbar.arrays(kernel_shapes(small.params), bits, XBAR)
+            return {
+                "rounded": trainer.accuracy(direct, state.model_state),
+                "accuracy": trainer.accuracy(params, state.model_state),
+                "compact": jitted_accuracy(
+                    lambda p, x: small.fn(p, trainer.pixels(x)),
+                    small.params,
+                    self.dataset.test,
+                ),
+                "arrays": counted.count,
+                "noise": noisy,
+            }
+
+        return self.run.stage(f"{name}-levels", measure)
+
+    def _noisy(self, seed: int, params: PyTree, bits: int, sigma: float) -> float:
+        """Accuracy with every conductance times exp(sigma N(0, 1))."""
+        spec = admm.Quantized(crossbar.levels(bits), pruned=True)
+        keys = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(params)))
+
+        def one(key: Array, path: str, w: Array) -> Array:
+            if not path.endswith("kernel"):
+                return w
+            scale = spec.at(w).scaling.scale.reshape(())
+            matrix = w.reshape(-1, w.shape[-1])
+            integers = jnp.round(matrix / scale).astype(jnp.int32)
+            g = crossbar.program(integers, bits, XBAR)
+            g = crossbar.spread(g, key, sigma)
+            read = crossbar.matmul(jnp.eye(len(matrix)), g, XBAR)
+            return (read * scale).reshape(w.shape)
+
+        names, leaves, treedef = trees.flatten(params)
+        noisy = [one(*each) for each in zip(keys, names, leaves, strict=True)]
+        return self.trainer.accuracy(jax.tree.unflatten(treedef, noisy), {})
+
+
+def kernel_shapes(params: PyTree) -> list[tuple[int, ...]]:
+    """Returns the shapes of all kernels."""
+    leaves = trees.by_path(params).items()
+    return [tuple(w.shape) for path, w in leaves if path.endswith("kernel")]
+
+
+def nonempty_shapes(params: PyTree) -> list[tuple[int, int]]:
+    """Returns the rows and columns of GEMM views that are not all zero."""
+    found = []
+    for path, w in trees.by_path(params).items():
+        if path.endswith("kernel"):
+            there = np.asarray(w).reshape(-1, w.shape[-1]) != 0
+            sides = there.any(axis=1).sum(), there.any(axis=0).sum()
+            found.append((max(int(sides[0]), 1), max(int(sides[1]), 1)))
+    return found

@@ -1,0 +1,319 @@
+"""Pruning in steps, and levels down to one bit, at equal lengths of training."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import admm
+import gap
+import quant
+from core import trees
+from core.types import PyTree
+from experiments import data, models
+from experiments.pruning.methods import TITLES as RIVALS
+from experiments.pruning.methods import Phase, pruning_optimizer
+from experiments.pruning.networks import LENET5, LENET300, Network
+from experiments.pruning.trainer import Mapped, Trainer, cosine, kernel_counts
+from experiments.trained.networks import kernels_of
+from experiments.training import TrainState
+from experiments.workdir import Run
+
+TITLES = {**RIVALS, "admm": "one-shot ADMM", "progressive": "progressive ADMM"}
+FORMATS: Mapping[int, quant.Format] = {
+    8: quant.Uniform(8, symmetric=True),
+    4: quant.Uniform(4, symmetric=True),
+    2: quant.Ternary(),
+    1: quant.Binary(),
+}
+"""Levels of each width; two bits are -1, 0 and 1."""
+SHARES = (0.5, 0.75, 0.9, 1.0)
+"""Of weights on their levels, in the stages of the final mapping."""
+KERNELS = ".*/kernel"
+NETWORKS = {
+    "lenet5": dataclasses.replace(
+        LENET5,
+        targets={
+            # 246x as the specification splits it; the others by the same trend.
+            12.0: {"conv1": 250, "conv2": 8_000, "fc1": 26_000, "fc2": 1_625},
+            30.0: {"conv1": 150, "conv2": 4_000, "fc1": 9_200, "fc2": 1_000},
+            71.2: {"conv1": 100, "conv2": 2_000, "fc1": 3_600, "fc2": 350},
+            120.0: {"conv1": 100, "conv2": 1_100, "fc1": 2_000, "fc2": 387},
+            180.0: {"conv1": 100, "conv2": 700, "fc1": 1_240, "fc2": 351},
+            246.0: {"conv1": 100, "conv2": 500, "fc1": 800, "fc2": 350},
+            300.0: {"conv1": 90, "conv2": 410, "fc1": 635, "fc2": 300},
+        },
+    ),
+    "lenet300": dataclasses.replace(
+        LENET300,
+        targets={
+            **LENET300.targets,
+            160.0: {"fc1": 1_111, "fc2": 490, "fc3": 62},
+            246.0: {"fc1": 652, "fc2": 370, "fc3": 60},
+        },
+    ),
+}
+
+
+class Protocol:
+    """Trains every arm of one network."""
+
+    def __init__(self, run: Run, config: Any):
+        self.config = config
+        self.network: Network = NETWORKS[config.network]
+        self.dataset = data.load(config.dataset, data_dir=run.data_dir)
+        train = self.dataset.train
+        if config.examples:
+            train = data.subset(train, config.examples, 0)
+        self.run = run
+        self._straight: dict[int, Mapped] = {}
+        self.dense = functools.lru_cache(maxsize=None)(self._dense)
+        self.trainer = Trainer(
+            run,
+            models.create(self.network.model),
+            train,
+            self.dataset.test,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            batch_size=config.batch_size,
+            weight_decay=config.weight_decay,
+        )
+
+    def _stage(self, seed: int, name: str) -> str:
+        return f"{self.network.name}-s{seed}-{name}"
+
+    def _dense(self, seed: int) -> TrainState:
+        stage = self._stage(seed, "dense")
+        return self.trainer.phase(
+            stage,
+            self.trainer.start(seed, self.network.name),
+            optax.adam(self.config.learning_rate),
+            self.config.epochs,
+            seed=seed,
+            tag="dense",
+        )[0]
+
+    def _retrained(
+        self,
+        seed: int,
+        name: str,
+        state: TrainState,
+        params: PyTree,
+        masks: PyTree,
+        epochs: int,
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Retrains under masks, with a rate that falls along a cosine."""
+        steps = epochs * self.trainer.steps
+        inner = optax.adam(cosine(self.config.retrain_rate, steps))
+        return self.trainer.phase(
+            self._stage(seed, f"{name}-retrain"),
+            state,
+            gap.masked(inner, masks),
+            epochs,
+            seed=seed,
+            tag=f"retrain-{epochs}",
+            params=params,
+            dropout=False,
+            finish=lambda s: kernel_counts(s.params),
+        )
+
+    def _phase(self, rate: float, epochs: int, stages: int) -> Phase:
+        config = self.config
+        return Phase(
+            rules=self.network.rules(rate),
+            steps=epochs * self.trainer.steps,
+            learning_rate=config.learning_rate,
+            interval=self.trainer.interval(config.iterations),
+            rho=config.rho,
+            rho_end=config.rho_end,
+            l1=0.0,
+            stages=stages,
+        )
+
+    def rival(self, seed: int, method: str, rate: float) -> dict[str, Any]:
+        """Prunes once at a rate, for as long as progressive pruning takes to it."""
+        stages = self.config.rates.index(rate) + 1
+        first, second = (stages * e for e in self.config.stage_epochs)
+        name = f"{method}-{rate:g}x"
+        state, _ = self.trainer.phase(
+            self._stage(seed, name),
+            self.dense(seed),
+            pruning_optimizer(method, self._phase(rate, first, stages)),
+            first,
+            seed=seed,
+            tag=name,
+            dropout=method != "admm",
+        )
+        params, masks = admm.finish(state.params, self.network.rules(rate))
+        return self._retrained(seed, name, state, params, masks, second)[1]
+
+    def control(self, seed: int) -> dict[str, Any]:
+        """Trains the dense network on for as long as the longest arm."""
+        epochs = len(self.config.rates) * self.config.stage_epochs[0]
+        state, _ = self.trainer.phase(
+            self._stage(seed, "control"),
+            self.dense(seed),
+            optax.adam(self.config.learning_rate),
+            epochs,
+            seed=seed,
+            tag="dense",
+        )
+        masks = trees.map_partial(lambda _: None, state.params)
+        epochs = len(self.config.rates) * self.config.stage_epochs[1]
+        return self._retrained(seed, "control", state, state.params, masks, epochs)[1]
+
+    def progressive(self, seed: int) -> dict[float, dict[str, Any]]:
+        """Prunes step by step; returns the result of every rate.
+
+        Each step starts from the pruned network of the one before, whose zeros stay:
+        ADMM inside the mask, with duals and penalty of its own.
+        """
+        found, state = {}, self.dense(seed)
+        masks = trees.map_partial(lambda _: None, state.params)
+        first, second = self.config.stage_epochs
+        for rate in self.config.rates:
+            inner = pruning_optimizer("admm", self._phase(rate, first, 1))
+            name = f"progressive-{rate:g}x"
+            state, _ = self.trainer.phase(
+                self._stage(seed, name),
+                state,
+                gap.masked(inner, masks),
+                first,
+                seed=seed,
+                tag=f"{name}-{any(m is not None for m in jax.tree.leaves(masks))}",
+                dropout=False,
+            )
+            params, masks = admm.finish(state.params, self.network.rules(rate))
+            state, found[rate] = self._retrained(
+                seed, name, state, params, masks, second
+            )
+        return found
+
+    # ---- levels
+
+    def rounded(self, seed: int, bits: int) -> dict[str, Any]:
+        """Rounds the dense network's kernels, each with its best scale."""
+
+        def measure() -> dict[str, Any]:
+            state = self.dense(seed)
+            params = admm.project(state.params, _levels(bits))
+            return {"accuracy": self.trainer.accuracy(params, state.model_state)}
+
+        return self.run.stage(self._stage(seed, f"rounded-{bits}"), measure)
+
+    def levels(
+        self, seed: int, name: str, start: TrainState, bits: int, times: int
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """ADMM towards levels, then onto them in stages.
+
+        Args:
+          seed: of the order of images.
+          name: of the arm.
+          start: the network to begin with.
+          bits: of the levels.
+          times: how often the epochs of one step are taken.
+        """
+        config, trainer = self.config, self.trainer
+        first = times * config.level_epochs[0]
+        each = times * config.level_epochs[1]
+        rules = _levels(bits)
+        optimizer = trainer.towards(
+            optax.adam(config.level_rate),
+            rules,
+            first,
+            interval=trainer.interval(config.iterations),
+            rho=config.level_rho,
+            rho_end=config.level_rho_end,
+            reset_inner=False,
+        )
+        state, drawn = trainer.phase(
+            self._stage(seed, f"{name}-{bits}"),
+            start,
+            optimizer,
+            first,
+            seed=seed,
+            tag=f"levels-{bits}-{first}",
+            dropout=False,
+            watch=lambda s: {
+                "residual": admm.residuals(s.params, s.opt_state).relative
+            },
+        )
+        fixed = admm.at_scales(state.params, rules)
+        params, held, result = state.params, None, {}
+        for share in SHARES:
+            params, held = admm.settle(params, fixed, share, held)
+            inner = optax.adam(cosine(config.level_rate / 2, each * trainer.steps))
+            state, result = trainer.phase(
+                self._stage(seed, f"{name}-{bits}-map{share:g}"),
+                state,
+                admm.hold(inner, held),
+                each,
+                seed=seed,
+                tag=f"hold-{each}",
+                params=params,
+                dropout=False,
+                finish=lambda s: {"levels": _distinct(s.params)},
+            )
+            params = state.params
+        return state, {**result, "residual": drawn["residual"]}
+
+    def straight(self, seed: int, bits: int, times: int) -> dict[str, Any]:
+        """Trains with rounded kernels and straight-through gradients, as long."""
+        config = self.config
+        epochs = times * (config.level_epochs[0] + len(SHARES) * config.level_epochs[1])
+        quantizer = quant.Quantizer(
+            FORMATS[bits], calibration=quant.calibration.LeastSquares()
+        )
+
+        def rounded(params: PyTree) -> PyTree:
+            def one(w: jax.Array) -> jax.Array:
+                if w.ndim < 2:
+                    return w
+                return w + jax.lax.stop_gradient(quantizer.project(w) - w)
+
+            return jax.tree.map(one, params)
+
+        if bits not in self._straight:
+            plain = models.create(self.network.model, dropout_rate=0.0)
+            self._straight[bits] = Mapped(plain, rounded)
+        return self.trainer.phase(
+            self._stage(seed, f"straight-{bits}"),
+            self.dense(seed),
+            optax.adam(cosine(config.level_rate, epochs * self.trainer.steps)),
+            epochs,
+            seed=seed,
+            tag=f"straight-{bits}",
+            model=self._straight[bits],
+        )[1]
+
+    def quantized(self, seed: int) -> dict[str, dict[int, dict[str, Any]]]:
+        """Returns the results of every way to few bits, by arm and width."""
+        found: dict[str, dict[int, dict[str, Any]]] = {
+            "rounded after training": {},
+            "one-shot ADMM": {},
+            "progressive ADMM": {},
+            "straight-through": {},
+        }
+        state = self.dense(seed)
+        for times, bits in enumerate(self.config.bits, start=1):
+            found["rounded after training"][bits] = self.rounded(seed, bits)
+            state, result = self.levels(seed, "progressive-levels", state, bits, 1)
+            found["progressive ADMM"][bits] = result
+            found["one-shot ADMM"][bits] = self.levels(
+                seed, f"levels-x{times}", self.dense(seed), bits, times
+            )[1]
+            found["straight-through"][bits] = self.straight(seed, bits, times)
+        return found
+
+
+def _levels(bits: int) -> list[tuple[str, Any]]:
+    return [(KERNELS, admm.Quantized(FORMATS[bits]))]
+
+
+def _distinct(params: PyTree) -> dict[str, int]:
+    """How many different numbers each kernel has."""
+    return {name: len(np.unique(w)) for name, w in kernels_of(params).items()}

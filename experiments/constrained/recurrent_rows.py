@@ -1,0 +1,134 @@
+"""Rows and figures of block-circulant cells."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from admm import recurrent
+from experiments.constrained.recurrent import EXACT, TASKS, TITLES, Shape
+from experiments.differences import difference, lead_row
+from experiments.results import Figure, Row, Series, mean_row, mean_std
+
+Results = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+"""Results over seeds by the name of a shape and an arm."""
+
+
+def rows(
+    task: str,
+    units: int,
+    features: int,
+    shapes: Sequence[Shape],
+    found: Results,
+    dense: Mapping[str, Sequence[float]],
+    judged: bool,
+) -> Iterable[Row]:
+    """Yields accuracies of every arm, what is stored and multiplied, and claims."""
+    for cell, values in dense.items():
+        setting = f"{TASKS[task]}, {cell.upper()}-{units}, dense"
+        yield mean_row("accuracy", setting, values, unit="%")
+    for shape in shapes:
+        title = f"{TASKS[task]}, {shape.cell.upper()}-{units}, block {shape.hidden}"
+        base = mean_std(dense[shape.cell])[0]
+        size = recurrent.size(shape.cell, features, units, shape.blocks)
+        yield Row(
+            "weights of the layer, reduction",
+            title,
+            size.dense_weights / size.weights,
+            unit="x",
+        )
+        yield Row(
+            "multiplications of the layer, reduction",
+            title,
+            size.dense / size.multiplications,
+            unit="x",
+        )
+        arms = [arm for name, arm in found if name == shape.name]
+        for arm in arms:
+            results = found[shape.name, arm]
+            setting = f"{title}, {TITLES[arm]}"
+            values = [r["accuracy"] for r in results]
+            yield mean_row("accuracy", setting, values, baseline=base, unit="%")
+            for key, metric, unit in (
+                ("projected", "accuracy right after projection", "%"),
+                ("residual", "relative residual of ADMM", ""),
+            ):
+                if key in results[0] and arm != "scratch":
+                    yield mean_row(
+                        metric, setting, [r[key] for r in results], unit=unit
+                    )
+        yield from _execution(title, found, shape)
+        for rival in [a for a in arms if a not in ("admm", "pruned")]:
+            if "admm" not in arms:
+                continue
+            values = (
+                [r["accuracy"] for r in found[shape.name, a]] for a in ("admm", rival)
+            )
+            rule = "better" if rival == "scratch" else ""
+            metric = f"ADMM above {TITLES[rival]}"
+            yield lead_row(metric, title, difference(*values), rule, judged)
+
+
+def _execution(title: str, found: Results, shape: Shape) -> Iterable[Row]:
+    results = found.get((shape.name, "admm"), [])
+    checks = [r["executed"] for r in results if "executed" in r]
+    if not checks:
+        return
+    worst = max(c["difference"] for c in checks)
+    metric = "largest difference of states, FFT and dense circulant kernels"
+    yield Row(metric, title, worst, baseline=EXACT, holds=worst <= EXACT)
+    violation = max(c["violation"] for c in checks)
+    metric = "largest distance of kernels from their projection"
+    yield Row(metric, title, violation, baseline=0.0, holds=violation == 0)
+    values = [c["accuracy"] for c in checks]
+    yield mean_row("accuracy, executed by FFT", title, values, unit="%")
+
+
+def phase_rows(
+    task: str, result: Mapping[str, Any], budget: float, judged: bool
+) -> Iterable[Row]:
+    """Yields the trials of phase I and the widths of phase II.
+
+    That few trainings do is judged in full runs, and holds if they found a design.
+    """
+    title = f"{TASKS[task]}, training images held out"
+    low, high = result["bounds"]
+    yield Row("phase I, smallest block", title, low)
+    yield Row("phase I, largest block", title, high)
+    for i, trial in enumerate(result["trials"], start=1):
+        setting = f"{title}, trial {i}: {trial['name']}"
+        yield Row(
+            "phase I, loss of accuracy",
+            setting,
+            trial["loss"],
+            baseline=budget,
+            unit="points",
+        )
+    trainings = len(result["trials"])
+    few = "design" in result and trainings <= 5
+    holds = few if judged else None
+    yield Row("phase I, trainings", title, trainings, paper=5, holds=holds)
+    for bits, loss in result.get("widths", []):
+        setting = f"{title}, {result['design']['name']}, {bits} bits"
+        yield Row("phase II, loss of accuracy", setting, loss, unit="points")
+    if result.get("design", {}).get("bits"):
+        setting = f"{title}, {result['design']['name']}"
+        yield Row("phase II, bits", setting, result["design"]["bits"], paper=12)
+
+
+def figure(
+    task: str, units: int, shapes: Sequence[Shape], found: Results
+) -> list[Figure]:
+    """Returns accuracy by block of every arm, a figure for each cell."""
+    out = []
+    for cell in dict.fromkeys(s.cell for s in shapes):
+        mine = [s for s in shapes if s.cell == cell]
+        series = []
+        for arm in dict.fromkeys(arm for _, arm in found):
+            points = [
+                mean_std([r["accuracy"] for r in found[s.name, arm]]) for s in mine
+            ]
+            means, stds = zip(*points, strict=True)
+            blocks = [s.hidden for s in mine]
+            series.append(Series(TITLES[arm], blocks, means, stds))
+        title = f"{TASKS[task]}, {cell.upper()}-{units}: accuracy by block"
+        out.append(Figure(title, "errorbar", "block", "%", series, log_x=True))
+    return out

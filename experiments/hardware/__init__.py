@@ -1,0 +1,1 @@
+"""What the experiments of hardware share: networks as shapes, published tables."""

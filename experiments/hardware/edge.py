@@ -1,0 +1,242 @@
+"""Formats and patterns of weights on phones and on FPGAs (arXiv 2106.09166)."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hw
+from core.types import Array
+from experiments.hardware.figures import front
+from experiments.hardware.tables import products
+from experiments.results import Figure, Row, Series
+from hw.constants import with_values
+
+TARGETS = ("mobile_cpu", "mobile_gpu", "fpga_zc706", "fpga_zcu102", "fpga_zu3eg")
+PHONES = TARGETS[:2]
+PATTERNS = ("unstructured", "filter", "kernel", "block")
+
+
+class Point(NamedTuple):
+    """A design.
+
+    Attributes:
+      bits: of weights and data.
+      pattern: of the kept weights.
+      density: of the layers that are pruned.
+      sp2: whether FPGAs make outputs from sums of two powers too.
+    """
+
+    bits: float = 16.0
+    pattern: str = "dense"
+    density: float = 1.0
+    sp2: bool = False
+
+    @property
+    def title(self) -> str:
+        """What it is called in the report."""
+        words = [f"{self.bits:g} bits"] + ["SP2"] * self.sp2
+        if self.pattern != "dense":
+            words.append(f"{self.pattern} {self.density:g}")
+        return ", ".join(words)
+
+
+BASE = Point()
+SINGLE: Mapping[str, Point] = MappingProxyType(
+    {
+        "8 bits": Point(8),
+        "4 bits": Point(4),
+        "4 bits with SP2": Point(4, sp2=True),
+        **{f"{name}, 1/4": Point(16, name, 0.25) for name in PATTERNS},
+    }
+)
+"""One optimisation at a time, over 16 bits without pruning."""
+
+
+def grid() -> list[Point]:
+    """Returns every combination that is compared."""
+    shapes = [("dense", 1.0)]
+    shapes += [(name, d) for name in PATTERNS for d in (0.5, 0.25, 0.125)]
+    formats = [(32.0, False), (16.0, False), (8.0, False), (4.0, False), (4.0, True)]
+    return [Point(b, p, d, sp2) for b, sp2 in formats for p, d in shapes]
+
+
+def _coded(points: Sequence[Point]) -> dict[str, Array]:
+    return {
+        "bits": jnp.asarray([p.bits for p in points], jnp.float32),
+        "density": jnp.asarray([p.density for p in points], jnp.float32),
+        "pattern": jnp.asarray(
+            [hw.PATTERNS.index(p.pattern) for p in points], jnp.int32
+        ),
+        "sp2": jnp.asarray([p.sp2 for p in points], bool),
+    }
+
+
+def _price(table: hw.Workload, target: Any, point: dict[str, Array]) -> Any:
+    """Latency, energy and feasibility of a design, for `vmap`."""
+    kernel = point["pattern"] == hw.PATTERNS.index("kernel")
+    # Depthwise and first layers stay dense; patterns of kernels are of 3 x 3.
+    can = np.asarray(table.mask("conv", "matmul")) & (np.arange(len(table)) > 0)
+    square = np.asarray(table.window) == 9
+    pruned = can & (square | ~kernel)
+    made = hw.design(table, bits=point["bits"], input_bits=point["bits"])
+    made = dataclasses.replace(
+        made,
+        density=jnp.where(pruned, point["density"], 1.0),
+        pattern=jnp.where(pruned, point["pattern"], hw.PATTERNS.index("dense")),
+    )
+    if hasattr(target, "best_share"):
+        best = target.best_share(point["bits"], point["bits"])
+        share = jnp.where(point["sp2"], best, 0.0)
+        target = with_values(target, {"share": share})
+    found = hw.cost(made, target)
+    return found.latency_s, found.energy_j, found.feasible
+
+
+def costs(network: str) -> dict[str, Any]:
+    """Returns milliseconds and millijoules of the grid and of single steps."""
+    table = hw.distinct(products(network))
+    points = [BASE, *SINGLE.values(), *grid()]
+    coded = _coded(points)
+    run = jax.jit(jax.vmap(lambda t, p: _price(table, t, p), in_axes=(None, 0)))
+    found = {}
+    for name in TARGETS:
+        latency, energy, fits = jax.device_get(run(hw.get(name), coded))
+        found[name] = {
+            "ms": (1e3 * latency).tolist(),
+            "mJ": (1e3 * energy).tolist(),
+            "fits": fits.tolist(),
+        }
+    return found
+
+
+def gains(found: Mapping[str, Any], target: str) -> dict[str, tuple[float, float]]:
+    """Returns speed-up and energy gain of single steps over the base, by title."""
+    ms, mj = found[target]["ms"], found[target]["mJ"]
+    return {
+        title: (ms[0] / ms[i], mj[0] / mj[i]) for i, title in enumerate(SINGLE, start=1)
+    }
+
+
+CLAIMS = (
+    "4 bits beat every pattern of pruning on FPGAs",
+    "block pruning beats 8 bits on the mobile GPU",
+    "SP2 speeds FPGAs up over 4 bits of fixed point",
+    "SP2 does nothing on phones",
+    "block pruning beats unstructured pruning everywhere",
+)
+
+
+def conclusions(speeds: Mapping[str, Mapping[str, float]]) -> dict[str, bool]:
+    """Returns which claims hold for speed-ups by target and step."""
+    fpgas = [t for t in speeds if t not in PHONES]
+    best = {t: max(speeds[t][f"{p}, 1/4"] for p in PATTERNS) for t in speeds}
+    found = (
+        all(speeds[t]["4 bits with SP2"] > best[t] for t in fpgas),
+        speeds["mobile_gpu"]["block, 1/4"] > speeds["mobile_gpu"]["8 bits"],
+        all(speeds[t]["4 bits with SP2"] > speeds[t]["4 bits"] for t in fpgas),
+        all(speeds[t]["4 bits with SP2"] <= speeds[t]["4 bits"] for t in PHONES),
+        all(speeds[t]["block, 1/4"] > speeds[t]["unstructured, 1/4"] for t in speeds),
+    )
+    return dict(zip(CLAIMS, map(bool, found), strict=True))
+
+
+def sensitivity(network: str, seed: int, draws: int) -> dict[str, float]:
+    """Returns the share of draws in which each claim holds.
+
+    Every scalar constant of every target is drawn between half and 1.5 times its value;
+    shares and the like stay at most 1.
+    """
+    table = hw.distinct(products(network))
+    points = _coded([BASE, *SINGLE.values()])
+    speeds: dict[str, Any] = {}
+    for place, name in enumerate(TARGETS):
+        target = hw.get(name)
+        names = [c.name for c in hw.constants(target) if np.ndim(c.value) == 0]
+        key = jax.random.fold_in(jax.random.key(seed), place)
+        factors = jax.random.uniform(key, (draws, len(names)), minval=0.5, maxval=1.5)
+
+        def one(row, target=target, names=names):
+            changed = {}
+            for i, n in enumerate(names):
+                value = getattr(target, n)
+                drawn = value * row[i]
+                changed[n] = jnp.minimum(drawn, 1.0) if value <= 1.0 else drawn
+            made = with_values(target, changed)
+            return jax.vmap(lambda p: _price(table, made, p)[0])(points)
+
+        latency = np.asarray(jax.jit(jax.vmap(one))(factors))
+        speeds[name] = latency[:, :1] / latency[:, 1:]
+    titles = list(SINGLE)
+    held = [
+        conclusions(
+            {
+                t: dict(zip(titles, v[i].tolist(), strict=True))
+                for t, v in speeds.items()
+            }
+        )
+        for i in range(draws)
+    ]
+    return {claim: float(np.mean([h[claim] for h in held])) for claim in CLAIMS}
+
+
+def rows(
+    found: Mapping[str, Any], sure: Mapping[str, Any], draws: int
+) -> Iterable[Row]:
+    """Yields single steps, the best designs, the claims and how sure they are."""
+    for network, priced in found.items():
+        points = [BASE, *SINGLE.values(), *grid()]
+        for target in TARGETS:
+            at = f"{network}, {target}"
+            base = priced[target]
+            yield Row(
+                "latency", f"{at}, 16 bits", base["ms"][0], unit="ms", simulated=True
+            )
+            yield Row(
+                "energy", f"{at}, 16 bits", base["mJ"][0], unit="mJ", simulated=True
+            )
+            for title, (speed, energy) in gains(priced, target).items():
+                setting = f"{at}, {title}"
+                yield Row("speed-up", setting, speed, unit="x", simulated=True)
+                yield Row("energy gain", setting, energy, unit="x", simulated=True)
+            fits = [i for i, ok in enumerate(base["fits"]) if ok]
+            best = min(fits, key=lambda i, b=base: b["mJ"][i])
+            frames = 1e3 / base["mJ"][best]
+            setting = f"{at}, best: {points[best].title}"
+            yield Row("frames a joule", setting, frames, simulated=True)
+        speeds = {t: {k: v[0] for k, v in gains(priced, t).items()} for t in TARGETS}
+        for claim, holds in conclusions(speeds).items():
+            share = sure[network][claim]
+            # A conclusion that most draws do not share is not claimed.
+            yield Row(
+                f"draws in which {claim}",
+                f"{network}, {draws} draws of constants",
+                100 * share,
+                unit="%",
+                simulated=True,
+                holds=holds and share >= 0.8,
+            )
+
+
+def figures(found: Mapping[str, Any]) -> list[Figure]:
+    """Returns speed-ups of single steps, and the fronts of a network."""
+    made = []
+    for network, priced in found.items():
+        series = [
+            Series(t, list(SINGLE), [v[0] for v in gains(priced, t).values()])
+            for t in TARGETS
+        ]
+        title = f"Speed-up over 16 bits, {network}"
+        made.append(Figure(title, "bar", "optimisation", "times faster", series))
+    network, priced = next(iter(found.items()))
+    start = 1 + len(SINGLE)
+    points = {
+        t: np.stack([priced[t]["ms"][start:], priced[t]["mJ"][start:]], axis=1)
+        for t in TARGETS
+    }
+    made.append(front(f"Designs of {network}", points))
+    return made

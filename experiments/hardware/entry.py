@@ -1,0 +1,84 @@
+"""A published number beside what a cost function says."""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from experiments.results import Row
+
+Kind = Literal["predicted", "fitted"]
+
+
+class Entry(NamedTuple):
+    """One cell of a published table.
+
+    Attributes:
+      table: which one, in a few words.
+      what: the row's metric.
+      setting: network, layer or design.
+      predicted: by our cost function.
+      published: in the paper.
+      unit: of both.
+      kind: 'fitted' where this very number decided a constant of the target.
+    """
+
+    table: str
+    what: str
+    setting: str
+    predicted: float
+    published: float
+    unit: str
+    kind: Kind = "predicted"
+
+    @property
+    def ratio(self) -> float:
+        """Predicted over published."""
+        return self.predicted / self.published
+
+
+WORST, MEDIAN = 2.0, 1.25
+"""Factors that a row and a table's median are to stay within."""
+
+
+def within(ratio: float, factor: float) -> bool:
+    """Whether a ratio is at most a factor away from 1, to either side."""
+    return bool(ratio > 0 and abs(math.log(ratio)) <= math.log(factor) + 1e-12)
+
+
+def rows(entries: list[Entry]) -> list[Row]:
+    """Returns a row for each number; a fitted one claims nothing."""
+    return [
+        Row(
+            f"{e.what} ({e.kind})",
+            f"{e.table}: {e.setting}",
+            e.predicted,
+            paper=e.published,
+            unit=e.unit,
+            simulated=True,
+            holds=within(e.ratio, WORST) if e.kind == "predicted" else None,
+        )
+        for e in entries
+    ]
+
+
+def summaries(entries: list[Entry]) -> list[Row]:
+    """Returns the median and the worst ratio of each table's predicted numbers."""
+    found = []
+    for table in dict.fromkeys(e.table for e in entries):
+        ratios = [e.ratio for e in entries if e.table == table and e.kind != "fitted"]
+        if not ratios:
+            continue
+        away = np.exp(np.abs(np.log(ratios)))
+        n = len(ratios)
+        text = f"{table}, {n} row" + "s" * (n != 1)
+        for what, value, limit in (
+            ("median factor between predicted and published", np.median(away), MEDIAN),
+            ("largest factor between predicted and published", away.max(), WORST),
+        ):
+            found.append(
+                Row(what, text, float(value), unit="x", simulated=True)._replace(
+                    holds=bool(value <= limit)
+                )
+            )
+    return found

@@ -1,0 +1,165 @@
+"""Methods on problems: all rates and seeds of a method in one program."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import zo
+from core.types import Array
+from experiments.zeroth.arms import ARMS, MU, PERIOD
+from experiments.zeroth.problems import (
+    Data,
+    Problem,
+    batch,
+    loss,
+    measured,
+    start,
+)
+
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Rates that every method is tried with, in units of the problem."""
+DELAY = 200.0
+"""The delay of decaying steps, see `Problem.power`."""
+
+
+def rates(problem: Problem, arm: str) -> np.ndarray:
+    """Returns the rates that a method is tried with, [5]."""
+    unit = problem.unit if ARMS[arm].unit == "gradient" else problem.unit_sign
+    return np.asarray(FACTORS) * unit
+
+
+def curves(
+    problem: Problem,
+    arm: str,
+    seeds: tuple[int, ...],
+    *,
+    budget: int,
+    probes: int,
+    size: int,
+    decaying: bool,
+) -> dict[str, Any]:
+    """Returns what a method reaches with every rate and seed.
+
+    Args:
+      problem: see `problems`.
+      arm: a name of `ARMS`.
+      seeds: a start, mini-batches and directions each.
+      budget: queries of a run.
+      probes: directions or coordinates of a step.
+      size: rows of a mini-batch.
+      decaying: whether steps fall as the problem's theory says, or stay.
+
+    Returns:
+      "rates" [5]; "queries" [k], at each measurement; "start" [seeds]; "values" [5,
+      seeds, k], of the problem's measure.
+    """
+    data, tried = problem.data, rates(problem, arm)
+    each = ARMS[arm].make(1.0, probes, MU).queries(data.scales.size, PERIOD)
+    count = budget // each
+    program = _program(arm, probes, size, count)
+    first, values = program(
+        data,
+        jnp.asarray(seeds, jnp.uint32),
+        jnp.asarray(tried, jnp.float32),
+        jnp.float32(problem.power if decaying else 0.0),
+    )
+    return {
+        "rates": tried.tolist(),
+        "queries": [each * (i + 1) for i in range(count)],
+        "start": np.asarray(first[0]).tolist(),
+        "values": np.asarray(values).tolist(),
+    }
+
+
+@functools.cache
+def _program(arm: str, probes: int, size: int, count: int) -> Any:
+    """All rates and seeds of a method; problems of one shape share what it compiles."""
+
+    def run(data: Data, seed: Array, rate: Array, power: Array) -> tuple[Array, Array]:
+        optimizer = ARMS[arm].make(_falling(rate, power), probes, MU)
+        begin, go = jax.random.split(jax.random.key(seed))
+        x = start(data, begin)
+
+        def block(carry: Any, key: Array) -> tuple[Any, Array]:
+            carry = _anchored(optimizer, data, size, key, carry)
+
+            def one(carry: Any, key: Array) -> tuple[Any, None]:
+                draw, probe = jax.random.split(key)
+                f = loss(data, batch(data, draw, size))
+                # Not SVRG's own step, which would look whether a snapshot is due.
+                x, state, _ = zo.Optimizer.step(optimizer, probe, f, *carry)
+                return (x, state), None
+
+            carry, _ = jax.lax.scan(one, carry, jax.random.split(key, PERIOD))
+            return carry, measured(data, carry[0])
+
+        keys = jax.random.split(go, count)
+        _, values = jax.lax.scan(block, (x, optimizer.init(x)), keys)
+        return measured(data, x), values
+
+    over_seeds = jax.vmap(run, (None, 0, None, None))
+    return jax.jit(jax.vmap(over_seeds, (None, None, 0, None)))
+
+
+def _falling(rate: Array, power: Array) -> Callable[[Array], Array]:
+    """The rate by the step: rate / (1 + t / DELAY)^power."""
+    return lambda step: rate * (1 + step.astype(jnp.float32) / DELAY) ** -power
+
+
+def _anchored(
+    optimizer: zo.Optimizer, data: Data, size: int, key: Array, carry: Any
+) -> Any:
+    """The state of SVRG with a snapshot on a mini-batch; any other as it is."""
+    if not isinstance(optimizer, zo.SVRG):
+        return carry
+    x, state = carry
+    draw, probe = jax.random.split(jax.random.fold_in(key, 0))
+    f, snapshot = loss(data, batch(data, draw, size)), optimizer.snapshot
+    found, _, info = snapshot.estimate(probe, f, x, snapshot.init(x))
+    return x, optimizer.anchored(state, x, found, info)
+
+
+WINDOW = 3
+"""Measurements whose mean has to be below a target: losses of noisy steps dip."""
+
+
+def hits(found: dict[str, Any], target: float) -> np.ndarray:
+    """Returns the queries to a share of the first value, [5, seeds]; inf if never."""
+    values, first = np.asarray(found["values"]), np.asarray(found["start"])
+    windows = np.lib.stride_tricks.sliding_window_view(values, WINDOW, -1)
+    below = windows.mean(-1) <= target * first[None, :, None]
+    queries = np.asarray(found["queries"], float)[WINDOW - 1 :]
+    return np.where(below.any(-1), queries[below.argmax(-1)], np.inf)
+
+
+def best_rate(score: np.ndarray) -> int:
+    """Returns which rate has the least median score over seeds, from [5, seeds].
+
+    Of equal ones, as where a target was never reached, the middle of the grid.
+    """
+    medians = np.median(np.where(np.isnan(score), np.inf, score), axis=1)
+    middle = np.abs(np.arange(len(medians)) - len(medians) // 2)
+    return int(np.lexsort((middle, medians))[0])
+
+
+def average(values: np.ndarray) -> np.ndarray:
+    """Returns the mean of each row [..., k] up to each entry."""
+    return np.cumsum(values, -1) / np.arange(1, values.shape[-1] + 1)
+
+
+def slope(queries: np.ndarray, values: np.ndarray) -> float:
+    """Returns that of log values over log queries, from an eighth of them on."""
+    late = queries >= queries[-1] / 8
+    return float(np.polyfit(np.log(queries[late]), np.log(values[late]), 1)[0])
+
+
+def median_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Returns the 95 % bootstrap interval of the median of [n] numbers."""
+    rng = np.random.default_rng(seed)
+    draws = rng.choice(values, (2000, len(values)))
+    medians = np.sort(np.median(draws, 1))  # some may be infinite
+    return float(medians[50]), float(medians[-51])

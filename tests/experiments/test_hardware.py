@@ -1,0 +1,88 @@
+"""What the experiments of hardware compute themselves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hw
+from core.errors import UnknownNameError
+from experiments.hardware import blocks, edge, entry, host, in_memory, networks
+from experiments.hardware.entry import Entry
+
+
+def test_factors_count_to_both_sides_and_fitted_rows_prove_nothing():
+    entries = [
+        Entry("a", "x", "1", 2.0, 1.0, "s"),
+        Entry("a", "x", "2", 1.0, 1.25, "s"),
+        Entry("a", "x", "3", 9.0, 1.0, "s", "fitted"),
+        Entry("b", "x", "1", 3.0, 1.0, "s"),
+    ]
+    assert [row.holds for row in entry.rows(entries)] == [True, True, None, False]
+    found = {(r.setting, r.metric.split()[0]): r for r in entry.summaries(entries)}
+    median = found["a, 2 rows", "median"]
+    assert median.measured == pytest.approx((2 + 1.25) / 2)
+    assert median.holds is False
+    assert found["a, 2 rows", "largest"].holds is True
+    assert found["b, 1 row", "largest"].holds is False
+    assert not entry.within(float("nan"), 2.0)
+    assert not entry.within(-1.0, 2.0)
+
+
+def test_rank_correlation():
+    assert host.spearman([1, 2, 3, 4], [10, 20, 30, 25]) == pytest.approx(0.8)
+    assert host.spearman([3.0, 1.0, 2.0], [-3.0, -1.0, -2.0]) == pytest.approx(-1)
+
+
+def test_bounded_inputs_keep_the_largest_and_are_idempotent(key):
+    x = jax.random.normal(key, (2, 3, 16))
+    y = blocks.bounded(x, 3)
+    kept = np.asarray(y != 0).reshape(2, 3, 2, 8)
+    assert np.all(kept.sum(-1) == 3)
+    size = np.abs(np.asarray(x)).reshape(2, 3, 2, 8)
+    least = np.where(kept, size, np.inf).min(-1)
+    most = np.where(kept, -np.inf, size).max(-1)
+    assert np.all(least >= most)
+    np.testing.assert_array_equal(blocks.bounded(y, 3), y)
+    grad = jax.grad(lambda x: blocks.bounded(x, 3).sum())(x)
+    np.testing.assert_array_equal(grad != 0, y != 0)
+    ties = blocks.bounded(jnp.zeros((1, 8)).at[0, 5].set(1.0), 1)
+    assert float(ties[0, 5]) == 1
+
+
+def test_ternary_products_are_exact_and_straight_through(key):
+    w = jax.random.normal(key, (12, 4))
+    digits, scale = in_memory.ternary(w)
+    assert set(np.unique(digits)) == {-1.0, 0.0, 1.0}
+    kept = np.asarray(digits) != 0
+    want = [np.abs(np.asarray(w))[kept[:, j], j].mean() for j in range(4)]
+    np.testing.assert_allclose(scale, want, rtol=1e-5)
+    product = in_memory.ternary_product({"w": 0.5})
+    x = jnp.asarray([[0.0, 0.4, 1.1, 9.0] * 3])
+    levels = np.clip(np.round(np.asarray(x) / 0.5), 0, 7)
+    np.testing.assert_allclose(
+        product("w", x, w), 0.5 * levels @ (digits * scale[None]), rtol=1e-5
+    )
+    slope = jax.grad(lambda x: product("w", x, w).sum())(x)
+    assert float(slope[0, 3]) == 0  # above the top level
+    assert float(slope[0, 1]) != 0
+
+
+def test_designs_and_claims_of_the_edge():
+    points = edge.grid()
+    assert len(points) == len(set(points)) == 5 * 13
+    assert edge.Point(4, "block", 0.25, True).title == "4 bits, SP2, block 0.25"
+    speeds = {t: dict.fromkeys(edge.SINGLE, 1.0) for t in edge.TARGETS}
+    assert not any(
+        v for k, v in edge.conclusions(speeds).items() if k != edge.CLAIMS[3]
+    )
+    assert edge.conclusions(speeds)[edge.CLAIMS[3]]
+
+
+def test_networks_are_named():
+    with pytest.raises(UnknownNameError, match="resnet18"):
+        networks.shapes("resnet19")
+    params, x = networks.shapes("gru", 2)
+    assert x.shape == (30, 2, 152)
+    assert params["gru1/hidden"].shape == (1024, 3072)
+    assert set(edge.TARGETS) <= set(hw.TARGETS)

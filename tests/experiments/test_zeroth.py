@@ -1,0 +1,212 @@
+"""The experiments on function values: computed claims, budgets, rates."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import quant
+from core.errors import InputError
+from experiments import hge_attack, hge_synthetic, zo_quant
+from experiments.options import build
+from experiments.zeroth import (
+    attack_rows,
+    attacks,
+    campaign,
+    problems,
+    runs,
+    scales,
+    synthetic,
+)
+from experiments.zeroth.arms import HGE, SCD, SGD
+from experiments.zeroth.victims import Victim, targets
+
+
+def curve(queries_to_half, seeds=10, k=200):
+    """Losses of all rates that fall as 1 / queries, each seed a little apart."""
+    queries = np.arange(1, k + 1) * 100.0
+    spread = 1 + 0.01 * np.arange(seeds)
+    values = 1 / (1 + queries[None] / (queries_to_half * spread[:, None]))
+    worse = np.stack([values * factor for factor in (4, 2, 1, 2, 4)])
+    return {
+        "rates": [1, 2, 3, 4, 5],
+        "queries": queries.tolist(),
+        "start": [1.0] * seeds,
+        "values": worse.tolist(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("law", "ours", "holds"),
+    [
+        ("heavy", 100, True),
+        ("heavy", 190, False),
+        ("isotropic", 190, True),
+        ("isotropic", 100, False),
+    ],
+)
+def test_gains_and_ties_are_computed(law, ours, holds):
+    problem = problems.quadratic(law, 20)
+    found = {SGD: curve(300), SCD: curve(200), HGE: curve(ours)}
+    *each, gain = synthetic.query_rows(problem, found, 0.05, True)
+    assert len(each) == 3
+    assert gain.measured == pytest.approx(200 / ours, rel=0.05)
+    assert gain.holds is holds
+    assert "over ZO-SCD" in gain.setting
+    assert (
+        next(reversed(list(synthetic.query_rows(problem, found, 0.05, False)))).holds
+        is None
+    )
+
+
+def test_what_never_gets_there_has_no_gain():
+    problem = problems.quadratic("heavy", 20)
+    found = {SGD: curve(300), SCD: curve(200), HGE: curve(1e9)}
+    *_, gain = synthetic.query_rows(problem, found, 0.05, True)
+    assert (gain.measured, gain.holds) == (0.0, False)
+
+
+def test_slopes_are_fitted_at_the_best_rate():
+    problem = problems.quadratic("heavy", 20)
+    rows = list(synthetic.slope_rows(problem, {SGD: curve(10), "x": curve(10)}, True))
+    assert rows[0].measured == pytest.approx(-1, abs=0.05)
+    assert [row.holds for row in rows] == [True, None]
+    assert synthetic.edges({SGD: curve(10)}) == []
+
+
+def test_running_means_and_hits():
+    np.testing.assert_allclose(runs.average(np.asarray([[4.0, 2, 0]])), [[4, 3, 2]])
+    hit = runs.hits(curve(100, seeds=1), 0.2)
+    assert np.argmin(hit[:, 0]) == 2
+    assert runs.best_rate(np.full((5, 3), np.inf)) == 2
+
+
+def test_problems_have_the_gradients_that_they_say():
+    data = problems.logistic(True, 6, 40).data
+    x = jnp.linspace(-1, 1, 6)
+    whole = problems.measured(data, x)
+    rows = np.asarray(data.rows)
+    loss = np.logaddexp(0, -rows @ np.asarray(x)).mean()
+    assert whole == pytest.approx(loss - float(data.least), rel=1e-4)
+    assert whole > 0
+    other = problems.logistic(False, 6, 40).data
+    slope = -(rows.T @ (1 / (1 + np.exp(rows @ np.asarray(x))))) / 40
+    slope += 0.05 * 2 * np.asarray(x) / (1 + np.asarray(x) ** 2) ** 2
+    square = problems.measured(other, x)
+    assert square == pytest.approx(np.square(slope).sum(), rel=1e-3)
+    for law in ("heavy", "isotropic"):
+        s = problems.scales(law, 30)
+        assert np.square(s).sum() == pytest.approx(1)
+
+
+def test_methods_ask_equally_often():
+    from experiments.zeroth.arms import ARMS, MU
+
+    steps = {
+        name: arm.make(0.1, 20, MU).estimator.queries(100)
+        for name, arm in ARMS.items()
+        if name != "svrg"
+    }
+    assert set(steps.values()) == {40}
+
+
+def test_a_synthetic_run():
+    problem = problems.quadratic("heavy", 20)
+    found = runs.curves(
+        problem, "scd", (0, 1), budget=4_000, probes=4, size=4, decaying=True
+    )
+    values = np.asarray(found["values"])
+    assert values.shape == (5, 2, 25)
+    assert found["queries"][-1] == 4_000
+    assert values[2, :, -1].max() < 0.7 * min(found["start"])
+
+
+W = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
+
+
+def logits(variables, images):
+    return images.reshape(len(images), -1) @ variables
+
+
+@pytest.fixture(scope="module")
+def victim():
+    rng = np.random.default_rng(1)
+    images = rng.uniform(0.2, 0.8, (60, 2, 2, 1)).astype(np.float32)
+    labels = (images.reshape(60, -1) @ W).argmax(1).astype(np.int32)
+    return Victim("toy", "toy", jnp.asarray(W), logits, images, labels, 100.0, "made")
+
+
+@pytest.fixture(scope="module")
+def config():
+    options = {"images": 3, "tuning": 2, "budget": 300, "probes": 4, "universal": 2}
+    return build(hge_attack.Config, options)
+
+
+def test_attacks_with_the_best_of_three_rates(victim, config):
+    plan = campaign.plan("untargeted", config, victim, ("sgd",))
+    found = campaign.fought(plan, "sgd")
+    assert len(found["spent"]) == 3
+    assert max(found["queries"]) <= 300
+    assert str(found["rate"]) in found["tried"]
+    assert found["tried"][str(found["rate"])] == min(found["tried"].values())
+    rows = list(attack_rows.rows("toy", plan.words, {"sgd": found}, 300))
+    assert rows[-1].holds is True
+    share = 100 * np.mean(found["success"])
+    assert rows[0].measured == pytest.approx(share)
+
+
+def test_plans_use_other_images_for_rates(victim, config):
+    for goal in hge_attack.GOALS:
+        plan = campaign.plan(goal, config, victim, ("sgd", "nes"))
+        test, tuning = (part[0].reshape(-1, 4) for part in (plan.test, plan.tuning))
+        assert not (test[:, None] == tuning[None]).all(-1).any()
+        assert ("nes" in plan.arms) == (goal in ("untargeted", "targeted"))
+    big = build(hge_attack.Config, {"images": 60})
+    with pytest.raises(InputError, match="at most the 60"):
+        campaign.plan("untargeted", big, victim, ("sgd",))
+    wanted = targets(victim.labels, 0)
+    assert np.all(wanted != victim.labels)
+    assert wanted.max() < 10
+
+
+def test_a_budget_that_was_passed_is_an_error():
+    fields = {name: np.zeros(2) for name in ("success", "fraction")}
+    sizes = {name: np.zeros((2, 1)) for name in ("l2", "linf")}
+    found = types.SimpleNamespace(**fields, **sizes, queries=np.asarray([99, 101]))
+    with pytest.raises(AssertionError, match="101 queries of 100"):
+        attacks._shown(found, 100)  # type: ignore[arg-type]
+
+
+def test_gains_of_attacks():
+    found = {
+        "sgd": {"spent": [300, 200]},
+        "scd": {"spent": [200, 100]},
+        "hge": {"spent": [100, 50]},
+    }
+    row = attack_rows.gain_row("toy", "x", found, "hge", ("sgd", "scd"), True)
+    assert (row.measured, row.holds) == (2.0, True)
+    assert "over ZO-SCD" in row.setting
+
+
+def test_scales_are_multiplied_and_stay_positive():
+    scaling = quant.Scaling
+    weights = {"fc1/kernel": scaling(jnp.asarray([[1.0, 2.0]]), jnp.zeros((1, 2)))}
+    inputs = {"fc1/kernel": scaling(jnp.ones((1, 1)), jnp.zeros((1, 1)))}
+    before = quant.Scales(weights, inputs)
+    tuned = scales.untuned(before)
+    assert scales.count(before) == 3
+    moved = tuned._replace(
+        weights={"fc1/kernel": jnp.log(jnp.asarray([[0.5, 3.0]]))},
+        inputs={"fc1/kernel": jnp.full((1, 1), -50.0)},
+    )
+    after = scales.scaled(before, moved)
+    np.testing.assert_allclose(after.weights["fc1/kernel"].scale, [[0.5, 6.0]])
+    assert after.inputs["fc1/kernel"].scale > 0
+
+
+def test_options_that_cannot_be_judged_are_errors():
+    with pytest.raises(InputError, match="sgd, scd and hge"):
+        build(hge_synthetic.Config, {"arms": ("sgd",)})
+    with pytest.raises(InputError, match="arms"):
+        build(zo_quant.Config, {"arms": ()})
