@@ -102,6 +102,53 @@ def test_the_examples_of_the_quantization_page_run():
     assert names["noise"].keys() == {"fc1/kernel", "fc2/kernel"}
 
 
+def test_the_examples_of_the_admm_page_run():
+    names = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block in blocks((ROOT / "docs" / "admm.md").read_text()):
+            exec(block, names)  # asserts are in the blocks
+    assert names["cell"].blocks == (8, 8)
+
+
+def test_the_readme_example_minimises_a_simulation():
+    example = next(b for b in blocks(README) if "import zo" in b)
+
+    def simulate(x):
+        if x[0] > 3:
+            raise RuntimeError("diverged")
+        return np.square(x - 1).sum()
+
+    names = {"simulate": simulate, "x": jnp.zeros(20), "jax": jax}
+    with jax.numpy_dtype_promotion("standard"):
+        exec(example, names)  # the user's own code
+    assert simulate(np.asarray(names["x"])) < 2
+
+
+def test_the_examples_of_the_page_on_function_values_run():
+    names = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block in blocks((ROOT / "docs" / "zo.md").read_text()):
+            exec(block, names)  # asserts are in the blocks
+    assert names["found"].success
+
+
+def test_the_examples_of_the_hardware_page_run(capsys):
+    names = {}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for block in blocks((ROOT / "docs" / "hw.md").read_text()):
+            exec(block, names)  # asserts are in the blocks
+    assert names["table"].unknown == ()
+    assert "what would have to change" in capsys.readouterr().out
+
+
+def test_the_readme_example_prices_a_model(capsys):
+    example = next(b for b in blocks(README) if "import hw" in b)
+    params = {"fc": {"kernel": jnp.ones((64, 32))}}
+    names = {"apply": lambda params, x: x @ params["fc"]["kernel"], "params": params}
+    exec(example, {**names, "x": jnp.ones((2, 64))})  # the user's own code
+    assert "fc/kernel" in capsys.readouterr().out
+
+
 def test_no_local_link_of_the_documents_is_broken():
     for document in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
@@ -110,7 +157,7 @@ def test_no_local_link_of_the_documents_is_broken():
 
 
 def test_no_file_is_longer_than_the_house_allows():
-    library = ("core", "graph", "gap", "admm", "verify", "quant")
+    library = ("core", "graph", "gap", "admm", "verify", "quant", "zo", "hw")
     rooms = (*library, "experiments", "benchmarks", "tests")
     files = [ROOT / "launch.py", *(p for r in rooms for p in (ROOT / r).rglob("*.py"))]
     assert len(files) > 50
