@@ -8,6 +8,7 @@
 | `gemm`      | the matrix view of dense, conv and recurrent kernels |
 | `selection` | exact top-k masks of large arrays |
 | `numerics`  | finite checks at boundaries |
+| `text`      | tables as text |
 | `types`     | names of types |
 
 The list is closed: a helper that only one room uses lives in that room.

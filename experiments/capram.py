@@ -53,10 +53,7 @@ def run(run: "Run", config: Config) -> "Outcome":
     from experiments.results import Outcome
 
     bent = run.stage("linearity", lambda: macro_runs.linearity((0, 1)))
-    found = [
-        run.stage(f"digits-s{seed}", lambda s=seed: macro_runs.digits(run, config, s))
-        for seed in run.seeds
-    ]
+    found = [macro_runs.digits(run, config, seed) for seed in run.seeds]
     images = None
     if config.cifar_images:
         images = run.stage("cifar", lambda: macro_runs.cifar(run, config, run.seeds[0]))

@@ -54,10 +54,7 @@ def run(run: "Run", config: Config) -> "Outcome":
 
     priced = run.stage("cost", lambda: s2ta.costs(config.networks))
     orders = run.stage("orders", lambda: s2ta.orders(config, run.seeds[0]))
-    trained = [
-        run.stage(f"bounds-s{seed}", lambda s=seed: blocks.accuracies(run, config, s))
-        for seed in run.seeds
-    ]
+    trained = [blocks.accuracies(run, config, seed) for seed in run.seeds]
     judged = EXPERIMENT.reaches(config, "dataset", "examples", "epochs", "tuning")
     rows = [
         *s2ta.rows(priced, orders, config.draws),

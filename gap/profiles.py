@@ -15,6 +15,7 @@ import numpy as np
 
 from core import trees
 from core.errors import InputError, ShapeError, check_range, describe
+from core.text import columns
 from core.types import PartialTree, PyTree
 from graph import Graph, Node, Value, trace
 
@@ -68,7 +69,7 @@ class Profile(NamedTuple):
             (r.path, "x".join(map(str, r.shape)), *(f"{n:,}" for n in r[3:]))
             for r in (*self.rows, self.total)
         ]
-        return _table([head, *lines])
+        return columns([head, *lines])
 
 
 _EMPTY = Row("total", "", (), 0, 0, 0, 0, 0)
@@ -246,18 +247,8 @@ def compare(
         if not (x > 0 and y > 0):
             raise InputError(f"milliseconds: {describe((x, y), 'positive times')}")
         lines.append((f"ms, {name}", f"{x:.3g}", f"{y:.3g}", _ratio(x, y)))
-    return _table(lines)
+    return columns(lines)
 
 
 def _ratio(before: float, after: float) -> str:
     return f"{before / after:.2f}x" if after else "-"
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    """Columns under each other: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *rest in rows:
-        cells = [text.rjust(n) for text, n in zip(rest, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)

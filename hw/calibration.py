@@ -10,13 +10,13 @@ import optax
 from jax import lax
 
 from core.errors import InputError, describe
+from core.text import columns
 from core.types import Array
 from hw.constants import replace, with_values
 from hw.cost import cost
 from hw.micro import Micro, micros, seconds_of
 from hw.targets.devices import HOST
 from hw.targets.processor import Processor
-from hw.text import columns
 from hw.workload import Workload, distinct, workload
 
 MEASURED = "measured on this machine"

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from core.errors import InputError, describe, unknown_name
-from hw.text import columns
+from core.text import columns
 
 Origin = Literal["published", "derived", "fitted", "chosen", "design"]
 """Printed somewhere; arithmetic on what is printed; fitted to a measurement or to a

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core.text import columns
 from core.types import Array
 from hw.constants import constants, with_values
 from hw.cost import Cost, Target, cost
-from hw.text import columns
 from hw.workload import Workload
 
 _FORMATS = {

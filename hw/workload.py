@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.errors import InputError, RuleError, check_range, describe, nearest
+from core.text import columns
 from core.types import Array, ArrayLike
 from graph import Graph, trace
 from hw import patterns
 from hw.operators import Operator, operators_of, work_of
 from hw.primitives import kind_of
-from hw.text import columns
 
 Kind = Literal["matmul", "conv", "depthwise", "attention", "window", "chain", "move"]
 """Products with a parameter; with none; pools; loops over elements; mere copies."""

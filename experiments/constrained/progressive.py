@@ -18,7 +18,13 @@ from experiments import data, models
 from experiments.pruning.methods import TITLES as RIVALS
 from experiments.pruning.methods import Phase, pruning_optimizer
 from experiments.pruning.networks import LENET5, LENET300, Network
-from experiments.pruning.trainer import Mapped, Trainer, cosine, kernel_counts
+from experiments.pruning.trainer import (
+    Trainer,
+    Wrapped,
+    cosine,
+    kernel_counts,
+    mapped,
+)
 from experiments.trained.networks import kernels_of
 from experiments.training import TrainState
 from experiments.workdir import Run
@@ -70,7 +76,7 @@ class Protocol:
         if config.examples:
             train = data.subset(train, config.examples, 0)
         self.run = run
-        self._straight: dict[int, Mapped] = {}
+        self._straight: dict[int, Wrapped] = {}
         self.dense = functools.lru_cache(maxsize=None)(self._dense)
         self.trainer = Trainer(
             run,
@@ -279,7 +285,7 @@ class Protocol:
 
         if bits not in self._straight:
             plain = models.create(self.network.model, dropout_rate=0.0)
-            self._straight[bits] = Mapped(plain, rounded)
+            self._straight[bits] = mapped(plain, rounded)
         return self.trainer.phase(
             self._stage(seed, f"straight-{bits}"),
             self.dense(seed),

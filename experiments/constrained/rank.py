@@ -17,7 +17,7 @@ from core.types import Array, PyTree
 from experiments import data, models
 from experiments.differences import difference, lead_row
 from experiments.pruning.networks import output_positions
-from experiments.pruning.trainer import Mapped, Trainer, cosine
+from experiments.pruning.trainer import Trainer, Wrapped, cosine, mapped
 from experiments.results import Figure, Row, Series, mean_row, mean_std
 from experiments.trained.protocol import halved
 from experiments.training import TrainState
@@ -223,8 +223,8 @@ class Protocol:
             model=self._tuned(),
         )[1]
 
-    def _make_tuned(self) -> Mapped:
-        return Mapped(self.trainer.model, compose)
+    def _make_tuned(self) -> Wrapped:
+        return mapped(self.trainer.model, compose)
 
 
 def split(params: PyTree, ranks: Ranks, scheme: low_rank.Scheme) -> PyTree:

@@ -1,7 +1,7 @@
 """Block-circulant LSTM and GRU: training, execution by FFT, E-RNN's two phases."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from core import trees
 from core.types import Array, PyTree
 from experiments import data, models
 from experiments.constrained import speech
-from experiments.pruning.trainer import Mapped, Trainer, cosine
+from experiments.pruning.trainer import Trainer, Wrapped, cosine, mapped
 from experiments.training import TrainState
 from experiments.workdir import Run
 
@@ -71,6 +71,7 @@ class Protocol:
         self.prefix = f"{task}-held" if held else task
         self.splits = train, test
         self.trainer = functools.lru_cache(maxsize=None)(self._make_trainer)
+        self.kernels = functools.lru_cache(maxsize=None)(self._make_kernels)
         self.mapped = functools.lru_cache(maxsize=None)(self._make_mapped)
         self.dense = functools.lru_cache(maxsize=None)(self._make_dense)
 
@@ -93,10 +94,13 @@ class Protocol:
         """Returns ADMM's rules for the layer."""
         return recurrent.rules(f"{shape.cell}1", shape.blocks)
 
-    def _make_mapped(self, shape: Shape) -> Mapped:
+    def _make_mapped(self, shape: Shape) -> Wrapped:
         """The module whose parameters have generators in place of kernels."""
-        trainer = self.trainer(shape.cell)
-        start = trainer.start(0, shape.cell).params
+        return mapped(self.trainer(shape.cell).model, self.kernels(shape))
+
+    def _make_kernels(self, shape: Shape) -> Callable[[PyTree], PyTree]:
+        """From parameters with generators to those with kernels."""
+        start = self.trainer(shape.cell).start(0, shape.cell).params
         sizes = {path: w.shape for path, w in trees.by_path(start).items()}
         sets = sets_of(start, self.rules(shape))
 
@@ -108,7 +112,7 @@ class Protocol:
             ]
             return jax.tree.unflatten(treedef, whole)
 
-        return Mapped(trainer.model, kernels)
+        return kernels
 
     def _make_dense(self, seed: int, cell: str) -> TrainState:
         trainer = self.trainer(cell)
@@ -157,8 +161,8 @@ class Protocol:
             state, more = self._towards(seed, shape, stage)
         scale = arm == "scratch"
         params = to_generators(state.params, self.rules(shape), scale)
-        mapped = self.mapped(shape)
-        right = trainer.accuracy(params, state.model_state, mapped)
+        model = self.mapped(shape)
+        right = trainer.accuracy(params, state.model_state, model)
         state, result = trainer.phase(
             stage,
             state,
@@ -167,10 +171,10 @@ class Protocol:
             seed=seed,
             tag=f"{shape.name}-{epochs}",
             params=params,
-            model=mapped,
+            model=model,
         )
         found = {**result, "projected": right, **more}
-        return mapped.f(state.params), found
+        return self.kernels(shape)(state.params), found
 
     def _towards(
         self, seed: int, shape: Shape, stage: str

@@ -4,13 +4,11 @@ The Free Spoken Digit Dataset (3,000 recordings, 6 speakers, 8 kHz; CC BY-SA 4.0
 as its authors do: takes 0 to 4 of each digit and speaker test, the others train.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 
 from core.errors import DataUnavailableError, describe
 from experiments.data import Dataset, Split
+from experiments.folders import data_root
 
 WINDOW = 256
 """Samples of a frame, 32 ms."""
@@ -22,12 +20,6 @@ FRAMES = 48
 RANGE = 80.0
 """Decibels below a recording's loudest band that grey levels reach."""
 TEST_TAKES = 5
-
-
-def _file() -> Path:
-    shared = Path(__file__).parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("LATHE_DATA") or shared).expanduser()
-    return folder / "speech_digits" / "fsdd.npz"
 
 
 def mel_filters(bands: int, window: int, rate: int) -> np.ndarray:
@@ -61,7 +53,7 @@ def load() -> Dataset:
     Raises:
       DataUnavailableError: there is no such file.
     """
-    path = _file()
+    path = data_root() / "speech_digits" / "fsdd.npz"
     if not path.is_file():
         wanted = "the Free Spoken Digit Dataset, speech_digits/fsdd.npz"
         remedy = "Set LATHE_DATA to the data folder, or take another task."

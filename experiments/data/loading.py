@@ -9,6 +9,7 @@ import numpy as np
 from core.errors import DataFormatError, DataUnavailableError, describe, unknown_name
 from experiments.data import cache, download, records
 from experiments.data.info import DATASETS, Dataset, Info, Split, check_split
+from experiments.folders import data_root
 
 _BUNDLED = Path(__file__).parent
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -64,9 +65,7 @@ def search_path(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
     """
     if named := data_dir or os.environ.get("TFDS_DATA_DIR"):
         return [Path(named).expanduser()]
-    shared = Path(__file__).parents[2].parent / "shared" / "data"
-    lathe_data = Path(os.environ.get("LATHE_DATA") or shared).expanduser()
-    candidates = [lathe_data / "tensorflow_datasets"]
+    candidates = [data_root() / "tensorflow_datasets"]
     # Only tfds's own folder, the last, may be written to: see download.prepare.
     return [
         *(folder for folder in candidates if folder.is_dir()),

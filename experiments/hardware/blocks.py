@@ -1,7 +1,7 @@
 """A network of digits with density-bound weights and inputs (arXiv 2107.07983)."""
 
-import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,9 +14,11 @@ import gap
 import graph
 from core.types import Array, PyTree
 from experiments import data
+from experiments.pruning.trainer import Trainer, Wrapped, cosine
 from experiments.results import Row, mean_row
 from experiments.rounding.networks import DigitsNet
-from experiments.training import init_state, make_epoch, make_evaluate, put, restart
+from experiments.training import TrainState
+from experiments.workdir import Run
 
 BLOCK = 8
 FEATURES = (16, 32, 32, 64)
@@ -38,77 +40,68 @@ def bounded(x: Array, kept: int) -> Array:
     return jnp.where(chosen, blocks, jnp.zeros_like(blocks)).reshape(x.shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class Bounded:
-    """A module whose inner convolutions see bounded inputs, called as the module.
+def with_bound(model: Any, kept: int) -> Any:
+    """Returns a module whose inner convolutions see inputs with `kept` of every 8."""
+    if kept == BLOCK:
+        return model
+    prune = functools.partial(bounded, kept=kept)
 
-    Attributes:
-      model: the module.
-      kept: inputs of every 8, or 8 for all.
-    """
-
-    model: DigitsNet
-    kept: int = BLOCK
-
-    def init(self, *args: Any, **kwargs: Any) -> PyTree:
-        """Returns the module's variables."""
-        return self.model.init(*args, **kwargs)
-
-    def apply(self, variables: PyTree, x: Array, **kwargs: Any) -> Any:
-        """Returns what the module returns."""
-
-        def run(variables: PyTree, x: Array) -> Any:
-            return self.model.apply(variables, x, **kwargs)
-
-        if self.kept == BLOCK:
-            return run(variables, x)
-        prune = functools.partial(bounded, kept=self.kept)
+    def change(run: Any) -> Any:
         limited = graph.intercept(run, INNER, lambda _, x: (prune(x), None))
-        return limited(variables, x)[0]
+        return lambda *args: limited(*args)[0]
+
+    return Wrapped(model, change)
 
 
-def accuracies(run: Any, config: Any, seed: int) -> dict[str, Any]:
-    """Returns accuracies in % by arm: dense, bounded weights, inputs, both."""
+def accuracies(run: Run, config: Any, seed: int) -> dict[str, float]:
+    """Returns accuracies in % by arm: dense, bounded weights, inputs, both.
+
+    Every phase is a stage of the run.
+    """
     dataset = data.load(config.dataset, data_dir=run.data_dir)
     train = dataset.train
     if config.examples < len(train.labels):
         train = data.subset(train, config.examples, seed)
-    train, test = put(train), put(dataset.test)
-    look: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std}
-    plain = Bounded(DigitsNet(features=FEATURES))
-    steps = len(train.labels) // BATCH
+    model = DigitsNet(features=FEATURES)
+    trainer = Trainer(
+        run,
+        model,
+        train,
+        dataset.test,
+        mean=dataset.mean,
+        std=dataset.std,
+        batch_size=BATCH,
+    )
+    bound = functools.cache(functools.partial(with_bound, model))
+    found: dict[str, float] = {}
 
-    @functools.cache
-    def parts(kept: int) -> Any:
-        model = Bounded(plain.model, kept)
-        return model, make_evaluate(model, batch_size=500, **look)
-
-    def accuracy(state: Any, kept: int) -> float:
-        _, evaluate = parts(kept)
-        found = evaluate(state.params, state.model_state, test)["accuracy"]
-        return 100 * float(found)
-
-    def tuned(state: Any, masks: PyTree, kept: int, epochs: int, rate: float) -> Any:
-        schedule = optax.cosine_decay_schedule(rate, epochs * steps)
-        optimizer = optax.adam(schedule)
+    def trained(
+        arm: str,
+        state: TrainState,
+        *,
+        kept: int = BLOCK,
+        masks: PyTree = None,
+        epochs: int = config.tuning,
+        rate: float = 1e-3,
+    ) -> TrainState:
+        optimizer = optax.adam(cosine(rate, epochs * trainer.steps))
         if masks is not None:
             optimizer = gap.masked(optimizer, masks)
-        model, _ = parts(kept)
-        epoch = make_epoch(model, optimizer, batch_size=BATCH, **look)
-        state = restart(state, optimizer)
-        for i in range(epochs):
-            key = jax.random.fold_in(jax.random.key(seed), i)
-            state, _ = epoch(state, train, key)
+        state, result = trainer.phase(
+            f"s{seed}-{re.sub('[^a-z0-9]+', '-', arm)}",
+            state,
+            optimizer,
+            epochs,
+            seed=seed,
+            tag=f"{seed} {rate} {kept} {masks is not None}",
+            model=bound(kept),
+        )
+        found[arm] = result["accuracy"]
         return state
 
-    optimizer = optax.adam(5e-3)
-    first = init_state(
-        plain.model, optimizer, jax.random.key(seed), dataset.train.images.shape[1:]
-    )
-    dense = tuned(first, None, BLOCK, config.epochs, 5e-3)
-    found = {"dense": accuracy(dense, BLOCK)}
-    control = tuned(dense, None, BLOCK, config.tuning, 1e-3)
-    found["dense, trained on"] = accuracy(control, BLOCK)
+    start = trainer.start(seed, "digits")
+    dense = trained("dense", start, epochs=config.epochs, rate=5e-3)
+    trained("dense, trained on", dense)
     for kept in config.weight_bounds:
         for name, pattern in (
             ("weights", gap.DBB()),
@@ -117,15 +110,14 @@ def accuracies(run: Any, config: Any, seed: int) -> dict[str, Any]:
             target = gap.Target(kept / BLOCK, pattern=pattern)
             rules = [(r, s and target) for r, s in RULES]
             masks = gap.magnitude_masks(dense.params, rules)
-            state = tuned(dense, masks, BLOCK, config.tuning, 1e-3)
-            found[f"{name} {kept}/8"] = accuracy(state, BLOCK)
+            state = trained(f"{name} {kept}/8", dense, masks=masks)
             if name == "weights" and kept == 4:
-                both = tuned(state, masks, 4, config.tuning, 1e-3)
-                found["weights 4/8, inputs 4/8"] = accuracy(both, 4)
+                trained("weights 4/8, inputs 4/8", state, kept=4, masks=masks)
     for kept in config.input_bounds:
-        found[f"inputs {kept}/8, not trained"] = accuracy(dense, kept)
-        state = tuned(dense, None, kept, config.tuning, 1e-3)
-        found[f"inputs {kept}/8"] = accuracy(state, kept)
+        found[f"inputs {kept}/8, not trained"] = trainer.accuracy(
+            dense.params, dense.model_state, bound(kept)
+        )
+        trained(f"inputs {kept}/8", dense, kept=kept)
     return found
 
 

@@ -1,6 +1,7 @@
 """Networks whose products run in CAP-RAM's macro or in memristor crossbars."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,40 +10,26 @@ import jax.numpy as jnp
 from jax import lax
 
 from core.types import Array, PyTree
+from experiments.pruning.trainer import Wrapped
 from hw import behaviour, capram, memristor
 
 LEVELS = 7.0
 """The largest input of the macro: eight levels."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Through:
-    """A module whose products are computed by a function, called as the module.
-
-    Attributes:
-      model: a flax module.
-      product: see `hw.behaviour.through`.
-    """
-
-    model: Any
-    product: behaviour.Product
-
-    def init(self, *args: Any, **kwargs: Any) -> PyTree:
-        """Returns the module's variables."""
-        return self.model.init(*args, **kwargs)
-
-    def apply(self, variables: PyTree, x: Array, **kwargs: Any) -> Any:
-        """Returns what the module returns."""
-
-        def run(variables: PyTree, x: Array) -> Any:
-            return self.model.apply(variables, x, **kwargs)
-
-        return behaviour.through(run, self.product)(variables, x)
+def through(model: Any, product: behaviour.Product) -> Wrapped:
+    """Returns a module whose products a function computes; see `hw.behaviour`."""
+    return Wrapped(model, lambda run: behaviour.through(run, product))
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("chip", "calibration", "key", "full_scale"),
+    meta_fields=("spec",),
+)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Macro:
-    """A chip and how it is read.
+    """A chip and how it is read; a pytree, so that one program serves all chips.
 
     Attributes:
       spec: of the macro.
@@ -56,7 +43,7 @@ class Macro:
     chip: capram.Chip
     calibration: capram.Calibration
     key: Array
-    full_scale: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    full_scale: Mapping[str, float | Array] = dataclasses.field(default_factory=dict)
 
     def __call__(
         self, path: str, x: Array, w: Array, bits: int, scheme: capram.Scheme
@@ -190,7 +177,7 @@ def observe(
             found[path] = look(path, a, w)
             return a @ w
 
-        Through(model, product).apply(variables, x, **kwargs)
+        through(model, product).apply(variables, x, **kwargs)
         return dict(found)
 
     return {k: float(v) for k, v in jax.jit(run)(variables, x).items()}

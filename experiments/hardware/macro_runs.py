@@ -15,8 +15,10 @@ import hw
 from experiments import data, models
 from experiments.hardware import in_memory
 from experiments.models import LeNet5
+from experiments.pruning.trainer import Trainer, cosine, jitted_accuracy
 from experiments.results import Figure, Row, Series, mean_row
-from experiments.training import init_state, make_epoch, make_evaluate, put, restart
+from experiments.training import TrainState
+from experiments.workdir import Run
 from hw import capram, memristor
 
 BATCH = 64
@@ -51,45 +53,51 @@ def linearity(seeds: Sequence[int]) -> dict[str, Any]:
     return found
 
 
-def digits(run: Any, config: Any, seed: int) -> dict[str, Any]:
-    """Returns accuracies in % of LeNet-5, pruned to fit and run in macros."""
+def digits(run: Run, config: Any, seed: int) -> dict[str, Any]:
+    """Returns accuracies in % of LeNet-5, pruned to fit and run in macros.
+
+    Every phase of training is a stage of the run, and so is what is measured after.
+    """
     dataset = data.load(config.dataset, data_dir=run.data_dir)
     train = dataset.train
     if config.examples < len(train.labels):
         train = data.subset(train, config.examples, seed)
-    train, test = put(train), put(dataset.test)
-    steps_each = len(train.labels) // BATCH
+    full = LeNet5()
+    trainer = Trainer(run, full, train, dataset.test, batch_size=BATCH, **PIXELS)
+    images = trainer.pixels(train.images[:200])
+    found: dict[str, float] = {}
 
-    def fit(model: Any, state: Any, epochs: int, rate: float, masks: Any = None) -> Any:
-        schedule = optax.cosine_decay_schedule(rate, epochs * steps_each)
-        optimizer = optax.adam(schedule)
+    def fit(
+        arm: str,
+        state: TrainState,
+        *,
+        model: Any = full,
+        epochs: int = config.tuning,
+        rate: float = 1e-3,
+        masks: Any = None,
+    ) -> TrainState:
+        optimizer = optax.adam(cosine(rate, epochs * trainer.steps, left=0.0))
         if masks is not None:
             optimizer = gap.masked(optimizer, masks)
-        epoch = make_epoch(model, optimizer, batch_size=BATCH, dropout=False, **PIXELS)
-        state = restart(state, optimizer)
-        for i in range(epochs):
-            key = jax.random.fold_in(jax.random.key(seed), i)
-            state, _ = epoch(state, train, key)
+        state, result = trainer.phase(
+            f"s{seed}-{arm}",
+            state,
+            optimizer,
+            epochs,
+            seed=seed,
+            tag=f"{seed} {arm}",
+            model=model,
+            dropout=False,
+        )
+        found[arm] = result["accuracy"]
         return state
 
-    def accuracy(model: Any, state: Any) -> float:
-        evaluate = make_evaluate(model, batch_size=100, **PIXELS)
-        found = evaluate(state.params, state.model_state, test)["accuracy"]
-        return 100 * float(found)
-
-    full = LeNet5()
-    shape = dataset.train.images.shape[1:]
-    state = init_state(full, optax.adam(1e-3), jax.random.key(seed), shape)
-    state = fit(full, state, config.epochs, 1e-3)
-    found = {"float": accuracy(full, state)}
-
+    state = fit("float", trainer.start(seed, "lenet5"), epochs=config.epochs)
     rules = [
         (path, gap.Target(d, pattern=gap.Filter())) for path, d in DENSITIES.items()
     ]
     masks = gap.magnitude_masks(state.params, rules)
-    state = fit(full, state, config.tuning, 1e-3, masks)
-    images = jnp.asarray(train.images[:200]).astype(jnp.float32) / 255
-    images = images.reshape(200, *shape)
+    state = fit("masked", state, masks=masks)
 
     def scores(params: Any, x: Any) -> Any:
         return full.apply({"params": params}, x)
@@ -97,47 +105,58 @@ def digits(run: Any, config: Any, seed: int) -> dict[str, Any]:
     small = gap.compact(scores, state.params, masks, images[:2])
     sizes = [small.params[n]["bias"].shape[0] for n in ("conv1", "conv2", "fc1")]
     model = LeNet5(features=(sizes[0], sizes[1]), hidden=sizes[2])
-    fresh = init_state(model, optax.adam(1e-3), jax.random.key(seed), shape)
-    state = fit(model, fresh._replace(params=small.params), config.tuning, 1e-3)
-    found["float, filters pruned"] = accuracy(model, state)
+    state = fit("compact", state._replace(params=small.params), model=model)
+    held, variables = state, {"params": state.params}
 
-    variables = {"params": state.params}
     steps = in_memory.steps_of(model, variables, images, in_memory.LEVELS)
     steps = {path: abs(step) for path, step in steps.items()}
-    software = in_memory.Through(model, in_memory.ternary_product(steps))
-    found |= _crossbars(model, state, accuracy)
-    state = fit(software, state, config.tuning, 1e-3)
-    found[SOFTWARE] = accuracy(software, state)
-
+    software = in_memory.through(model, in_memory.ternary_product(steps))
+    state = fit("ternary", state, model=software)
     variables = {"params": state.params}
     scales = in_memory.scales_of(model, variables, images, steps)
+    whole = dict.fromkeys(scales, 1.0)
 
-    def macro(spec: Any, chip: int, fitted: bool = True) -> Any:
+    def macro(spec: Any, chip: int, full_scale: Any = scales) -> in_memory.Macro:
         made = in_memory.macro(spec, chip)
-        made = dataclasses.replace(made, full_scale=scales if fitted else {})
-        return in_memory.Through(model, in_memory.ternary_product(steps, made))
+        return dataclasses.replace(made, full_scale=full_scale)
 
-    found[RANGE] = accuracy(macro(capram.ideal(), 0, False), state)
-    found[IDEAL] = accuracy(macro(capram.ideal(), 0), state)
     chips = [macro(capram.MacroSpec(), chip) for chip in range(config.chips)]
-    found[CHIP] = float(np.mean([accuracy(chip, state) for chip in chips]))
-    tuned = fit(chips[0], state, config.hardware_epochs, 3e-4)
-    found[TUNED] = float(np.mean([accuracy(chip, tuned) for chip in chips]))
-    for bits in config.adc_bits:
-        name = f"ADC of {bits} bits"
-        found[f"{name}, fitted range"] = accuracy(macro(capram.ideal(bits), 0), state)
-        found[f"{name}, full range"] = accuracy(
-            macro(capram.ideal(bits), 0, False), state
-        )
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), variables)
-    table = hw.workload(
-        model.apply, shapes, jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    )
+    first = in_memory.through(model, in_memory.ternary_product(steps, chips[0]))
+    tuned = fit("chip", state, model=first, epochs=config.hardware_epochs, rate=3e-4)
+
+    def in_macro(given: tuple[in_memory.Macro, Any], x: Any) -> Any:
+        chip, params = given
+        product = in_memory.ternary_product(steps, chip)
+        network = in_memory.through(model, product)
+        return network.apply({"params": params}, trainer.pixels(x), train=False)
+
+    def accuracy(chip: in_memory.Macro, state: TrainState) -> float:
+        return jitted_accuracy(in_macro, (chip, state.params), trainer.test)
+
+    def measured() -> dict[str, float]:
+        found = _crossbars(trainer, model, held)
+        found[RANGE] = accuracy(macro(capram.ideal(), 0, whole), state)
+        found[IDEAL] = accuracy(macro(capram.ideal(), 0), state)
+        found[CHIP] = float(np.mean([accuracy(chip, state) for chip in chips]))
+        found[TUNED] = float(np.mean([accuracy(chip, tuned) for chip in chips]))
+        for bits in config.adc_bits:
+            spec, name = capram.ideal(bits), f"ADC of {bits} bits"
+            found[f"{name}, fitted range"] = accuracy(macro(spec, 0), state)
+            found[f"{name}, full range"] = accuracy(macro(spec, 0, whole), state)
+        return found
+
+    circuits = run.stage(f"s{seed}-circuits", measured)
+    table = hw.workload(model.apply, variables, images[:1])
     table = hw.design(table, bits=2.0, input_bits=3.0)
-    return {"accuracy": found, "cost": _price(table)}
+    arms = {
+        "float": found["float"],
+        "float, filters pruned": found["compact"],
+        SOFTWARE: found["ternary"],
+    }
+    return {"accuracy": arms | circuits, "cost": _price(table)}
 
 
-def _crossbars(model: Any, state: Any, accuracy: Any) -> dict[str, float]:
+def _crossbars(trainer: Trainer, model: Any, state: TrainState) -> dict[str, float]:
     """Accuracies of weights of 8 bits in crossbars: noise, converters, drift."""
     found = {}
     plans = [
@@ -151,7 +170,10 @@ def _crossbars(model: Any, state: Any, accuracy: Any) -> dict[str, float]:
         product = in_memory.crossbar_product(
             memristor.Crossbar(**wrong), jax.random.key(0), seconds
         )
-        found[f"crossbars, {name}"] = accuracy(in_memory.Through(model, product), state)
+        network = in_memory.through(model, product)
+        found[f"crossbars, {name}"] = trainer.accuracy(
+            state.params, state.model_state, network
+        )
     return found
 
 
@@ -172,11 +194,11 @@ def cifar(run: Any, config: Any, seed: int) -> dict[str, Any]:
     """Returns accuracies in % of a trained ResNet-20 in macros, without training."""
     dataset = data.load("cifar10", data_dir=run.data_dir)
     split = data.subset(dataset.test, config.cifar_images, seed)
-    images = jnp.asarray(split.images, jnp.float32) / 255
-    mean, std = (
-        jnp.asarray(v) for v in (models.PRETRAINED_MEAN, models.PRETRAINED_STD)
+    images = data.normalize(
+        jnp.asarray(split.images),
+        mean=models.PRETRAINED_MEAN,
+        std=models.PRETRAINED_STD,
     )
-    images = (images - mean[None, None, None]) / std[None, None, None]
     labels = np.asarray(split.labels)
     model = models.create("resnet20")
     variables = models.load_pretrained("resnet20_jpeg")
@@ -190,7 +212,7 @@ def cifar(run: Any, config: Any, seed: int) -> dict[str, Any]:
 
     def accuracy(product: Any) -> float:
         scores = jax.jit(
-            in_memory.Through(model, product).apply if product else model.apply
+            in_memory.through(model, product).apply if product else model.apply
         )
         right = [
             np.asarray(scores(variables, images[i : i + 20]).argmax(-1))
@@ -212,9 +234,7 @@ def cifar(run: Any, config: Any, seed: int) -> dict[str, Any]:
         IDEAL: accuracy(macro(capram.ideal())),
         CHIP: accuracy(macro(capram.MacroSpec())),
     }
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), variables)
-    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    table = hw.workload(model.apply, shapes, x)
+    table = hw.workload(model.apply, variables, images[:1])
     table = hw.design(table, bits=float(bits), input_bits=3.0 * places)
     return {"accuracy": found, "cost": _price(table), "images": len(labels)}
 

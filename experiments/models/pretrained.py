@@ -27,6 +27,7 @@ from core.errors import (
     unknown_name,
 )
 from core.types import PyTree
+from experiments.folders import data_root
 from experiments.models.registry import MODELS, create
 
 PRETRAINED_MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -164,7 +165,7 @@ def _locate(
     text = os.fspath(path_or_name)
     model = None
     if text in PRETRAINED:
-        folder = Path(data_dir) if data_dir is not None else _default_folder()
+        folder = Path(data_dir) if data_dir is not None else data_root() / "pretrained"
         path, model = folder / PRETRAINED[text].file, PRETRAINED[text].model
     elif isinstance(path_or_name, str) and not text.endswith(".npz"):
         raise unknown_name("pretrained network", text, PRETRAINED)
@@ -179,14 +180,6 @@ def _locate(
             )
         )
     return path, model
-
-
-def _default_folder() -> Path:
-    root = os.environ.get("LATHE_DATA")
-    if root:
-        return Path(root) / "pretrained"
-    repository = Path(__file__).resolve().parents[2]
-    return repository.parent / "shared" / "data" / "pretrained"
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -1,10 +1,12 @@
 """Phases of training of one model on one data set, as stages of a run."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import admm
@@ -26,25 +28,44 @@ from experiments.workdir import Run
 EVALUATED = 500
 """Images in a call that evaluates."""
 
+Applied = Callable[..., Any]
+"""A module's `apply` with its options given: of variables and inputs."""
 
-class Mapped:
-    """A module that is called with a function of its parameters.
+
+class Wrapped:
+    """A module that computes in another way, called as the module.
+
+    Attributes:
+      model: a linen module.
+      change: from `run(variables, *args)`, the module, to what is called in its place.
+    """
+
+    def __init__(self, model: Any, change: Callable[[Applied], Applied]):
+        self.model = model
+        self.change = change
+
+    def apply(self, variables: PyTree, *args: Any, **rest: Any) -> Any:
+        """Returns what the changed module returns."""
+        run = functools.partial(self.model.apply, **rest)
+        return self.change(run)(variables, *args)
+
+
+def mapped(model: Any, f: Callable[[PyTree], PyTree]) -> Wrapped:
+    """Returns a module that is called with a function of its parameters.
 
     So generators stand for circulant kernels, or rounded kernels for floats.
 
-    Attributes:
+    Args:
       model: a linen module.
       f: from what is trained to the module's parameters.
     """
 
-    def __init__(self, model: Any, f: Callable[[PyTree], PyTree]):
-        self.model = model
-        self.f = f
+    def change(run: Applied) -> Applied:
+        return lambda variables, *args: run(
+            {**variables, "params": f(variables["params"])}, *args
+        )
 
-    def apply(self, variables: PyTree, *args: Any, **rest: Any) -> Any:
-        """Returns what the module does with the mapped parameters."""
-        variables = {**variables, "params": self.f(variables["params"])}
-        return self.model.apply(variables, *args, **rest)
+    return Wrapped(model, change)
 
 
 class Trainer:
@@ -193,7 +214,7 @@ class Trainer:
         """Returns the accuracy on test images in %."""
         return 100 * float(self.measure(params, model_state, model)["accuracy"])
 
-    def pixels(self, images: Array) -> Array:
+    def pixels(self, images: Array | np.ndarray) -> Array:
         """Returns images as the model takes them."""
         return normalize(jnp.asarray(images), **self._data)
 

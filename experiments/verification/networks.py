@@ -1,13 +1,13 @@
 """Networks and properties from files; where the provided ones are."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from core.errors import DataFormatError, DataUnavailableError, InputError, describe
 from experiments.compilation import keep_programs
+from experiments.folders import data_root
 
 if TYPE_CHECKING:
     from verify.problem import Problem
@@ -132,13 +132,6 @@ def existing(path: str | Path, flag: str = "") -> Path:
             return found
     where = f"{flag}: " if flag else ""
     raise InputError(f"{where}{describe(f'no file {path}', 'a file that is there')}")
-
-
-def data_root() -> Path:
-    """Returns the folder of shared data: LATHE_DATA, or beside the repository."""
-    given = os.environ.get("LATHE_DATA")
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    return Path(given).expanduser() if given else beside
 
 
 def provided(*parts: str, data_dir: Path | None = None, remedy: str = "") -> Path:

@@ -19,8 +19,8 @@ import quant
 from core.types import Array, PyTree
 from experiments import data, models
 from experiments.data import Split
-from experiments.pruning.fit import fit, stage_key
-from experiments.training import TrainState, init_state, make_epoch, make_evaluate, put
+from experiments.pruning.fit import stage_key
+from experiments.pruning.trainer import Trainer, cosine
 from experiments.workdir import Run
 from experiments.zeroth.arms import ARMS
 from quant.calibration import BestScale, MaxAbs
@@ -48,41 +48,33 @@ class Bench:
         train = self.dataset.train
         if config.examples:
             train = data.subset(train, config.examples, 0)
-        self.train, self.test = put(train), put(self.dataset.test)
         self.pixels: dict[str, Any] = {
             "mean": self.dataset.mean,
             "std": self.dataset.std,
         }
         self.model: nn.Module = models.create("lenet_300_100")
+        self.trainer = Trainer(
+            run,
+            self.model,
+            train,
+            self.dataset.test,
+            batch_size=config.batch_size,
+            **self.pixels,
+        )
+        self.train, self.test = self.trainer.train, self.trainer.test
         self._program = functools.cache(self._make_program)
 
     def weights(self, seed: int) -> PyTree:
         """Returns the parameters that a seed trains, in floats."""
-        config = self.config
-        steps = config.epochs * (len(self.train.labels) // config.batch_size)
-        optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
-        epoch = make_epoch(
-            self.model, optimizer, batch_size=config.batch_size, **self.pixels
-        )
-        evaluate = make_evaluate(self.model, batch_size=BATCH, **self.pixels)
-
-        def watch(state: TrainState) -> dict[str, Array]:
-            found = evaluate(state.params, state.model_state, self.test)
-            return {"accuracy": 100 * found["accuracy"]}
-
-        stage = f"s{seed}-train"
-        first = init_state(self.model, optimizer, stage_key(seed, "init"), (28, 28, 1))
-        state, _ = fit(
-            self.run,
-            stage,
-            first,
-            epoch,
-            self.train,
-            config.epochs,
-            key=stage_key(seed, stage),
-            watch=watch,
-        )
-        return state.params
+        epochs = self.config.epochs
+        return self.trainer.phase(
+            f"s{seed}-train",
+            self.trainer.start(seed, "float"),
+            optax.adam(cosine(1e-3, epochs * self.trainer.steps, left=0.0)),
+            epochs,
+            seed=seed,
+            tag="train",
+        )[0].params
 
     def rules(self, calibration: Any) -> list[tuple[str, quant.Layer]]:
         """Returns the formats: a scale for each output and each layer's inputs."""

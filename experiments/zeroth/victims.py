@@ -11,8 +11,7 @@ import optax
 
 from core.types import Array, PyTree
 from experiments import data, models
-from experiments.pruning.fit import fit, stage_key
-from experiments.training import TrainState, init_state, make_epoch, make_evaluate, put
+from experiments.pruning.trainer import Trainer, cosine
 from experiments.workdir import Run
 
 BATCH = 250
@@ -46,36 +45,22 @@ class Victim:
 
 def lenet(run: Run, config: Any) -> Victim:
     """Returns LeNet-5, trained as a stage of the run with the first of its seeds."""
-    model, dataset = (
-        models.create("lenet5"),
-        data.load(config.dataset, data_dir=run.data_dir),
-    )
+    model = models.create("lenet5")
+    dataset = data.load(config.dataset, data_dir=run.data_dir)
     train, seed = dataset.train, run.seeds[0]
     if config.examples:
         train = data.subset(train, config.examples, 0)
-    steps = config.epochs * (len(train.labels) // config.batch_size)
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, steps))
     pixels: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std}
-    epoch = make_epoch(model, optimizer, batch_size=config.batch_size, **pixels)
-    evaluate = make_evaluate(model, batch_size=BATCH, **pixels)
-    test = put(dataset.test)
-
-    def watch(state: TrainState) -> dict[str, Array]:
-        return {
-            "accuracy": 100
-            * evaluate(state.params, state.model_state, test)["accuracy"]
-        }
-
-    stage = f"lenet5-s{seed}-train"
-    state, _ = fit(
-        run,
-        stage,
-        init_state(model, optimizer, stage_key(seed, "lenet5-init"), (28, 28, 1)),
-        epoch,
-        put(train),
+    trainer = Trainer(
+        run, model, train, dataset.test, batch_size=config.batch_size, **pixels
+    )
+    state, _ = trainer.phase(
+        f"lenet5-s{seed}-train",
+        trainer.start(seed, "lenet5"),
+        optax.adam(cosine(1e-3, config.epochs * trainer.steps, left=0.0)),
         config.epochs,
-        key=stage_key(seed, stage),
-        watch=watch,
+        seed=seed,
+        tag="train",
     )
     return _victim(
         "lenet5", "LeNet-5", model, {"params": state.params}, dataset, pixels
