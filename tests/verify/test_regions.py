@@ -129,20 +129,19 @@ def test_projection_is_the_nearest_point(norm, seed):
         "l1": lambda v: np.abs(v).sum() - region.radius,
     }[norm]
     starts = [ours, *np.asarray(region.sample(jax.random.key(seed), 3), np.float64)]
-    best = min(
-        (
-            optimize.minimize(
-                lambda z: ((z - far) ** 2).sum(),
-                start,
-                bounds=list(zip(region.lower, region.upper, strict=True)),
-                constraints={"type": "ineq", "fun": lambda z: -size(z - region.center)},
-                method="SLSQP",
-            )
-            for start in starts
-        ),
-        key=lambda r: r.fun if size(r.x - region.center) < 1e-7 else np.inf,
-    )
-    assert ((ours - far) ** 2).sum() <= best.fun + 1e-6
+    found = [
+        optimize.minimize(
+            lambda z: ((z - far) ** 2).sum(),
+            start,
+            bounds=list(zip(region.lower, region.upper, strict=True)),
+            constraints={"type": "ineq", "fun": lambda z: -size(z - region.center)},
+            method="SLSQP",
+        ).x
+        for start in starts
+    ]
+    # SLSQP's points lie outside by its tolerance; their feasible ones are to compare.
+    best = min(((region.inside(z) - far) ** 2).sum() for z in found)
+    assert ((ours - far) ** 2).sum() <= best + 1e-9
 
 
 @pytest.mark.parametrize("norm", NORMS)
