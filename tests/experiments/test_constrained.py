@@ -239,10 +239,11 @@ def test_bad_options_are_named(make, words):
         make()
 
 
-def test_full_modes_alone_are_judged():
-    for module, count in ((progressive_admm, 20_000), (memristor, 15_000)):
-        full = module.EXPERIMENT.modes["full"]
-        config = dataclasses.replace(module.Config(), **full.overrides)
-        assert module.is_judged(config, count)
-        assert not module.is_judged(config, 1_000)
-        assert not module.is_judged(module.Config(), count)
+def test_full_mode_alone_is_judged():
+    experiment, names = progressive_admm.EXPERIMENT, progressive_admm.JUDGED
+    full = dataclasses.replace(
+        progressive_admm.Config(), **experiment.modes["full"].overrides
+    )
+    assert experiment.reaches(full, *names, examples=20_000)
+    assert not experiment.reaches(full, *names, examples=1_000)
+    assert not experiment.reaches(progressive_admm.Config(), *names, examples=20_000)
