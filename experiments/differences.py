@@ -10,7 +10,7 @@ which every row that uses one repeats in its report:
   standard error one time in five (three seeds): it holds if the mean is at least
   -`MARGIN`, and does not if it is lower by more than that and by more than 2 standard
   errors; else it is not judged, for the seeds differ by more than what is to be told
-  apart. Experiments on quantization use it.
+  apart.
 
 None is judged with fewer than `SEEDS` seeds.
 """

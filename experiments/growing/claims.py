@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.differences import RULES, difference
+from experiments.differences import EQUAL, MARGIN_RULES, difference, lead_row
 from experiments.growing.methods import CYCLES, TITLES
 from experiments.growing.networks import Network
 from experiments.growing.protocol import Protocol, Trial
@@ -13,9 +13,8 @@ from experiments.workdir import Run
 
 Found = Mapping[Trial, Mapping[str, Any]]
 
-SPARSE_RIVALS = {"static": "better", "set": "at_least", "rigl": "at_least"}
+SPARSE_RIVALS = {"static": "better", "set": EQUAL, "rigl": EQUAL}
 """Methods that never hold a dense network either, and the rule that judges ours."""
-RULE_NAMES = {"better": "better", "at_least": "at least equal"}
 DENSE_RIVALS = ("one_shot", "gmp", "str")
 """Methods that begin dense: at schedules as short as these, an upper reference."""
 NOTES = (
@@ -33,7 +32,7 @@ NOTES = (
     "ranks all layers in one order, so its layers have other densities.",
     "The paper's gain over pruning from dense was measured with schedules about ten "
     "times longer; the distance to one-shot, GMP and STR is printed, not judged.",
-    RULES,
+    MARGIN_RULES,
 )
 
 
@@ -114,20 +113,16 @@ def _differences(
             if rival != "dense" and rival not in methods:
                 continue
             at = 1.0 if rival == "dense" else density
-            found_gap = difference(
+            lead = difference(
                 _values(found, ours, density, "accuracy"),
                 _values(found, rival, at, "accuracy"),
             )
-            rule = SPARSE_RIVALS.get(rival)
-            holds = getattr(found_gap, rule)(judged) if rule else None
-            name = f"accuracy above {TITLES[rival]}"
-            yield Row(
-                f"{name} ({RULE_NAMES[rule]})" if rule else name,
-                f"{_setting(network, density, ours)}, {found_gap.text}",
-                found_gap.mean,
-                found_gap.std,
-                unit="points",
-                holds=holds,
+            yield lead_row(
+                f"accuracy above {TITLES[rival]}",
+                _setting(network, density, ours),
+                lead,
+                SPARSE_RIVALS.get(rival, ""),
+                judged,
             )
 
 
