@@ -49,8 +49,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lathe"))
 
 
 LONGEST = (
-    *("test_launch.py", "test_docs.py", "test_bounds.py", "test_search.py"),
-    *("test_relaxations.py", "test_contracts.py", "test_models.py"),
+    *("test_launch.py", "test_docs.py", "test_edges.py", "test_bitwidth.py"),
+    *("test_memories.py", "test_onnx_operators.py", "test_falsify.py"),
+    *("test_relaxations.py", "test_squant.py", "test_bounds.py", "test_windows.py"),
+    *("test_contracts.py", "test_models.py"),
 )
 """Files that begin a parallel run, so that none of them is alone at its end."""
 
