@@ -65,17 +65,28 @@ def describe(given: Any, expected: str, remedy: str = "") -> str:
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Returns up to `count` of the `known` names that look much like `name`.
 
-    The dashes before the name of a flag do not count.
+    Those that hold `name` as a part come first. The dashes before the name of a flag
+    do not count.
     """
     bare = {each.lstrip("-"): each for each in known}
-    near = difflib.get_close_matches(name.lstrip("-"), list(bare), count, cutoff=0.6)
-    return [bare[each] for each in near]
+    text = name.lstrip("-")
+    holding = [each for each in bare if len(text) > 1 and text.lower() in each.lower()]
+    near = difflib.get_close_matches(text, list(bare), count, cutoff=0.6)
+    return [bare[each] for each in dict.fromkeys([*holding, *near])][:count]
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], remedy: str = ""
+) -> UnknownNameError:
     """Returns the error for a `name` that no `kind` has, with the nearest names.
 
     Where none is near, or `name` is a number, all are listed if they are few.
+
+    Args:
+      kind: of what is named.
+      name: as it was given.
+      known: all names.
+      remedy: what to do where none is near and there are many.
     """
     names = sorted(known)
     near = [] if _is_number(name) else nearest(name, names)
@@ -86,7 +97,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     elif len(names) <= _FEW:
         hint = f"expected one of {', '.join(names)}"
     else:
-        hint = f"none of the {len(names)} names is like it"
+        hint = remedy or f"none of the {len(names)} names is like it"
     return UnknownNameError(f"unknown {kind} {name!r}; {hint}")
 
 

@@ -84,7 +84,7 @@ EXPERIMENT = Experiment(
                 "rivals_timeout_s": 60.0,
                 "batch": 1024,
             },
-            device="a GPU",
+            device="a GPU, estimated",
         ),
     },
     data=("LATHE_DATA/verify/sdp",),

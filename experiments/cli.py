@@ -106,7 +106,8 @@ def _dispatch(argv: list[str], main_job: list[str]) -> int:
     if name in commands:
         return commands[name](argv[1:])
     if name not in registry.EXPERIMENTS:
-        raise unknown_name("experiment", name, [*registry.EXPERIMENTS, *commands])
+        known = [*registry.EXPERIMENTS, *commands]
+        raise unknown_name("experiment", name, known, registry.ALL_SHOWN)
     return run_command(registry.get(name), argv[1:], f"{LAUNCH} {name}")
 
 

@@ -47,7 +47,7 @@ class ReportFlags:
         "", f"the page of all results; empty means {RESULTS_MD} beside launch.py"
     )
     keep: bool = options.option(
-        False, "whether the page keeps its sections of other commands as they are"
+        True, "whether the page keeps its sections of other commands as they are"
     )
 
 
@@ -112,7 +112,7 @@ def report_command(argv: Sequence[str], usual: Path) -> int:
     if HELP.intersection(argv):
         about = (
             "Rebuilds report.html in each work folder, and the page of these results "
-            "(with --keep also of others). Folders without results are skipped."
+            "(without --keep of no others). Folders without results are skipped."
         )
         print(manual.command_help(usage, about, ReportFlags))
         return 0

@@ -219,7 +219,7 @@ EXPERIMENT = Experiment(
                 "cnn_stage": 10,
                 "round_epochs": 10,
             },
-            device="a GPU",
+            device="a GPU, estimated",
             seeds=(0, 1, 2),
         ),
     },

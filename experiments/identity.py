@@ -95,6 +95,8 @@ def check_same(folder: Path, stored: dict[str, Any], mine: dict[str, Any]) -> No
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if not keys:
         return
+    if "experiment" in keys:  # options of another experiment would tell nothing
+        keys = ["experiment"]
     changes = ", ".join(
         f"{key} {_named(old.get(key))} there and {_named(new.get(key))} now"
         for key in keys

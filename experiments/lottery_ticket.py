@@ -184,7 +184,7 @@ EXPERIMENT = Experiment(
                 "cnn_seeds": 3,
                 "cnn_pool": 1,
             },
-            device="a GPU",
+            device="a GPU, estimated",
             seeds=(0, 1, 2),
         ),
     },

@@ -158,7 +158,7 @@ def flag_lines(
         for mode, values in (presets or {}).items():
             if name in values:
                 notes.append(f"{mode} {item.show(values[name]) or 'none'}")
-        unit = f" in {item.unit}" if item.unit else ""
+        unit = f" [{item.unit}]" if item.unit else ""
         limits = "" if item.kind is str and not item.choices else f"; {item.expected()}"
         default = f" ({'; '.join(notes)})" if notes else ""
         lines.append(f"  --{name}")

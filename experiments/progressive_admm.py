@@ -181,7 +181,7 @@ EXPERIMENT = Experiment(
                 "level_epochs": (8, 2),
                 "batch_size": 128,
             },
-            device="a GPU",
+            device="a GPU, estimated",
             seeds=(0, 1, 2),
         ),
     },

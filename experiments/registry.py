@@ -166,6 +166,10 @@ def _reaches(given: Any, meant: Any) -> bool:
     return given >= meant
 
 
+ALL_SHOWN = "`python launch.py --list` shows all"
+"""What to do about a name that nothing is near to."""
+
+
 class Registry(Mapping[str, Experiment]):
     """Experiments by name, imported when they are asked for."""
 
@@ -244,7 +248,7 @@ def get(name: str) -> Experiment:
       UnknownNameError: no such experiment; the message has the nearest names.
     """
     if name not in EXPERIMENTS:
-        raise unknown_name("experiment", name, EXPERIMENTS)
+        raise unknown_name("experiment", name, EXPERIMENTS, ALL_SHOWN)
     return EXPERIMENTS[name]
 
 

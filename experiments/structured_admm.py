@@ -141,7 +141,7 @@ EXPERIMENT = Experiment(
                 "batch_size": 128,
                 "turns": 31,
             },
-            device="a GPU",
+            device="a GPU, estimated",
             seeds=(0, 1, 2),
         ),
     },

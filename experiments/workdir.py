@@ -32,7 +32,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from core.errors import DataFormatError, LatheError, WorkdirError
+from core.errors import DataFormatError, InputError, LatheError, WorkdirError
 from experiments import files, identity, interrupt
 from experiments.checkpoints import Checkpoints, Hooks
 from experiments.metrics import Metrics
@@ -114,8 +114,9 @@ class Run:
         try:
             self._metrics.close()
             self._keep_session()
-            # A mistake before any work must not claim the folder for its config.
-            if self._is_new and not self.fresh and issubclass(kind or int, LatheError):
+            # A mistake before any result must not claim the folder for its config.
+            mistake = InputError if self.fresh else LatheError
+            if self._is_new and issubclass(kind or int, mistake) and self._bare():
                 self._leave_empty()
         finally:
             self._lock.close()
@@ -237,6 +238,11 @@ class Run:
         for name in ("stages", "checkpoints"):
             with contextlib.suppress(OSError):  # not empty: not ours to remove
                 (self.dir / name).rmdir()
+
+    def _bare(self) -> bool:
+        """Whether no stage has finished and no checkpoint is kept."""
+        folders = (self.dir / name for name in ("stages", "checkpoints"))
+        return not any(path.is_file() for f in folders for path in f.rglob("*"))
 
     def _stage_file(self, name: str) -> Path:
         if not re.fullmatch(r"[\w=,+-][\w.=,+-]*", name, re.ASCII):

@@ -67,10 +67,12 @@ class Protocol:
         self.dataset = data.load(config.dataset, data_dir=run.data_dir)
         train, test = self.dataset.train, self.dataset.test
         if config.validation:
+            check_range("--validation", config.validation, 1, len(train.labels) - 1)
             train, test = data.hold_out(train, config.validation, 0)
         if config.examples:
             check_range("--examples", config.examples, 1, len(train.labels))
             train = data.subset(train, config.examples, 0)
+        check_range("--batch_size", config.batch_size, 1, len(train.labels))
         devices = jax.local_devices()
         devices = devices[: math.gcd(len(devices), config.batch_size)]
         self.mesh = data_mesh(devices) if len(devices) > 1 else None
@@ -80,6 +82,12 @@ class Protocol:
         self.shape = train.images.shape[1:]
         self._phase_parts = functools.lru_cache(maxsize=None)(self._make_phase)
         self.evaluate = functools.lru_cache(maxsize=None)(self._make_evaluate)
+
+    def check(self, network: Network) -> None:
+        """Raises `InputError` where a phase is too short, before any is trained."""
+        rules = network.rules(self.config.rates(network)[0])
+        for method in self.config.methods_of(network):
+            pruning_optimizer(method, self._phase(network, rules))
 
     def trials(self, network: Network) -> Iterator[Trial]:
         """Yields every trial of a network, the dense control of each seed first."""

@@ -28,6 +28,9 @@ def test_unknown_name_lists_the_nearest():
     assert isinstance(e, errors.LatheError)
     assert "admm_pruning" in str(e)
     assert "zzz" not in str(e)
+    many = [f"n{i}_admm" for i in range(20)]
+    assert "n0_admm, n10_admm, n11_admm?" in str(errors.unknown_name("x", "admm", many))
+    assert "look there" in str(errors.unknown_name("x", "zz", many, "look there"))
 
 
 def test_user_errors_are_also_the_builtin_kind():

@@ -158,7 +158,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
 def test_help_explains_every_flag(capsys):
     assert run("--help") == 0
     out = capsys.readouterr().out
-    assert "length of training in steps; an integer >= 1" in out
+    assert "length of training [steps]; an integer >= 1" in out
     assert "(default 12; quick 6; full 40)" in out
     assert "raise this kind of error (default none)" in out
     assert "sizes to run; one of quick, full (default quick)" in out

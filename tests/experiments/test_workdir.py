@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from core.errors import WorkdirError
+from core.errors import InputError, NonFiniteError, WorkdirError
 from experiments import interrupt
 from experiments.options import option
 from experiments.workdir import Run
@@ -51,6 +51,33 @@ def count_up(run, stage, total, die_at=None, save=True, seen=None):
         if save:
             checkpoints.save(step, state, force=step == total)
     return {"x": state["x"]}
+
+
+def test_a_mistake_in_the_first_stage_leaves_the_folder_free(tmp_path):
+    def fail(name, error, *steps):
+        with open_run(tmp_path / name) as run:
+
+            def fn():
+                for step in steps:
+                    run.log("one", step, x=1.0)
+                    run.checkpoints("one").save(step, {"x": jnp.zeros(())}, force=True)
+                raise error("no")
+
+            run.stage("one", fn)
+
+    with pytest.raises(InputError):
+        fail("a", InputError)
+    with open_run(tmp_path / "a", config=Config(rate=0.3)):
+        pass
+    # What was reached, and what tells how training failed, is kept.
+    for name, error, steps in (("b", NonFiniteError, ()), ("c", InputError, (1,))):
+        with pytest.raises(error):
+            fail(name, error, *steps)
+        with (
+            pytest.raises(WorkdirError, match="another config"),
+            open_run(tmp_path / name, config=Config(rate=0.4)),
+        ):
+            pass
 
 
 def test_a_stage_runs_once_and_comes_back_as_json(tmp_path):
