@@ -78,8 +78,19 @@ class Timing:
 
     def cpu_ratio(self, other: "Timing") -> float:
         """The median over turns of this CPU time over `other`'s in the same turn."""
+        return statistics.median(self._ratios(other))
+
+    def cpu_quartiles(self, other: "Timing") -> str:
+        """The quartiles of those ratios, as text."""
+        ratios = self._ratios(other)
+        if len(ratios) < 2:
+            return "-"
+        low, _, high = statistics.quantiles(ratios, n=4)
+        return f"{low:.3f} to {high:.3f}"
+
+    def _ratios(self, other: "Timing") -> list[float]:
         pairs = zip(self.cpu_s, other.cpu_s, strict=True)
-        return statistics.median(mine / theirs for mine, theirs in pairs)
+        return [mine / theirs for mine, theirs in pairs]
 
 
 def cpu_seconds() -> float:
