@@ -16,6 +16,10 @@ Watch = Callable[[TrainState], dict[str, jax.Array]]
 """Scalars of a state, on the device."""
 
 
+BAR = ("accuracy", "train_loss")
+"""What a progress bar shows: test accuracy in %, and the loss of the epoch."""
+
+
 def stage_key(seed: int, stage: str) -> jax.Array:
     """Returns the random key of a stage, the same in every session."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
@@ -64,7 +68,8 @@ def fit(
                 shown = check_metrics(metrics | watch(now), stage=stage, epoch=e + 1)
                 run.log(stage, e + 1, **shown)
                 checkpoints.save(e + 1, now, force=e + 1 == epochs)
-                bar.update(1, **shown)
+                # All of them would not fit a line.
+                bar.update(1, **{k: shown[k] for k in BAR if k in shown})
         return check_metrics(watch(now), stage=stage, epoch=epochs) | finish(now)
 
     result = run.stage(stage, train)
