@@ -39,8 +39,8 @@ def _hybrid(source: str, alpha: float | None = None) -> Callable[..., zo.Optimiz
 
 
 def _importance(rate: Any, probes: int, mu: float = MU) -> zo.Optimizer:
-    """Coordinates alone, drawn by importance; one direction is its least."""
-    estimator = zo.Hybrid(1, probes - 1, 0.0, "seen", mu=mu)
+    """Coordinates alone, drawn by importance."""
+    estimator = zo.Hybrid(0, probes, source="seen", mu=mu)
     return zo.hge_sgd(rate, estimator=estimator)
 
 

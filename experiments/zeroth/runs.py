@@ -85,7 +85,8 @@ def _program(arm: str, probes: int, size: int, count: int) -> Any:
         x = start(data, begin)
 
         def block(carry: Any, key: Array) -> tuple[Any, Array]:
-            carry = _anchored(optimizer, data, size, key, carry)
+            snap, go = jax.random.split(key)
+            carry = _anchored(optimizer, data, size, snap, carry)
 
             def one(carry: Any, key: Array) -> tuple[Any, None]:
                 draw, probe = jax.random.split(key)
@@ -94,7 +95,7 @@ def _program(arm: str, probes: int, size: int, count: int) -> Any:
                 x, state, _ = zo.Optimizer.step(optimizer, probe, f, *carry)
                 return (x, state), None
 
-            carry, _ = jax.lax.scan(one, carry, jax.random.split(key, PERIOD))
+            carry, _ = jax.lax.scan(one, carry, jax.random.split(go, PERIOD))
             return carry, measured(data, carry[0])
 
         keys = jax.random.split(go, count)
@@ -117,7 +118,7 @@ def _anchored(
     if not isinstance(optimizer, zo.SVRG):
         return carry
     x, state = carry
-    draw, probe = jax.random.split(jax.random.fold_in(key, 0))
+    draw, probe = jax.random.split(key)
     f, snapshot = loss(data, batch(data, draw, size)), optimizer.snapshot
     found, _, info = snapshot.estimate(probe, f, x, snapshot.init(x))
     return x, optimizer.anchored(state, x, found, info)
