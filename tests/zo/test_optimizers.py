@@ -10,6 +10,7 @@ from scipy import optimize
 import zo
 from core.errors import InputError, NonFiniteError, ShapeError
 from tests.relaxed import relaxed
+from zo import replay
 
 D = 12
 H = np.linspace(0.2, 1.0, D).astype(np.float32)
@@ -399,6 +400,39 @@ def test_seed_replay_is_the_random_estimate_of_its_directions():
     expected = X - 0.1 * (slopes[0] * v[0] + slopes[1] * v[1]) / 2
     np.testing.assert_allclose(end["x"], expected, rtol=1e-3, atol=1e-4)
     assert info.queries == 4
+
+
+def test_a_step_of_seed_replay_holds_the_parameters_once_more():
+    params = {str(i): jnp.ones((256, 256)) for i in range(8)}
+    optimizer = zo.SeedReplay(0.1, samples=2)
+    state, size = optimizer.init(params), 8 * 256 * 256 * 4
+
+    def g(p):
+        return sum(leaf[0].sum() for leaf in p.values())
+
+    def step(key, params):
+        return optimizer.step(key, g, params, state)[0]
+
+    program = jax.jit(step, donate_argnums=1).lower(jax.random.key(0), params)
+    found = program.compile().memory_analysis()
+    assert found.temp_size_in_bytes < 1.5 * size
+    assert found.alias_size_in_bytes >= size  # what is given away is written over
+
+
+def test_seed_replay_draws_blocks_apart():
+    optimizer = zo.SeedReplay(0.1)
+    size = 2 * replay.BLOCK + 7
+    v = np.asarray(optimizer.shifted(jnp.zeros(size), jax.random.key(0), 1.0))
+    assert v.std() == pytest.approx(1, rel=0.02)
+    first, second = v[: replay.BLOCK], v[replay.BLOCK : 2 * replay.BLOCK]
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
+    assert np.count_nonzero(v[-7:]) == 7
+
+
+def test_seed_replay_in_bfloat16_moves_or_says_why():
+    with pytest.raises(InputError, match="wider dtype"):
+        zo.SeedReplay(0.1).init({"w": jnp.ones(9, jnp.bfloat16), "b": jnp.zeros(3)})
+    zo.SeedReplay(0.1, mu=0.01).init(jnp.ones(9, jnp.bfloat16))
 
 
 def test_seed_replay_leaves_out_failures():
