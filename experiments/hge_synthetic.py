@@ -126,11 +126,11 @@ def run(run: "Run", config: Config) -> "Outcome":
         "queries to the target, rates a factor of sqrt(2) apart; for slopes of the "
         "last value, a factor of 2 apart. ZO-SVRG takes snapshots besides, all "
         "coordinates, of all rows (on quadratics, whose data have no end, of "
-        f"{problems.SNAPSHOT_BATCHES} mini-batches), and every mini-batch in them counts.",
+        f"{problems.SNAPSHOT_BATCHES} mini-batches), all of whose mini-batches count.",
         "Nine in ten entries of the heavy-tailed gradients are a twentieth of the "
         "others; features of the logistic problems fall as 1 / i. The curvature of the "
         "quadratics whose queries are counted is the same everywhere, and noise keeps "
-        "the law of the gradient to the end, which is where theory speaks of variances. "
+        "the law of the gradient to the end, where theory speaks of variances. "
         "On such quadratics without noise coordinate-wise steps are exact: ZO-SCD ends "
         "after a pass or two, and nothing here beats it. Losses are means over "
         f"{runs.WINDOW} measurements, {arms.ARMS['sgd'].period} steps apart.",

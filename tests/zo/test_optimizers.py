@@ -350,7 +350,10 @@ def test_schedules():
 def replayed():
     """60 steps of seed replay on a tree of two types, with their records."""
     start = {"w": jnp.ones((3, 4)), "b": jnp.ones(5, jnp.bfloat16)}
-    optimizer = zo.SeedReplay(zo.inverse(0.05, 50.0), samples=3, weight_decay=0.01)
+    # A number of bfloat16 near 1 moves by 1 / 128 at least.
+    optimizer = zo.SeedReplay(
+        zo.inverse(0.05, 50.0), samples=3, weight_decay=0.01, mu=0.02
+    )
 
     def g(p):
         return jnp.square(p["w"]).sum() + jnp.square(p["b"].astype(jnp.float32)).sum()
