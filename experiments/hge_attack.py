@@ -51,6 +51,7 @@ class Config:
     images: int = option(5, "that are attacked, one by one", low=1)
     decision_images: int = option(2, "that are attacked from decisions", low=1)
     universal: int = option(10, "images that share a change", low=2)
+    groups: int = option(1, "such groups, and one more to choose rates with", low=1)
     tuning: int = option(2, "images that rates are chosen with", low=1)
     budget: int = option(3_000, "queries of an attack", low=200)
     universal_budget: int = option(20_000, "queries of a change for all", low=2_000)
@@ -138,8 +139,8 @@ def run(run: "Run", config: Config) -> "Outcome":
 EXPERIMENT = Experiment(
     name="hge_attack",
     paper=papers.HGE,
-    claim="Black-box attacks by the hybrid estimate take fewer queries than by either "
-    "of its parts",
+    claim="Black-box attacks by the hybrid estimate take fewer queries than by ZO-SGD "
+    "and ZO-SCD",
     config=Config,
     modes={
         "quick": Mode(1.5),
@@ -157,6 +158,7 @@ EXPERIMENT = Experiment(
                 "tuning": 5,
                 "budget": 5_000,
                 "universal_budget": 50_000,
+                "groups": 3,
                 "decision_budget": 10_000,
             },
         ),

@@ -20,7 +20,7 @@
 | `SeedReplay` | whole networks, directions drawn again from keys (MeZO) |
 | `adamm`, `projected`, `proximal` | optax transforms |
 | `box`, `l2_ball`, `l1` | projections and proximal operators |
-| `inverse_sqrt`, `inverse`, `smoothing` | schedules of steps and of mu |
+| `inverse_sqrt`, `inverse`, `horizon_mu` | schedules of steps; mu for a horizon |
 
 | functions and attacks | |
 |------|------|
@@ -36,38 +36,36 @@ References: Sharma et al., arXiv 2012.11518 (HGE); every other method names its 
 """
 
 from zo import attack
-from zo.base import Differences, Estimator, Info, State
+from zo.base import Estimator, Info, State
 from zo.control import ControlVariate, Sign
 from zo.coordinates import Coordinate, importance_probs, systematic_sample
+from zo.differences import Differences
 from zo.directions import LAWS, Guided, Random
 from zo.external import external
 from zo.hybrid import Hybrid
-from zo.optimizers import (
+from zo.loop import Trace, minimize
+from zo.named import (
     OPTIMIZERS,
-    SVRG,
-    Optimizer,
-    OptimizerState,
-    Trace,
     hge_adam,
     hge_sgd,
-    minimize,
     zo_adamm,
     zo_scd,
     zo_sgd,
     zo_sign_sgd,
     zo_svrg,
 )
+from zo.optimizers import SVRG, Optimizer, OptimizerState
 from zo.replay import Record, ReplayState, SeedReplay
 from zo.sets import Projection, Proximal, box, l1, l2_ball
 from zo.transforms import (
     TRANSFORMS,
     AdaMMState,
     adamm,
+    horizon_mu,
     inverse,
     inverse_sqrt,
     projected,
     proximal,
-    smoothing,
 )
 
 ESTIMATORS = {
@@ -111,6 +109,7 @@ __all__ = [
     "external",
     "hge_adam",
     "hge_sgd",
+    "horizon_mu",
     "importance_probs",
     "inverse",
     "inverse_sqrt",
@@ -119,7 +118,6 @@ __all__ = [
     "minimize",
     "projected",
     "proximal",
-    "smoothing",
     "systematic_sample",
     "zo_adamm",
     "zo_scd",

@@ -1,30 +1,31 @@
-"""What an estimator is: probes along directions, slopes, a weighted sum of both.
+"""What a gradient estimate from function values is.
 
 Every estimate here has one form. Directions v_i are drawn, the function is measured at
 x + mu v_i and at x - mu v_i (central) or at x (forward), and
 
     ghat = sum_i w_i s_i v_i,   s_i = (f(x + mu v_i) - f(x - mu v_i)) / (2 mu).
 
-Estimators differ in how they draw v_i and w_i alone. So one file measures: at once, in
-chunks of bounded memory, or by whoever asks for the points and tells their values.
+Entries of a direction are about 1 in size, or it is a coordinate axis: mu is the step
+of a number of x. Estimators differ in how they draw v_i and w_i alone, so one file
+(`zo/differences.py`) measures for all of them.
 """
 
 import abc
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
-from core.errors import InputError, ShapeError, check_range, describe
+from core.errors import InputError, NonFiniteError, ShapeError, describe
 from core.types import Array, ArrayLike, PyTree, Scalar
 
 Function = Callable[[PyTree], Array]
 """`f(x)`: a scalar from one point; NaN or infinity says that the query failed."""
-Memory = TypeVar("Memory")
 
 
 class State(NamedTuple):
@@ -48,61 +49,57 @@ class Info(NamedTuple):
         any.
       queries: function values of this estimate, int32 [].
       failures: those of them that were not finite, int32 [].
+      worked: slopes that came of them, int32 []; without any the estimate is 0.
     """
 
     value: Array
     queries: Array
     failures: Array
-
-
-class Probes(NamedTuple):
-    """Directions of one kind, each made from a seed.
-
-    Attributes:
-      seeds: keys or indices [m]; `Differences.direction` makes [d] of one.
-      weights: w_i, [m].
-    """
-
-    seeds: Array
-    weights: Array
-
-
-class Part(NamedTuple):
-    """What probes of one kind found.
-
-    Attributes:
-      gradient: sum w_i s_i v_i, [d].
-      slopes: s_i, [m]; 0 where the probe failed.
-      worked: whether both values were finite, bool [m].
-    """
-
-    gradient: Array
-    slopes: Array
     worked: Array
 
 
-class Plan(NamedTuple):
-    """What `tell` needs to know of the points that `ask` gave; a pytree.
+class Seen(NamedTuple):
+    """Sums over function values.
 
     Attributes:
-      x: the point of the estimate.
-      probes: by kind.
-      directions: [m, d] by kind.
-      mu: smoothing, a scalar of x's dtype.
+      total: of those that are finite, [].
+      good: their number, int32 [].
+      failed: of values that are not, int32 [].
+      asked: of all values, int32 [].
     """
 
-    x: PyTree
-    probes: tuple[Probes, ...]
-    directions: tuple[Array, ...]
-    mu: Array
+    total: Array
+    good: Array
+    failed: Array
+    asked: Array
+
+
+Measure = Callable[[PyTree], tuple[Array, Seen]]
+"""From points stacked [m, ...] to values [m], and what was seen for them."""
 
 
 class Estimator(abc.ABC):
     """A gradient estimator; its values are frozen dataclasses, static under `jit`."""
 
+    @property
     @abc.abstractmethod
-    def init(self, x: PyTree) -> State:
-        """Returns the state before the first estimate at points like x."""
+    def least(self) -> int:
+        """The function values of one difference; a chunk holds at least these."""
+
+    @abc.abstractmethod
+    def init(self, x: PyTree, mu: Scalar | None = None) -> State:
+        """Returns the state before the first estimate at points like x.
+
+        Args:
+          x: a pytree of floating-point arrays of one dtype.
+          mu: smoothing of the first estimate; the estimator's own if None.
+
+        Raises:
+          ShapeError: x without a number.
+          InputError: x with numbers that are not floating point; or, where x is known,
+            numbers that a step of mu does not move, mu < eps(dtype) |x_i|.
+          NonFiniteError: x known, and not finite.
+        """
 
     @abc.abstractmethod
     def queries(self, d: int) -> int:
@@ -116,7 +113,7 @@ class Estimator(abc.ABC):
 
         Args:
           key: a random key.
-          x: a pytree of floating-point arrays of one dtype.
+          x: as for `init`.
           state: of this estimator.
           mu: smoothing; the estimator's own if None.
 
@@ -134,6 +131,9 @@ class Estimator(abc.ABC):
         Args:
           plan: of `ask`.
           values: [queries], of the points in their order; NaN for a failed query.
+            Numbers of the host (a list, a numpy array) are subtracted in float64, so
+            small differences of large values stay; under `jit` they would be rounded
+            to float32 before.
           state: the same as for `ask`.
 
         Raises:
@@ -141,6 +141,17 @@ class Estimator(abc.ABC):
         """
 
     @abc.abstractmethod
+    def measured(
+        self,
+        key: Array,
+        measure: Measure,
+        x: PyTree,
+        state: State,
+        mu: Scalar | None = None,
+        chunk: int | None = None,
+    ) -> tuple[PyTree, State, Info]:
+        """Returns the estimate from a function of many points; see `estimate`."""
+
     def estimate(
         self,
         key: Array,
@@ -150,11 +161,12 @@ class Estimator(abc.ABC):
         mu: Scalar | None = None,
         chunk: int | None = None,
     ) -> tuple[PyTree, State, Info]:
-        """Returns `tell` of f's values.
+        """Returns the estimate of f; `ask`, f's values, and `tell` as one.
 
         Args:
           key: a random key.
-          f: the function, of one point; it is vmapped.
+          f: the function, of one point; it is vmapped. Values of less than float32 lose
+            small differences.
           x: as for `ask`.
           state: as for `ask`.
           mu: as for `ask`.
@@ -165,227 +177,34 @@ class Estimator(abc.ABC):
         Raises:
           As `ask`; and ShapeError: f's values are no scalars.
         """
+        return self.measured(key, measure_of(f), x, state, mu, chunk)
 
 
-@dataclasses.dataclass(frozen=True)
-class Differences(Estimator, Generic[Memory]):
-    """Estimators of finite differences; see the module for their form.
+def measure_of(f: Function) -> Measure:
+    """Returns f over many points; its values are at least float32."""
 
-    Attributes:
-      mu: smoothing, the length of a step along a direction, in units of x.
-      central: whether differences are central (2 values a direction, error O(mu**2))
-        or forward (1 value, and f(x) once; error O(mu)).
+    def measure(points: PyTree) -> tuple[Array, Seen]:
+        values = jax.vmap(lambda x: scalar_of(f, x))(points)
+        return values, seen(values)
 
-    Raises:
-      InputError: mu not positive.
-    """
-
-    mu: float = dataclasses.field(default=1e-3, kw_only=True)
-    central: bool = dataclasses.field(default=True, kw_only=True)
-
-    def __post_init__(self):
-        check_range("mu", self.mu, 0.0, low_open=True)
-
-    # What a kind of estimator says of itself.
-
-    @abc.abstractmethod
-    def sizes(self, d: int) -> tuple[int, ...]:
-        """Returns how many probes of each kind an estimate takes."""
-
-    @abc.abstractmethod
-    def draw(
-        self, key: Array, memory: Memory, d: int, dtype: Any
-    ) -> tuple[Probes, ...]:
-        """Returns seeds and weights of the probes of each kind."""
-
-    @abc.abstractmethod
-    def direction(
-        self, kind: int, seed: Array, memory: Memory, d: int, dtype: Any
-    ) -> Array:
-        """Returns the direction [d] of one seed."""
-
-    @abc.abstractmethod
-    def variance(self, g: Array) -> Array:
-        """Returns E||ghat - E ghat||^2 where f is linear with gradient g [d].
-
-        A state's memory is taken as that of `init`.
-        """
-
-    def start(self, d: int, dtype: Any) -> Memory:
-        """Returns the memory before the first estimate."""
-        del d, dtype
-        return ()  # type: ignore[return-value]
-
-    def finish(
-        self, parts: tuple[Part, ...], probes: tuple[Probes, ...], memory: Memory
-    ) -> tuple[Array, Memory]:
-        """Returns the estimate [d] and the next memory from what the kinds found."""
-        del probes
-        return parts[0].gradient, memory
-
-    def rescales(self, kind: int) -> bool:
-        """Whether the weight of failed probes goes to the others.
-
-        It keeps an average of random directions unbiased where failures do not depend
-        on them; a coordinate that failed alone is 0 instead.
-        """
-        del kind
-        return True
-
-    # How all of them measure.
-
-    def init(self, x: PyTree) -> State:
-        """Returns the state before the first estimate at points like x."""
-        flat, _ = flat_of(x)
-        zero = jnp.zeros((), jnp.int32)
-        return State(zero, zero, self.start(flat.size, flat.dtype))
-
-    def queries(self, d: int) -> int:
-        """Returns the function values of one estimate in d dimensions."""
-        count = sum(self.sizes(d))
-        return 2 * count if self.central else count + 1
-
-    def ask(
-        self, key: Array, x: PyTree, state: State, mu: Scalar | None = None
-    ) -> tuple[PyTree, Plan]:
-        """Returns points and a plan; see `Estimator.ask`."""
-        flat, unravel = flat_of(x)
-        d, dtype = flat.size, flat.dtype
-        probes = self.draw(key, state.memory, d, dtype)
-        directions = tuple(
-            self._directions(kind, p.seeds, state.memory, d, dtype)
-            for kind, p in enumerate(probes)
-        )
-        step = jnp.asarray(self.mu if mu is None else mu, dtype)
-        away = step * jnp.concatenate(directions)
-        first = -away if self.central else jnp.zeros((1, d), dtype)
-        points = flat[None] + jnp.concatenate([first, away])
-        return jax.vmap(unravel)(points), Plan(x, probes, directions, step)
-
-    def tell(
-        self, plan: Plan, values: ArrayLike, state: State
-    ) -> tuple[PyTree, State, Info]:
-        """Returns the estimate; see `Estimator.tell`."""
-        flat, unravel = flat_of(plan.x)
-        values = checked_values(values, self.queries(flat.size), flat.dtype)
-        slopes, worked = self._slopes(values, plan.mu)
-        parts, first = [], 0
-        for kind, (probes, v) in enumerate(
-            zip(plan.probes, plan.directions, strict=True)
-        ):
-            span = slice(first, first + len(v))
-            parts.append(self._part(kind, probes, v, slopes[span], worked[span]))
-            first += len(v)
-        return self._done(tuple(parts), plan.probes, state, seen(values), unravel)
-
-    def estimate(
-        self,
-        key: Array,
-        f: Function,
-        x: PyTree,
-        state: State,
-        mu: Scalar | None = None,
-        chunk: int | None = None,
-    ) -> tuple[PyTree, State, Info]:
-        """Returns the estimate of f; see `Estimator.estimate`."""
-        flat, unravel = flat_of(x)
-        d, dtype = flat.size, flat.dtype
-        each = chunk_of(chunk, self.queries(d), 2 if self.central else 1)
-        if each is None:
-            points, plan = self.ask(key, x, state, mu)
-            return self.tell(plan, jax.vmap(f)(points), state)
-        measure = jax.vmap(lambda v: scalar_of(f, unravel(v), dtype))
-        step = jnp.asarray(self.mu if mu is None else mu, dtype)
-        base = jnp.zeros((0,), dtype) if self.central else measure(flat[None])
-        all_probes = self.draw(key, state.memory, d, dtype)
-        count, parts = seen(base), []
-        for kind, probes in enumerate(all_probes):
-
-            def run(probes: Probes, kind: int = kind) -> tuple[Part, "_Seen"]:
-                v = self._directions(kind, probes.seeds, state.memory, d, dtype)
-                away = flat[None] + step * v
-                if self.central:
-                    near = measure(flat[None] - step * v)
-                else:
-                    near = jnp.broadcast_to(base, (len(v),))
-                far = measure(away)
-                slopes, worked = self._slopes(jnp.concatenate([near, far]), step, True)
-                new = jnp.concatenate([near, far]) if self.central else far
-                total = (probes.weights * slopes) @ v
-                return Part(total, slopes, worked), seen(new)
-
-            part, found = _streamed(run, probes, each)
-            parts.append(self._shared(kind, part))
-            count = jax.tree.map(jnp.add, count, found)
-        return self._done(tuple(parts), all_probes, state, count, unravel)
-
-    def _directions(
-        self, kind: int, seeds: Array, memory: Memory, d: int, dtype: Any
-    ) -> Array:
-        return jax.vmap(lambda s: self.direction(kind, s, memory, d, dtype))(seeds)
-
-    def _slopes(
-        self, values: Array, mu: Array, paired: bool = False
-    ) -> tuple[Array, Array]:
-        """Slopes of values [near, far], or of [f(x), far] if they are not paired."""
-        if self.central or paired:
-            near, far = jnp.split(values, 2)
-        else:
-            near, far = jnp.broadcast_to(values[:1], (len(values) - 1,)), values[1:]
-        worked = jnp.isfinite(near) & jnp.isfinite(far)
-        slopes = (far - near) / (2 * mu if self.central else mu)
-        # Values that are finite alone may still differ by more than floats hold.
-        worked &= jnp.isfinite(slopes)
-        return jnp.where(worked, slopes, jnp.zeros_like(slopes)), worked
-
-    def _part(
-        self, kind: int, probes: Probes, v: Array, slopes: Array, worked: Array
-    ) -> Part:
-        total = (probes.weights * slopes) @ v
-        return self._shared(kind, Part(total, slopes, worked))
-
-    def _shared(self, kind: int, part: Part) -> Part:
-        """The part with the weight of failed probes given to the others."""
-        if not self.rescales(kind):
-            return part
-        count = jnp.maximum(part.worked.sum(dtype=jnp.int32), 1)
-        share = len(part.worked) / count.astype(part.gradient.dtype)
-        return part._replace(gradient=part.gradient * share)
-
-    def _done(
-        self,
-        parts: tuple[Part, ...],
-        probes: tuple[Probes, ...],
-        state: State,
-        count: "_Seen",
-        unravel: Callable[[Array], PyTree],
-    ) -> tuple[PyTree, State, Info]:
-        gradient, memory = self.finish(parts, probes, state.memory)
-        info = info_of(count)
-        return unravel(gradient), counted(state, info, memory), info
+    return measure
 
 
-class _Seen(NamedTuple):
-    """Sums over function values."""
-
-    total: Array
-    finite: Array
-    all: Array
-
-
-def seen(values: Array) -> _Seen:
+def seen(values: Array | np.ndarray) -> Seen:
     """Returns the sums of values [m] that are finite, and the counts."""
-    finite = jnp.isfinite(values)
-    total = jnp.where(finite, values, jnp.zeros_like(values)).sum()
-    whole = jnp.asarray(values.size, jnp.int32)
-    return _Seen(total, finite.sum(dtype=jnp.int32), whole)
+    xp = np if isinstance(values, np.ndarray) else jnp
+    finite = xp.isfinite(values)
+    total = xp.where(finite, values, xp.zeros_like(values)).sum()
+    good = finite.sum(dtype=xp.int32)
+    asked = jnp.int32(values.size)
+    return Seen(jnp.asarray(total), jnp.asarray(good), asked - good, asked)
 
 
-def info_of(count: _Seen) -> Info:
+def info_of(count: Seen, worked: Array) -> Info:
     """Returns the info of an estimate from sums over its values."""
-    some = jnp.maximum(count.finite, 1).astype(count.total.dtype)
-    value = jnp.where(count.finite > 0, count.total / some, jnp.nan)
-    return Info(value, count.all, count.all - count.finite)
+    some = jnp.maximum(count.good, 1).astype(count.total.dtype)
+    value = jnp.where(count.good > 0, count.total / some, jnp.nan)
+    return Info(value, count.asked, count.failed, worked)
 
 
 def counted(state: State, info: Info, memory: Any) -> State:
@@ -394,7 +213,7 @@ def counted(state: State, info: Info, memory: Any) -> State:
 
 
 def flat_of(x: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
-    """Returns a point as one array [d], and the way back.
+    """Returns a point as one array [d] of at least float32, and the way back.
 
     Raises:
       ShapeError: no number at all.
@@ -408,11 +227,54 @@ def flat_of(x: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
         raise InputError(
             describe(f"x of {', '.join(dtypes)}", "one float type", remedy)
         )
-    return ravel_pytree(jax.tree.map(jnp.asarray, x))
+    flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, x))
+    dtype = flat.dtype
+    return widened(flat), lambda wide: unravel(wide.astype(dtype))
 
 
-def scalar_of(f: Function, x: PyTree, dtype: Any) -> Array:
-    """Returns f(x) as a scalar of a dtype.
+def widened(x: Array) -> Array:
+    """Returns x in its dtype if that is float32 or float64, otherwise in float32."""
+    wide = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
+    return x if wide else x.astype(jnp.float32)
+
+
+def known(*trees: Any) -> bool:
+    """Returns whether all leaves are numbers, rather than traced."""
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def check_moves(mu: Scalar, x: PyTree, share: float = 0.0) -> None:
+    """Checks that a step of mu is a step in the dtype of x, where both are known.
+
+    Args:
+      mu: smoothing.
+      x: floating-point leaves.
+      share: of the numbers that may stay where they are.
+
+    Raises:
+      InputError: mu < eps(dtype) |x_i| for more of the numbers.
+      NonFiniteError: a number that is not finite.
+    """
+    if not known(x, mu):
+        return
+    still, count, largest = 0, 0, 0.0
+    leaves = [np.asarray(leaf, jnp.result_type(leaf)) for leaf in jax.tree.leaves(x)]
+    for leaf in leaves:
+        size = np.abs(leaf.astype(np.float64))
+        if not np.isfinite(size).all():
+            raise NonFiniteError(describe("x with NaN or infinity", "finite numbers"))
+        still += int((size * float(jnp.finfo(leaf.dtype).eps) > float(mu)).sum())
+        count, largest = count + size.size, max(largest, float(size.max(initial=0)))
+    if still > share * count:
+        kinds = ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
+        given = f"mu={float(mu):g} for numbers of {kinds} up to {largest:g}"
+        wanted = f"at least eps(dtype) |x_i|, which {still} of {count} exceed"
+        remedy = "Raise mu, scale x, or use a wider dtype."
+        raise InputError(describe(given, wanted, remedy))
+
+
+def scalar_of(f: Function, x: PyTree) -> Array:
+    """Returns f(x) as a scalar of at least float32.
 
     Raises:
       ShapeError: f returns something else than a scalar.
@@ -420,71 +282,23 @@ def scalar_of(f: Function, x: PyTree, dtype: Any) -> Array:
     value = jnp.asarray(f(x))
     if value.shape != ():
         raise ShapeError(describe(f"values of shape {value.shape}", "a scalar, []"))
-    return value.astype(dtype)
+    return widened(value)
 
 
-def checked_values(values: ArrayLike, queries: int, dtype: Any) -> Array:
-    """Returns values as an array [queries] of a dtype.
+def checked_values(values: Any, queries: int) -> Array | np.ndarray:
+    """Returns values as an array [queries]: of float64 on the host, or JAX's own.
 
     Raises:
       ShapeError: another shape.
     """
-    values = jnp.asarray(values)
+    if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values)):
+        values = widened(jnp.asarray(values))
+    else:
+        values = np.asarray(values, np.float64)
     if values.shape != (queries,):
         wanted = f"a scalar for each of the {queries} points"
         raise ShapeError(describe(f"values of shape {values.shape}", wanted))
-    return values.astype(dtype)
-
-
-def chunk_of(chunk: int | None, queries: int, each: int) -> int | None:
-    """Returns how many probes fit in a chunk; None if all of them do.
-
-    Args:
-      chunk: most function values at once.
-      queries: of an estimate.
-      each: function values of a probe.
-
-    Raises:
-      InputError: a chunk that does not hold one probe.
-    """
-    if chunk is None:
-        return None
-    check_range("chunk", chunk, each, remedy="A chunk has to hold one difference.")
-    return None if chunk >= queries else chunk // each
-
-
-def _streamed(
-    run: Callable[[Probes], tuple[Part, _Seen]], probes: Probes, each: int
-) -> tuple[Part, _Seen]:
-    """Runs over chunks of probes and adds up; the last chunk may be smaller."""
-    m = len(probes.weights)
-    whole = m // each
-    found: list[tuple[Part, _Seen]] = []
-    if whole:
-        chunks = jax.tree.map(
-            lambda x: x[: whole * each].reshape(whole, each, *x.shape[1:]), probes
-        )
-        shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], chunks))
-        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-        def body(carry: tuple[Array, _Seen], chunk: Probes):
-            part, count = run(chunk)
-            new = carry[0] + part.gradient, jax.tree.map(jnp.add, carry[1], count)
-            return new, (part.slopes, part.worked)
-
-        start = zero[0].gradient, zero[1]
-        (gradient, count), (slopes, worked) = jax.lax.scan(body, start, chunks)
-        found.append((Part(gradient, slopes.ravel(), worked.ravel()), count))
-    if m % each:
-        found.append(run(jax.tree.map(lambda x: x[whole * each :], probes)))
-    parts = [part for part, _ in found]
-    part = Part(
-        sum((p.gradient for p in parts[1:]), parts[0].gradient),
-        jnp.concatenate([p.slopes for p in parts]),
-        jnp.concatenate([p.worked for p in parts]),
-    )
-    counts = [count for _, count in found]
-    return part, jax.tree.map(lambda *each: sum(each[1:], each[0]), *counts)
+    return values
 
 
 def steps_within(budget: int, step: int, *, start: int = 0) -> int:

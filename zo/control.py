@@ -5,20 +5,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from core.types import Array, ArrayLike, PyTree, Scalar
 from zo.base import (
     Estimator,
-    Function,
     Info,
+    Measure,
+    Seen,
     State,
     checked_values,
-    chunk_of,
     counted,
     flat_of,
     info_of,
     seen,
 )
+from zo.base import known as are_known
+from zo.differences import chunk_of
 
 
 class Anchor(NamedTuple):
@@ -27,11 +30,13 @@ class Anchor(NamedTuple):
     Attributes:
       x: the snapshot, like x.
       gradient: of f there, like x.
+      known: whether there is one, all of whose queries worked, bool [].
       inner: state of the estimator of differences.
     """
 
     x: PyTree
     gradient: PyTree
+    known: Array
     inner: State
 
 
@@ -54,7 +59,9 @@ class ControlVariate(Estimator):
     The function should be the same at both: f(x) of one mini-batch.
 
     `init` has no snapshot: call `anchored` before the first estimate, and again now
-    and then. `optimizers.zo_svrg` does it every so many steps.
+    and then. `optimizers.zo_svrg` does it every so many steps. Without a snapshot, or
+    with one of which a query failed, the estimate is the plain ghat(x), which costs as
+    much here.
 
     Attributes:
       estimator: of differences; it takes twice its queries.
@@ -62,11 +69,17 @@ class ControlVariate(Estimator):
 
     estimator: Estimator
 
-    def init(self, x: PyTree) -> State:
-        """Returns a state whose snapshot is x with gradient 0."""
+    @property
+    def least(self) -> int:
+        """The function values of one difference, here and at the snapshot."""
+        return 2 * self.estimator.least
+
+    def init(self, x: PyTree, mu: Scalar | None = None) -> State:
+        """Returns a state without a snapshot."""
         zero = jax.tree.map(jnp.zeros_like, x)
-        inner = self.estimator.init(x)
-        return State(inner.queries, inner.failures, Anchor(x, zero, inner))
+        inner = self.estimator.init(x, mu)
+        anchor = Anchor(x, zero, jnp.zeros((), jnp.bool_), inner)
+        return State(inner.queries, inner.failures, anchor)
 
     def anchored(self, state: State, x: PyTree, gradient: PyTree, info: Info) -> State:
         """Returns the state with a new snapshot.
@@ -77,7 +90,8 @@ class ControlVariate(Estimator):
           gradient: estimated there.
           info: of that estimate, whose queries count.
         """
-        memory = state.memory._replace(x=x, gradient=gradient)
+        known = jnp.asarray(info.failures == 0)
+        memory = state.memory._replace(x=x, gradient=gradient, known=known)
         return counted(state, info, memory)
 
     def queries(self, d: int) -> int:
@@ -91,57 +105,79 @@ class ControlVariate(Estimator):
         anchor: Anchor = state.memory
         zero = jax.tree.map(jnp.zeros_like, x)
         away, inner = self.estimator.ask(key, zero, anchor.inner, mu)
-
-        def both(x: Array, old: Array, v: Array) -> Array:
-            return jnp.concatenate([x[None] + v, old[None] + v])
-
-        return jax.tree.map(both, x, anchor.x, away), AnchoredPlan(x, inner)
+        points = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b]), _near(x, away), _near(anchor.x, away)
+        )
+        return points, AnchoredPlan(x, inner)
 
     def tell(
         self, plan: AnchoredPlan, values: ArrayLike, state: State
     ) -> tuple[PyTree, State, Info]:
         """Returns the estimate; see `Estimator.tell`."""
         flat, _ = flat_of(plan.x)
-        values = checked_values(values, self.queries(flat.size), flat.dtype)
-        here, there = jnp.split(values, 2)
+        values = checked_values(values, self.queries(flat.size))
         anchor: Anchor = state.memory
-        found, inner, _ = self.estimator.tell(plan.inner, here - there, anchor.inner)
-        info = info_of(seen(values))._replace(value=info_of(seen(here)).value)
-        found = jax.tree.map(jnp.add, found, anchor.gradient)
-        return found, counted(state, info, anchor._replace(inner=inner)), info
+        change, count = _change(values, anchor.known)
+        found = self.estimator.tell(plan.inner, change, anchor.inner)
+        return self._done(
+            found, count._replace(total=count.total.astype(flat.dtype)), state
+        )
 
-    def estimate(
+    def measured(
         self,
         key: Array,
-        f: Function,
+        measure: Measure,
         x: PyTree,
         state: State,
         mu: Scalar | None = None,
         chunk: int | None = None,
     ) -> tuple[PyTree, State, Info]:
-        """Returns the estimate of f; see `Estimator.estimate`."""
-        size = flat_of(x)[0].size
-        if chunk_of(chunk, self.queries(size), 4) is None:
-            points, plan = self.ask(key, x, state, mu)
-            return self.tell(plan, jax.vmap(f)(points), state)
-        assert chunk is not None
+        """Returns the estimate; see `Estimator.measured`."""
         anchor: Anchor = state.memory
-
-        def difference(v: PyTree) -> Array:
-            return f(jax.tree.map(jnp.add, x, v)) - f(
-                jax.tree.map(jnp.add, anchor.x, v)
-            )
-
         zero = jax.tree.map(jnp.zeros_like, x)
-        found, inner, info = self.estimator.estimate(
-            key, difference, zero, anchor.inner, mu, chunk // 2
+        chunk_of(chunk, self.queries(flat_of(x)[0].size), self.least)
+
+        def both(away: PyTree) -> tuple[Array, Seen]:
+            points = jax.tree.map(
+                lambda a, b: jnp.concatenate([a, b]),
+                _near(x, away),
+                _near(anchor.x, away),
+            )
+            values, _ = measure(points)
+            return _change(values, anchor.known)
+
+        found = self.estimator.measured(
+            key, both, zero, anchor.inner, mu, None if chunk is None else chunk // 2
         )
-        # The two sides of a difference that failed were not told apart: both count.
-        info = Info(
-            jnp.full_like(info.value, jnp.nan), 2 * info.queries, 2 * info.failures
+        return self._done(found, None, state)
+
+    def _done(
+        self, found: tuple[PyTree, State, Info], count: Seen | None, state: State
+    ) -> tuple[PyTree, State, Info]:
+        gradient, inner, info = found
+        if count is not None:
+            info = info_of(count, info.worked)
+        anchor: Anchor = state.memory
+        gradient = jax.tree.map(
+            lambda g, G: jnp.where(anchor.known, g + G, g), gradient, anchor.gradient
         )
-        found = jax.tree.map(jnp.add, found, anchor.gradient)
-        return found, counted(state, info, anchor._replace(inner=inner)), info
+        return gradient, counted(state, info, anchor._replace(inner=inner)), info
+
+
+def _near(x: PyTree, away: PyTree) -> PyTree:
+    """Points x + v for v [m, ...]."""
+    return jax.tree.map(lambda x, v: x[None] + v, x, away)
+
+
+def _change(values: Any, known: Array) -> tuple[Any, Seen]:
+    """Values [here, there] to here - there, and what was seen: both, valued here."""
+    here, there = values[: len(values) // 2], values[len(values) // 2 :]
+    host = isinstance(values, np.ndarray) and are_known(known)
+    xp: Any = np if host else jnp
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = here - xp.where(known, there, xp.zeros_like(there))
+    whole = seen(values)
+    return change, seen(here)._replace(failed=whole.failed, asked=whole.asked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,9 +199,14 @@ class Sign(Estimator):
 
     estimator: Estimator
 
-    def init(self, x: PyTree) -> State:
+    @property
+    def least(self) -> int:
+        """The function values of one difference."""
+        return self.estimator.least
+
+    def init(self, x: PyTree, mu: Scalar | None = None) -> State:
         """Returns the state of the estimator."""
-        return self.estimator.init(x)
+        return self.estimator.init(x, mu)
 
     def queries(self, d: int) -> int:
         """Returns the queries of the estimator."""
@@ -181,18 +222,21 @@ class Sign(Estimator):
         self, plan: Any, values: ArrayLike, state: State
     ) -> tuple[PyTree, State, Info]:
         """Returns the signs of the estimate; see `Estimator.tell`."""
-        found, state, info = self.estimator.tell(plan, values, state)
-        return jax.tree.map(jnp.sign, found), state, info
+        return _signs(self.estimator.tell(plan, values, state))
 
-    def estimate(
+    def measured(
         self,
         key: Array,
-        f: Function,
+        measure: Measure,
         x: PyTree,
         state: State,
         mu: Scalar | None = None,
         chunk: int | None = None,
     ) -> tuple[PyTree, State, Info]:
-        """Returns the signs of the estimate; see `Estimator.estimate`."""
-        found, state, info = self.estimator.estimate(key, f, x, state, mu, chunk)
-        return jax.tree.map(jnp.sign, found), state, info
+        """Returns the signs of the estimate; see `Estimator.measured`."""
+        return _signs(self.estimator.measured(key, measure, x, state, mu, chunk))
+
+
+def _signs(found: tuple[PyTree, State, Info]) -> tuple[PyTree, State, Info]:
+    estimate, state, info = found
+    return jax.tree.map(jnp.sign, estimate), state, info

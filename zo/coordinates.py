@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from core.errors import InputError, check_range, describe
 from core.types import Array
-from zo.base import Differences, Probes
+from zo.base import widened
+from zo.differences import Differences, Probes
 
 Choice = Literal["sampled", "block"]
 
@@ -36,7 +37,7 @@ def importance_probs(magnitudes: Array, count: int, floor: float = 0.0) -> Array
 
     Args:
       magnitudes: |g_i| or guesses of it, [d], not negative; all zero means uniform.
-        What is not finite counts as 0.
+        What is not finite counts as 0. Probabilities are at least float32.
       count: c, expected size of the sample, 1 to d.
       floor: in [0, 1], the share of uniform sampling.
 
@@ -46,6 +47,7 @@ def importance_probs(magnitudes: Array, count: int, floor: float = 0.0) -> Array
     d = magnitudes.size
     check_range("count", count, 1, d, remedy="A sample is part of the coordinates.")
     check_range("floor", floor, 0.0, 1.0)
+    magnitudes = widened(magnitudes)
     dtype = magnitudes.dtype
     m = jnp.where(jnp.isfinite(magnitudes), jnp.abs(magnitudes), 0).astype(dtype)
     top = m.max()
@@ -78,23 +80,49 @@ def _level(m: Array, count: int) -> Array:
 
 
 def systematic_sample(key: Array, p: Array, count: int) -> Array:
-    """Returns exactly `count` different coordinates, rising, int32 [count].
+    """Returns exactly `count` different coordinates, in random order, int32 [count].
 
-    Coordinate i is among them with probability p_i: thresholds w, w + 1, ... with one
-    uniform offset w fall into the cumulated probabilities. Neighbours seldom come
-    together, which changes neither the mean nor the total variance of an estimate.
+    Coordinate i is among them with probability p_i: equidistant thresholds of one
+    random offset fall into the cumulated probabilities. The coordinates are put into a
+    random order before: otherwise neighbours never came together, and with equal p_i
+    every sample were a comb k, k + d / c, ..., whose teeth a periodic gradient
+    (channels, rows of an image) may all meet or all miss. Probabilities are cumulated
+    as integers, whose sums are exact in any order and number.
 
     Args:
       key: a random key.
       p: probabilities in (0, 1] with sum `count`, [d].
-      count: size of the sample.
+      count: size of the sample, at most d.
     """
-    edges = jnp.cumsum(p)
-    # Sums of floats end near `count`: scaled, so that no threshold is beyond.
-    edges = edges * (count / edges[-1])
-    w = jax.random.uniform(key, (), p.dtype) + jnp.arange(count, dtype=p.dtype)
-    place = jnp.searchsorted(edges, w, side="right")
-    return jnp.minimum(place, p.size - 1).astype(jnp.int32)
+    shuffle, begin = jax.random.split(key)
+    d = p.size
+    order = jnp.argsort(jax.random.bits(shuffle, (d,), jnp.uint32)).astype(jnp.int32)
+    edges = cumulated(p[order], count)
+    gap = edges[-1] // jnp.uint32(count)
+    first = jax.random.randint(begin, (), 0, gap, jnp.uint32)
+    each = jnp.arange(count, dtype=jnp.int32)
+    at = first + gap * each.astype(jnp.uint32)
+    place = jnp.searchsorted(edges, at, side="right").astype(jnp.int32)
+    # Where rounding made a share wider than the gap its neighbour is taken with it.
+    place = jax.lax.cummax(place - each) + each
+    return order[jnp.minimum(place, d - count + each)]
+
+
+def uniform_sample(key: Array, d: int, count: int) -> Array:
+    """Returns `count` different coordinates of d, any equally likely, int32 [count]."""
+    # Of 32 bits as floats small numbers keep all, so there are next to no ties.
+    bits = jax.random.bits(key, (d,), jnp.uint32).astype(jnp.float32)
+    return jax.lax.top_k(-bits, count)[1]
+
+
+def cumulated(p: Array, count: int) -> Array:
+    """Returns cumulated probabilities of sum `count` as shares of 2**31, uint32 [d].
+
+    In float32 those of 10 million coordinates would be as far apart as roundings are.
+    """
+    # Rounding adds d / 2 shares at most, and uint32 holds that.
+    unit = jnp.asarray(2**31 / count, p.dtype)
+    return jnp.cumsum(jnp.round(p * unit).astype(jnp.uint32), dtype=jnp.uint32)
 
 
 def sampled_variance(g: Array, p: Array) -> Array:
@@ -114,12 +142,12 @@ class Coordinate(Differences[tuple[()]]):
     Unbiased but for O(mu^2) (O(mu) forward); total variance (d / c - 1) ||g||^2.
 
     Attributes:
-      count: c, coordinates of an estimate; None for all of them, where a query that
-        failed leaves its entry 0.
+      count: c, coordinates of an estimate, all where there are fewer; None for all of
+        them. Of all of them, a query that failed leaves its entry 0.
       choice: "sampled", any c coordinates, or "block", c neighbours.
 
     Raises:
-      InputError: no coordinate, or an unknown choice; when used, more than there are.
+      InputError: no coordinate, or an unknown choice.
     """
 
     count: int | None = None
@@ -135,10 +163,7 @@ class Coordinate(Differences[tuple[()]]):
 
     def sizes(self, d: int) -> tuple[int]:
         """Returns (count,)."""
-        if self.count is None:
-            return (d,)
-        check_range("count", self.count, 1, d, remedy="Leave it out to take all.")
-        return (self.count,)
+        return (d if self.count is None else min(self.count, d),)
 
     def draw(
         self, key: Array, memory: tuple[()], d: int, dtype: Any
@@ -146,14 +171,13 @@ class Coordinate(Differences[tuple[()]]):
         """Returns indices of coordinates."""
         del memory
         (count,) = self.sizes(d)
-        if self.count is None:
+        if count == d:
             index = jnp.arange(d, dtype=jnp.int32)
         elif self.choice == "block":
             start = jax.random.randint(key, (), 0, d, jnp.int32)
             index = (start + jnp.arange(count, dtype=jnp.int32)) % d
         else:
-            p = jnp.full((d,), count / d, dtype)
-            index = systematic_sample(key, p, count)
+            index = uniform_sample(key, d, count)
         return (Probes(index, jnp.full((count,), d / count, dtype)),)
 
     def direction(

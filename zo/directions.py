@@ -2,14 +2,20 @@
 
 With q directions, f linear of gradient g and central differences (or mu -> 0):
 
-| law | E v v^T | weight | mean | E||ghat - g||^2 |
-|---|---|---|---|---|
-| gaussian | I | 1/q | g | (d + 1) ||g||^2 / q |
-| sphere | I/d | d/q | g | (d - 1) ||g||^2 / q |
-| rademacher | I | 1/q | g | (d - 1) ||g||^2 / q |
+| law | mean | E||ghat - g||^2 |
+|---|---|---|
+| gaussian | g | (d + 1) ||g||^2 / q |
+| sphere | g | (d - 1) ||g||^2 / q |
+| rademacher | g | (d - 1) ||g||^2 / q |
+
+All have E v v^T = I: a direction on the sphere has length sqrt(d), as signs have, and
+not 1 with slopes times d, which is the same estimate with mu sqrt(d) for mu. So mu is
+the step of one number whatever d is. With a fixed length of the whole step that of a
+number falls as 1 / sqrt(d), and rounding takes over: of mean_i sin(x_i) and float32
+slopes would be noise alone from 100,000 dimensions on.
 
 All laws are symmetric, so a quadratic changes no mean, and central differences are
-exact on it. Forward ones add mu^2/4 E[(v^T H v)^2 ||w q v||^2] / q to the variance. A
+exact on it. Forward ones add mu^2/4 E[(v^T H v)^2 ||v||^2] / q to the variance. A
 function of Lipschitz third derivatives biases the mean by O(mu^2).
 
 References: Nesterov and Spokoiny 2017 (gaussian); Duchi et al., arXiv 1312.2139
@@ -24,7 +30,7 @@ import jax.numpy as jnp
 
 from core.errors import InputError, check_range, describe
 from core.types import Array
-from zo.base import Differences, Part, Probes
+from zo.differences import Differences, Part, Probes
 
 Law = Literal["sphere", "gaussian", "rademacher"]
 LAWS: tuple[Law, ...] = get_args(Law)
@@ -37,18 +43,20 @@ def check_law(law: str) -> None:
 
 
 def sample(key: Array, law: Law, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Returns one direction of a law, of any shape; "sphere" has norm 1 over all."""
+    """Returns one direction of a law, of any shape, with E v_i^2 = 1.
+
+    Args:
+      key: a random key.
+      law: "sphere" has norm sqrt(d) over all entries.
+      shape: of the direction.
+      dtype: at least float32, or the norm may overflow.
+    """
     if law == "rademacher":
         return jax.random.rademacher(key, shape, dtype)
     v = jax.random.normal(key, shape, dtype)
     if law == "gaussian":
         return v
-    return v / jnp.sqrt(jnp.square(v).sum())
-
-
-def weight(law: Law, samples: int, d: int) -> float:
-    """Returns the weight of each of `samples` directions in an unbiased mean."""
-    return (d if law == "sphere" else 1) / samples
+    return v * (v.size**0.5 / jnp.sqrt(jnp.square(v).sum()))
 
 
 def relative_variance(law: Law, samples: int, d: int) -> float:
@@ -60,7 +68,7 @@ def relative_variance(law: Law, samples: int, d: int) -> float:
 class Random(Differences[tuple[()]]):
     """The mean of slopes along random directions, times the direction.
 
-        ghat = (c / q) sum_j s_j v_j,   c = d for the sphere, 1 otherwise.
+        ghat = (1 / q) sum_j s_j v_j,   E v_j v_j^T = I.
 
     Unbiased but for O(mu^2); its total variance is that of the module's table, however
     the gradient is spread over coordinates. (Under `vmap` of several estimates give
@@ -91,10 +99,9 @@ class Random(Differences[tuple[()]]):
         self, key: Array, memory: tuple[()], d: int, dtype: Any
     ) -> tuple[Probes, ...]:
         """Returns a key for each direction."""
-        del memory
+        del memory, d
         keys = jax.random.split(key, self.samples)
-        each = jnp.full((self.samples,), weight(self.law, self.samples, d), dtype)
-        return (Probes(keys, each),)
+        return (Probes(keys, jnp.full((self.samples,), 1 / self.samples, dtype)),)
 
     def direction(
         self, kind: int, seed: Array, memory: tuple[()], d: int, dtype: Any
@@ -129,11 +136,11 @@ class Guided(Differences[Recent]):
 
     Attributes:
       samples: q, directions.
-      rank: k, at most d.
+      rank: k; d where that is less.
       share: a in (0, 1], of the variance that goes to all of space.
 
     Raises:
-      InputError: out of range; when used, more rank than dimensions.
+      InputError: out of range.
     """
 
     samples: int = 10
@@ -148,17 +155,21 @@ class Guided(Differences[Recent]):
 
     def scale(self, d: int) -> float:
         """Returns b, with which the mean is g within the span."""
-        return 1 / (self.share / d + (1 - self.share) / self.rank)
+        return 1 / (self.share / d + (1 - self.share) / self.rows(d))
+
+    def rows(self, d: int) -> int:
+        """Returns the rank of the span in d dimensions."""
+        return min(self.rank, d)
 
     def sizes(self, d: int) -> tuple[int]:
         """Returns (samples,)."""
-        check_range("rank", self.rank, 1, d, remedy="The span is part of space.")
+        del d
         return (self.samples,)
 
     def start(self, d: int, dtype: Any) -> Recent:
         """Returns coordinate axes."""
-        self.sizes(d)
-        return Recent(jnp.eye(self.rank, d, dtype=dtype), jnp.zeros((), jnp.int32))
+        rows = jnp.eye(self.rows(d), d, dtype=dtype)
+        return Recent(rows, jnp.zeros((), jnp.int32))
 
     def draw(
         self, key: Array, memory: Recent, d: int, dtype: Any
@@ -176,8 +187,9 @@ class Guided(Differences[Recent]):
         del kind
         whole, inner = jax.random.split(seed)
         wide = jax.random.normal(whole, (d,), dtype) * (self.share / d) ** 0.5
-        along = jax.random.normal(inner, (self.rank,), dtype)
-        along = along * ((1 - self.share) / self.rank) ** 0.5
+        rank = self.rows(d)
+        along = jax.random.normal(inner, (rank,), dtype)
+        along = along * ((1 - self.share) / rank) ** 0.5
         return wide + basis_of(memory.rows) @ along
 
     def finish(
@@ -188,14 +200,14 @@ class Guided(Differences[Recent]):
         found = parts[0].gradient
         # A row of zeros spans nothing: keep the old one.
         some = jnp.square(found).sum() > 0
-        slot = memory.step % self.rank
+        slot = memory.step % len(memory.rows)
         row = jnp.where(some, found, memory.rows[slot])
         rows = memory.rows.at[slot].set(row)
         return found, Recent(rows, memory.step + 1)
 
     def variance(self, g: Array) -> Array:
         """Returns the closed form, with coordinate axes as the basis."""
-        return self.variance_in(g, jnp.eye(self.rank, g.size, dtype=g.dtype))
+        return self.variance_in(g, self.start(g.size, g.dtype).rows)
 
     def variance_in(self, g: Array, rows: Array) -> Array:
         """Returns b^2 (g^T S g + g^T S^2 g) / q for a span of rows [k, d]."""
@@ -207,7 +219,7 @@ class Guided(Differences[Recent]):
         """Returns E ghat = b S g for a span of rows [k, d]."""
         basis = basis_of(rows)
         inside = basis @ (g @ basis)
-        sg = self.share / g.size * g + (1 - self.share) / self.rank * inside
+        sg = self.share / g.size * g + (1 - self.share) / self.rows(g.size) * inside
         return self.scale(g.size) * sg
 
 

@@ -2,9 +2,9 @@
 
 `external(simulate)` is called on the host through `jax.pure_callback`; estimators and
 optimizers then take it for any other function, within `jit` and `lax.scan` too. A query
-that raises, or whose value is not finite, becomes NaN, which estimators leave out and
-count. Where calls should run side by side, or a loop in Python is wanted, use `ask` and
-`tell` instead.
+that raises what a query may raise, or whose value is not finite, becomes NaN, which
+estimators leave out and count. Where calls should run side by side, or a loop in
+Python is wanted, use `ask` and `tell` instead.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import InputError, describe
+from core.errors import InputError, ShapeError, describe
 from core.types import Array, PyTree
 from zo.base import Function
 
@@ -23,7 +23,8 @@ def external(
     fn: Callable[[PyTree], Any],
     *,
     batched: bool = False,
-    catch: tuple[type[Exception], ...] = (Exception,),
+    catch: tuple[type[Exception], ...] = (ArithmeticError, OSError),
+    offset: float = 0.0,
     dtype: Any = jnp.float32,
 ) -> Function:
     """Returns a function that JAX can trace from one of the host.
@@ -37,8 +38,12 @@ def external(
       batched: whether fn takes all points of an estimate at once; otherwise it is
         called point by point.
       catch: what fn may raise for a query that failed; with `batched`, all of its
-        points have then failed. Anything else ends the program that called it.
-      dtype: of the values.
+        points have then failed. Anything else, such as a NameError, ends the program
+        that called it. Name the exceptions of a simulator here.
+      offset: subtracted from values on the host, in float64. Values of 1e5 that differ
+        by less than 0.01 are the same in float32, and estimates of them 0: subtract the
+        value at the first point.
+      dtype: of the values after that.
 
     Returns:
       f(x), a scalar; it may be vmapped and jitted, but has no derivative.
@@ -50,29 +55,24 @@ def external(
         raise InputError(describe(f"fn of type {type(fn).__name__}", "a function"))
     kind = np.dtype(jnp.dtype(dtype))
 
-    def one(x: PyTree) -> np.ndarray:
+    def called(x: PyTree, shape: tuple[int, ...], wanted: str) -> np.ndarray:
         try:
-            return np.asarray(fn(x), kind).reshape(())
+            value = fn(jax.tree.map(np.asarray, x))
         except catch:
-            return np.asarray(np.nan, kind)
-
-    def many(x: PyTree) -> np.ndarray:
-        lead = np.shape(jax.tree.leaves(x)[0])
-        count = lead[0]
-        try:
-            found = np.asarray(fn(x), kind)
-        except catch:
-            return np.full((count,), np.nan, kind)
-        if found.shape != (count,):
-            given = f"values of shape {found.shape} from a batched function"
-            raise InputError(describe(given, f"one for each of {count} points"))
-        return found
+            return np.full(shape, np.nan, kind)
+        value = np.asarray(value, np.float64)
+        if value.shape != shape:
+            given = f"values of shape {value.shape} from an external function"
+            raise ShapeError(describe(given, wanted))
+        with np.errstate(over="ignore"):
+            return np.asarray(value - offset, kind)
 
     def host(x: PyTree) -> np.ndarray:
-        return one(jax.tree.map(np.asarray, x))
+        return called(x, (), "a number")
 
     def hosts(x: PyTree) -> np.ndarray:
-        return many(jax.tree.map(np.asarray, x))
+        count = len(jax.tree.leaves(x)[0])
+        return called(x, (count,), f"one for each of {count} points")
 
     def call(host: Callable[[PyTree], np.ndarray], shape: tuple[int, ...], x: PyTree):
         out = jax.ShapeDtypeStruct(shape, kind)

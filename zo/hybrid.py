@@ -3,8 +3,9 @@
     ghat = alpha ghat_r + (1 - alpha) ghat_c
 
 with ghat_r of q directions on the sphere (`Random`) and ghat_c = sum_i (I_i / p_i) s_i
-e_i over c coordinates. The probabilities come from earlier estimates, so both parts are
-unbiased and uncorrelated: the variance is alpha^2 V_r + (1 - alpha)^2 V_c with
+e_i over c coordinates; in both a number of x moves by mu or about it. The probabilities
+come from earlier estimates, so both parts are unbiased and uncorrelated: the variance
+is alpha^2 V_r + (1 - alpha)^2 V_c with
 
     V_r = (d - 1) ||g||^2 / q,   V_c = sum_i g_i^2 (1 / p_i - 1),
 
@@ -25,14 +26,14 @@ import jax.numpy as jnp
 
 from core.errors import InputError, check_range, describe
 from core.types import Array
-from zo.base import Differences, Part, Probes
 from zo.coordinates import (
     axis,
     importance_probs,
     sampled_variance,
     systematic_sample,
 )
-from zo.directions import relative_variance, sample, weight
+from zo.differences import Differences, Part, Probes
+from zo.directions import relative_variance, sample
 
 Source = Literal["uniform", "random", "ema", "seen"]
 """What stands for |g_i|, of earlier estimates alone.
@@ -60,10 +61,11 @@ class Hybrid(Differences[Memory]):
     """The hybrid gradient estimator, see the module.
 
     Attributes:
-      samples: q, random directions on the sphere.
-      count: c, coordinates.
+      samples: q, random directions on the sphere; without any the estimate is its
+        coordinate-wise part, drawn by importance.
+      count: c, coordinates; all of them where there are fewer.
       alpha: weight of the random part in [0, 1]; None for the best one, estimated
-        from the magnitudes and kept within [0.05, 0.95].
+        from the magnitudes and kept within [0.05, 0.95]. 0 without samples.
       source: of the magnitudes, which decide the probabilities.
       decay: share of old magnitudes that "ema" keeps in each estimate; "seen" keeps so
         much of the square when it measures a coordinate again.
@@ -71,7 +73,7 @@ class Hybrid(Differences[Memory]):
         d / (floor c).
 
     Raises:
-      InputError: out of range; when used, more coordinates than dimensions.
+      InputError: out of range.
     """
 
     samples: int = 10
@@ -83,7 +85,7 @@ class Hybrid(Differences[Memory]):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range("samples", self.samples, 1)
+        check_range("samples", self.samples, 0)
         check_range("count", self.count, 1)
         check_range("decay", self.decay, 0.0, 1.0)
         check_range("floor", self.floor, 0.0, 1.0, low_open=True)
@@ -95,8 +97,7 @@ class Hybrid(Differences[Memory]):
 
     def sizes(self, d: int) -> tuple[int, int]:
         """Returns (samples, count)."""
-        check_range("count", self.count, 1, d, remedy="Take fewer coordinates.")
-        return self.samples, self.count
+        return self.samples, min(self.count, d)
 
     def start(self, d: int, dtype: Any) -> Memory:
         """Returns no knowledge."""
@@ -104,18 +105,19 @@ class Hybrid(Differences[Memory]):
 
     def probabilities(self, memory: Memory) -> Array:
         """Returns the inclusion probabilities [d] of the next estimate."""
-        return importance_probs(_filled(memory), self.count, self.floor)
+        (_, count) = self.sizes(memory.magnitudes.size)
+        return importance_probs(_filled(memory), count, self.floor)
 
     def draw(
         self, key: Array, memory: Memory, d: int, dtype: Any
     ) -> tuple[Probes, ...]:
         """Returns keys of directions, and indices of coordinates."""
-        self.sizes(d)
+        samples, count = self.sizes(d)
         random, coordinates = jax.random.split(key)
-        keys = jax.random.split(random, self.samples)
-        each = jnp.full((self.samples,), weight("sphere", self.samples, d), dtype)
+        keys = jax.random.split(random, samples)
+        each = jnp.full((samples,), 1 / max(samples, 1), dtype)
         p = self.probabilities(memory)
-        index = systematic_sample(coordinates, p, self.count)
+        index = systematic_sample(coordinates, p, count)
         return Probes(keys, each), Probes(index, 1 / p[index])
 
     def direction(
@@ -143,8 +145,8 @@ class Hybrid(Differences[Memory]):
     def weight(self, memory: Memory) -> Array:
         """Returns alpha of the next estimate, a scalar."""
         dtype = memory.magnitudes.dtype
-        if self.alpha is not None:
-            return jnp.asarray(self.alpha, dtype)
+        if self.alpha is not None or not self.samples:
+            return jnp.asarray(self.alpha if self.samples else 0.0, dtype)
         s = _filled(memory)
         square = jnp.square(s).sum()
         random = relative_variance("sphere", self.samples, s.size) * square
@@ -160,7 +162,7 @@ class Hybrid(Differences[Memory]):
     def variance_at(self, g: Array, memory: Memory) -> Array:
         """Returns alpha^2 V_r + (1 - alpha)^2 V_c with what is known."""
         alpha = self.weight(memory)
-        random = relative_variance("sphere", self.samples, g.size)
+        random = relative_variance("sphere", max(self.samples, 1), g.size)
         random = random * jnp.square(g).sum()
         coordinates = sampled_variance(g, self.probabilities(memory))
         return alpha**2 * random + (1 - alpha) ** 2 * coordinates

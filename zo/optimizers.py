@@ -18,13 +18,10 @@ import optax
 
 from core.errors import InputError, check_range, describe
 from core.types import Array, ArrayLike, PyTree, Schedule
-from zo.base import Estimator, Function, Info, State, flat_of, steps_within
+from zo.base import Estimator, Function, Info, State, steps_within
 from zo.control import ControlVariate, Sign
 from zo.coordinates import Coordinate
-from zo.directions import Law, Random
-from zo.hybrid import Hybrid
 from zo.sets import Projection
-from zo.transforms import Rate, adamm, projected
 
 
 class OptimizerState(NamedTuple):
@@ -43,43 +40,68 @@ class OptimizerState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Optimizer:
-    """x <- x + update(ghat).
+    """x <- P(x + update(ghat)).
 
-    A step whose queries all failed leaves x and the transform's state as they are.
+    A step without a slope that worked leaves x and the transform's state as they are.
 
     Attributes:
       estimator: of the gradient.
       transform: of optax, from estimates to updates.
       smoothing: mu by the step, or None for the estimator's own.
       chunk: most function values at once; see `Estimator.estimate`.
+      projection: P, onto the set that holds x; all of space if None. Queries are made
+        up to mu outside of it.
+
+    Raises:
+      InputError: a chunk that holds no difference; an estimator that needs snapshots,
+        which `SVRG` takes.
     """
 
     estimator: Estimator
     transform: optax.GradientTransformation
     smoothing: Schedule | None = None
     chunk: int | None = None
+    projection: Projection | None = None
+
+    def __post_init__(self):
+        _check_chunk(self.chunk, self.estimator)
+        inner = self.estimator
+        while isinstance(inner, Sign):
+            inner = inner.estimator
+        if isinstance(inner, ControlVariate) and not isinstance(self, SVRG):
+            given = "a ControlVariate, which nobody gives snapshots here"
+            raise InputError(describe(given, "another estimator", "Take zo.SVRG."))
 
     def init(self, x: PyTree) -> OptimizerState:
         """Returns the state before the first step.
 
         Raises:
-          ShapeError: x without a number.
-          InputError: x of several dtypes, or of integers.
+          As `Estimator.init`.
         """
         zero = jnp.zeros((), jnp.int32)
-        return OptimizerState(zero, self.estimator.init(x), self.transform.init(x))
+        mu = None if self.smoothing is None else self.smoothing(zero)
+        return OptimizerState(zero, self.estimator.init(x, mu), self.transform.init(x))
 
     def queries(self, d: int, steps: int = 1) -> int:
         """Returns the function values of the first steps in d dimensions."""
         return steps * self.estimator.queries(d)
 
-    def steps(self, d: int, budget: int) -> int:
-        """Returns how many steps a budget of queries holds.
+    def steps(
+        self, d: int, budget: int, *, cost: int = 1, each: int = 0, start: int = 0
+    ) -> int:
+        """Returns how many steps a budget holds.
+
+        Args:
+          d: dimensions.
+          budget: in queries of the caller's.
+          cost: queries of a function value.
+          each: queries that the caller makes besides in a step.
+          start: queries before the first step.
 
         Raises:
           InputError: not even one.
         """
-        return steps_within(budget, self.queries(d))
+        return steps_within(budget, cost * self.queries(d) + each, start=start)
 
     def ask(self, key: Array, x: PyTree, state: OptimizerState) -> tuple[PyTree, Any]:
         """Returns points to measure, stacked [queries, ...], and a plan for `tell`."""
@@ -92,7 +114,8 @@ class Optimizer:
 
         Args:
           plan: of `ask`.
-          values: [queries]; NaN for a query that failed.
+          values: [queries]; NaN for a query that failed. See `Estimator.tell` for their
+            precision.
           x: the point of `ask`.
           state: the state of `ask`.
 
@@ -125,10 +148,14 @@ class Optimizer:
         self, x: PyTree, found: PyTree, estimate: State, info: Info, old: OptimizerState
     ) -> tuple[PyTree, OptimizerState]:
         updates, inner = self.transform.update(found, old.inner, x)
-        alive = info.failures < info.queries
-        moved = optax.apply_updates(x, updates), inner
+        reached = optax.apply_updates(x, updates)
+        if self.projection is not None:
+            reached = self.projection(reached, None)
+        alive = info.worked > 0
         x, inner = jax.tree.map(
-            lambda new, old: jnp.where(alive, new, old), moved, (x, old.inner)
+            lambda new, old: jnp.where(alive, new, old),
+            (reached, inner),
+            (x, old.inner),
         )
         return x, OptimizerState(old.step + 1, estimate, inner)
 
@@ -139,17 +166,23 @@ class SVRG(Optimizer):
 
     `step` takes it by itself, in a `lax.cond`. Around `ask` and `tell` the caller does:
     wherever `due(state)`, measure the gradient at x with `snapshot` and put it into the
-    state by `anchored`.
+    state by `anchored`. After a snapshot with a failed query steps are those of plain
+    estimates, until the next one.
 
     Attributes:
       snapshot: estimator of the snapshot's gradient, such as all coordinates.
       period: steps between snapshots.
+
+    Raises:
+      InputError: no period, or an estimator without a control variate.
     """
 
     snapshot: Estimator = dataclasses.field(default_factory=Coordinate)
     period: int = 50
 
     def __post_init__(self):
+        super().__post_init__()
+        _check_chunk(self.chunk, self.snapshot)
         check_range("period", self.period, 1)
         if not isinstance(self.estimator, ControlVariate):
             given = type(self.estimator).__name__
@@ -160,16 +193,18 @@ class SVRG(Optimizer):
         count = -(-steps // self.period)
         return super().queries(d, steps) + count * self.snapshot.queries(d)
 
-    def steps(self, d: int, budget: int) -> int:
-        """Returns how many steps a budget of queries holds, snapshots included.
+    def steps(
+        self, d: int, budget: int, *, cost: int = 1, each: int = 0, start: int = 0
+    ) -> int:
+        """Returns how many steps a budget holds, snapshots included.
 
-        Raises:
-          InputError: not even one.
+        See `Optimizer.steps`.
         """
-        once, each = self.snapshot.queries(d), self.estimator.queries(d)
-        steps_within(budget, each, start=once)
-        rounds, left = divmod(budget, once + self.period * each)
-        return rounds * self.period + max(left - once, 0) // each
+        once = cost * self.snapshot.queries(d)
+        step = cost * self.estimator.queries(d) + each
+        steps_within(budget, step, start=start + once)
+        rounds, left = divmod(budget - start, once + self.period * step)
+        return rounds * self.period + max(left - once, 0) // step
 
     def due(self, state: OptimizerState) -> Array:
         """Returns whether the next step begins with a snapshot, bool []."""
@@ -208,7 +243,7 @@ class SVRG(Optimizer):
                 there,
                 f if full is None else full,
                 x,
-                self.snapshot.init(x),
+                self.snapshot.init(x, self._mu(state)),
                 self._mu(state),
                 self.chunk,
             )
@@ -224,161 +259,7 @@ class SVRG(Optimizer):
         return x, state, info
 
 
-def zo_sgd(
-    rate: Rate,
-    *,
-    samples: int = 20,
-    law: Law = "sphere",
-    mu: float = 1e-3,
-    central: bool = True,
-    projection: Projection | None = None,
-) -> Optimizer:
-    """ZO-SGD (Ghadimi and Lan, arXiv 1309.5549): random directions, gradient steps."""
-    estimator = Random(samples, law, mu=mu, central=central)
-    return Optimizer(estimator, _sgd(rate, projection))
-
-
-def zo_scd(
-    rate: Rate,
-    *,
-    count: int = 20,
-    mu: float = 1e-3,
-    central: bool = True,
-    projection: Projection | None = None,
-) -> Optimizer:
-    """ZO-SCD (arXiv 1606.00498): uniform coordinates, gradient steps."""
-    return Optimizer(Coordinate(count, mu=mu, central=central), _sgd(rate, projection))
-
-
-def zo_sign_sgd(
-    rate: Rate,
-    *,
-    samples: int = 20,
-    mu: float = 1e-3,
-    central: bool = True,
-    projection: Projection | None = None,
-) -> Optimizer:
-    """ZO-signSGD (Liu et al. 2019): the sign of the mean over random directions."""
-    estimator = Sign(Random(samples, mu=mu, central=central))
-    return Optimizer(estimator, _sgd(rate, projection))
-
-
-def zo_svrg(
-    rate: Rate,
-    *,
-    samples: int = 10,
-    period: int = 50,
-    snapshot: Estimator | None = None,
-    mu: float = 1e-3,
-    central: bool = True,
-    projection: Projection | None = None,
-) -> SVRG:
-    """ZO-SVRG (Liu et al., arXiv 1805.10367): random directions less a snapshot's."""
-    estimator = ControlVariate(Random(samples, mu=mu, central=central))
-    return SVRG(
-        estimator,
-        _sgd(rate, projection),
-        snapshot=snapshot or Coordinate(mu=mu, central=central),
-        period=period,
-    )
-
-
-def zo_adamm(
-    rate: Rate,
-    *,
-    samples: int = 20,
-    mu: float = 1e-3,
-    central: bool = True,
-    projection: Projection | None = None,
-) -> Optimizer:
-    """ZO-AdaMM (Chen et al., arXiv 1910.06513): random directions, `adamm`."""
-    estimator = Random(samples, mu=mu, central=central)
-    return Optimizer(estimator, adamm(rate, projection=projection))
-
-
-def hge_sgd(
-    rate: Rate,
-    *,
-    estimator: Hybrid | None = None,
-    projection: Projection | None = None,
-    smoothing: Schedule | None = None,
-) -> Optimizer:
-    """ZO-HGD (Sharma et al., arXiv 2012.11518): `Hybrid`, gradient steps.
-
-    The rates of the paper have `inverse_sqrt` and `inverse` for steps, and
-    `smoothing(d, horizon)` for mu.
-    """
-    return Optimizer(estimator or Hybrid(), _sgd(rate, projection), smoothing)
-
-
-def hge_adam(
-    rate: Rate,
-    *,
-    estimator: Hybrid | None = None,
-    projection: Projection | None = None,
-    smoothing: Schedule | None = None,
-) -> Optimizer:
-    """`Hybrid` with Adam's steps."""
-    adam = optax.adam(rate)
-    if projection is not None:
-        adam = projected(adam, projection)
-    return Optimizer(estimator or Hybrid(), adam, smoothing)
-
-
-def _sgd(rate: Rate, projection: Projection | None) -> optax.GradientTransformation:
-    descent = optax.sgd(rate)
-    return descent if projection is None else projected(descent, projection)
-
-
-OPTIMIZERS = {
-    "zo_sgd": zo_sgd,
-    "zo_scd": zo_scd,
-    "zo_sign_sgd": zo_sign_sgd,
-    "zo_svrg": zo_svrg,
-    "zo_adamm": zo_adamm,
-    "hge_sgd": hge_sgd,
-    "hge_adam": hge_adam,
-}
-"""Every optimizer by name; one contract test walks it."""
-
-
-class Trace(NamedTuple):
-    """What `minimize` saw: an entry for each step.
-
-    Attributes:
-      value: about f at the step's point; see `Info`.
-      queries: all so far, after the step, int32.
-    """
-
-    value: Array
-    queries: Array
-
-
-def minimize(
-    key: Array, optimizer: Optimizer, f: Function, x: PyTree, budget: int
-) -> tuple[PyTree, OptimizerState, Trace]:
-    """Takes the steps that a budget of queries holds, as one `lax.scan`.
-
-    Args:
-      key: a random key.
-      optimizer: any of this module.
-      f: from a point to a scalar.
-      x: the first point.
-      budget: most queries.
-
-    Returns:
-      The last point, the state and what was seen. `state.estimate.queries` is at most
-      `budget`, by the count of steps.
-
-    Raises:
-      InputError: a budget below one step.
-    """
-    count = optimizer.steps(flat_of(x)[0].size, budget)
-
-    def body(carry: tuple[PyTree, OptimizerState], key: Array):
-        x, state, info = optimizer.step(key, f, *carry)
-        return (x, state), Trace(info.value, state.estimate.queries)
-
-    start = x, optimizer.init(x)
-    (x, state), trace = jax.lax.scan(body, start, jax.random.split(key, count))
-    return x, state, trace
+def _check_chunk(chunk: int | None, estimator: Estimator) -> None:
+    if chunk is not None:
+        remedy = "A chunk has to hold one difference."
+        check_range("chunk", chunk, estimator.least, remedy=remedy)

@@ -2,8 +2,11 @@
 
 A direction is never kept: it is drawn again from its key, leaf by leaf, whenever it is
 needed: to go there, to go to the other side, and to move along it. So a step holds the
-parameters once more, and no direction, gradient or moment; and a whole run is its keys
-and slopes, from which `retrace` makes its end.
+parameters once more, and no direction, gradient or moment: one loop over both sides of
+all directions holds one moved copy, and directions are drawn in blocks. Measured on a
+CPU with parameters given away: 1.4 times their memory for 8 layers of 65,536 numbers
+and 1.1 for 32, f's own besides. And a whole run is its keys and slopes, from which
+`retrace` makes its end.
 
 Reference: Malladi et al., arXiv 2305.17333, algorithm 1.
 """
@@ -16,9 +19,12 @@ import jax.numpy as jnp
 
 from core.errors import InputError, check_range, describe
 from core.types import Array, PyTree
-from zo.base import Function, Info, info_of, scalar_of, seen
+from zo.base import Function, Info, check_moves, info_of, scalar_of, seen, widened
 from zo.directions import LAWS, Law, sample
 from zo.transforms import Rate, rate_at
+
+BLOCK = 1 << 15
+"""Numbers of a direction that exist at once."""
 
 
 class ReplayState(NamedTuple):
@@ -52,6 +58,11 @@ class SeedReplay:
     / q for signs, which take less time to draw. Queries are made one after another:
     each has a network of its own.
 
+    Moves are added in at least float32 and rounded to the dtype of the leaf. One of
+    bfloat16 does not move by less than |p| / 256: where mu is below, its part of the
+    slope is missing, and where a step is, the step. `init` checks mu; leaves of few
+    large numbers, such as the scales of norms, are better float32.
+
     Attributes:
       rate: step size.
       samples: q, directions of a step, two queries each.
@@ -79,8 +90,15 @@ class SeedReplay:
             raise InputError(f"law: {describe(repr(self.law), wanted)}")
 
     def init(self, params: PyTree) -> ReplayState:
-        """Returns the state before the first step."""
+        """Returns the state before the first step.
+
+        Raises:
+          InputError: parameters that are not floating point, or none; where they are
+            known, most of them too large for a step of mu, mu < eps(dtype) |p|.
+          NonFiniteError: known, and not finite.
+        """
         _floats(params)
+        check_moves(self.mu, params, share=0.5)
         zero = jnp.zeros((), jnp.int32)
         return ReplayState(zero, zero, zero)
 
@@ -93,6 +111,9 @@ class SeedReplay:
     ) -> tuple[PyTree, ReplayState, Info, Record]:
         """Returns the next parameters and state, what was seen, and the record.
 
+        Under `jit` give the parameters away (`donate_argnums`), and their memory is
+        that of the next ones.
+
         Args:
           key: a random key.
           f: from parameters to a scalar, of one mini-batch.
@@ -100,21 +121,19 @@ class SeedReplay:
           state: of this optimizer.
         """
 
-        def probe(_: None, key: Array):
-            near, far = (
-                scalar_of(f, self.shifted(params, key, length), jnp.float32)
-                for length in (-self.mu, self.mu)
-            )
-            return None, (near, far)
+        def probe(_: None, each: tuple[Array, Array]):
+            return None, scalar_of(f, self.shifted(params, *each))
 
-        keys = jax.random.split(key, self.samples)
-        _, (near, far) = jax.lax.scan(probe, None, keys)
-        slopes = (far - near) / (2 * self.mu)
+        keys = jnp.repeat(jax.random.split(key, self.samples), 2)
+        lengths = jnp.tile(jnp.asarray([-self.mu, self.mu]), self.samples)
+        _, values = jax.lax.scan(probe, None, (keys, lengths))
+        slopes = (values[1::2] - values[::2]).astype(jnp.float32) / (2 * self.mu)
         worked = jnp.isfinite(slopes)
-        share = self.samples / jnp.maximum(worked.sum(dtype=jnp.int32), 1)
-        slopes = jnp.where(worked, slopes, 0) * share.astype(jnp.float32)
+        count = worked.sum(dtype=jnp.int32)
+        share = (self.samples / jnp.maximum(count, 1)).astype(jnp.float32)
+        slopes = jnp.where(worked, slopes, 0) * share
         record = Record(key, slopes, state.step)
-        info = info_of(seen(jnp.concatenate([near, far])))
+        info = info_of(seen(values), count)
         new = ReplayState(
             state.step + 1,
             state.queries + info.queries,
@@ -154,12 +173,26 @@ class SeedReplay:
         leaves, treedef = jax.tree.flatten(params)
         keys = jax.random.split(key, len(leaves))
         moved = [
-            leaf
-            + jnp.asarray(length, leaf.dtype)
-            * sample(k, self.law, leaf.shape, leaf.dtype)
-            for k, leaf in zip(keys, leaves, strict=True)
+            self._moved(leaf, k, length) for k, leaf in zip(keys, leaves, strict=True)
         ]
         return jax.tree.unflatten(treedef, moved)
+
+    def _moved(self, leaf: Array, key: Array, length: Array | float) -> Array:
+        """The leaf plus length v, drawn block by block into one copy."""
+        flat = leaf.ravel()
+
+        def add(i: Array | int, flat: Array, size: int) -> Array:
+            part = widened(jax.lax.dynamic_slice(flat, (i * BLOCK,), (size,)))
+            v = sample(jax.random.fold_in(key, i), self.law, (size,), part.dtype)
+            part = (part + jnp.asarray(length, part.dtype) * v).astype(flat.dtype)
+            return jax.lax.dynamic_update_slice(flat, part, (i * BLOCK,))
+
+        whole, rest = divmod(flat.size, BLOCK)
+        if whole:
+            flat = jax.lax.fori_loop(0, whole, lambda i, x: add(i, x, BLOCK), flat)
+        if rest:
+            flat = add(whole, flat, rest)
+        return flat.reshape(leaf.shape)
 
 
 def _floats(params: PyTree) -> None:

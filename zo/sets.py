@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from core.errors import InputError, check_range, describe
 from core.types import Array, PyTree
+from zo.base import known, widened
 
 Projection = Callable[[PyTree, PyTree | None], PyTree]
 Proximal = Callable[[PyTree, Array], PyTree]
@@ -23,20 +25,27 @@ def box(low: PyTree | float, high: PyTree | float) -> Projection:
     """Returns the projection onto low <= z <= high, which no metric changes.
 
     Args:
-      low: numbers, or trees like the point.
+      low: a number for all entries, an array for a point that is one, or a tree like
+        the point; of any dtype, and rounded to that of the point.
       high: likewise, nowhere below `low`.
 
     Raises:
-      InputError: two numbers without a box between them.
+      InputError: bounds that are known, without a box between them.
     """
-    numbers = [isinstance(x, float | int) for x in (low, high)]
-    if all(numbers) and not low <= high:  # type: ignore[operator]
-        raise InputError(describe(f"a box [{low}, {high}]", "low <= high"))
+    ends = jax.tree.leaves(low), jax.tree.leaves(high)
+    if known(low, high) and len(ends[0]) == len(ends[1]):
+        fits = [np.all(np.less_equal(a, b)) for a, b in zip(*ends, strict=True)]
+        if not all(fits):
+            raise InputError(describe(f"a box [{low}, {high}]", "low <= high"))
 
     def bounds(of: PyTree | float, y: PyTree) -> PyTree:
-        if isinstance(of, float | int):
-            return jax.tree.map(lambda leaf: jnp.full_like(leaf, of), y)
-        return of
+        if jax.tree.structure(of).num_nodes == 1:
+            of = jax.tree.map(lambda _: of, y)
+        return jax.tree.map(
+            lambda leaf, x: jnp.broadcast_to(jnp.asarray(x, leaf.dtype), leaf.shape),
+            y,
+            of,
+        )
 
     def project(y: PyTree, metric: PyTree | None = None) -> PyTree:
         del metric
@@ -51,6 +60,10 @@ def l2_ball(radius: float, center: PyTree | None = None) -> Projection:
     With a metric w it is z_i - c_i = w_i (y_i - c_i) / (w_i + nu), with nu >= 0 such
     that the norm is the radius, found by halving an interval.
 
+    Points end in the ball whatever rounding does: outside of it they are brought to a
+    radius that is smaller by what the norm of d numbers may be wrong, at most
+    eps (4 + sqrt(d)) of it.
+
     Args:
       radius: positive.
       center: like the point; 0 if None.
@@ -63,28 +76,48 @@ def l2_ball(radius: float, center: PyTree | None = None) -> Projection:
     def project(y: PyTree, metric: PyTree | None = None) -> PyTree:
         away = y if center is None else jax.tree.map(jnp.subtract, y, center)
         length = _norm(away)
+        leaves = jax.tree.leaves(y)
+        eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
+        # What is lost in a norm, in rounding the point, and in adding the center.
+        slack = radius * eps * (2 + 0.5 * sum(leaf.size for leaf in leaves) ** 0.5)
+        if center is not None:
+            slack = slack + eps * _norm(center)
+        outside = length > radius - slack
+        target = jnp.maximum(radius - 2 * slack, 0).astype(length.dtype)
         if metric is None:
-            scale = radius / jnp.maximum(length, radius)
-            inside = jax.tree.map(lambda leaf: leaf * scale, away)
+            scale = target / jnp.where(outside, length, 1)
+            inside = jax.tree.map(lambda leaf: _scaled(leaf, scale), away)
         else:
-            nu = _multiplier(away, metric, length, radius)
+            nu = _multiplier(away, metric, length, target)
             inside = jax.tree.map(
-                lambda w, leaf: jnp.where(nu > 0, w / (w + nu), 1) * leaf, metric, away
+                lambda w, leaf: _scaled(leaf, _share(w, nu)), metric, away
             )
-        return inside if center is None else jax.tree.map(jnp.add, inside, center)
+        if center is not None:
+            inside = jax.tree.map(jnp.add, inside, center)
+        return jax.tree.map(lambda a, b: jnp.where(outside, a, b), inside, y)
 
     return project
 
 
-def _multiplier(away: PyTree, metric: PyTree, length: Array, radius: float) -> Array:
-    """Returns nu of `l2_ball`; 0 within the ball."""
+def _scaled(leaf: Array, factor: Array) -> Array:
+    """The product in at least float32, in the dtype of the leaf."""
+    return (leaf.astype(factor.dtype) * factor).astype(leaf.dtype)
+
+
+def _share(w: Array, nu: Array) -> Array:
+    w = w.astype(nu.dtype)
+    return w / (w + nu)
+
+
+def _multiplier(away: PyTree, metric: PyTree, length: Array, radius: Array) -> Array:
+    """Returns nu of `l2_ball` for a point outside of the ball."""
 
     def norm(nu: Array) -> Array:
-        return _norm(jax.tree.map(lambda w, a: w / (w + nu) * a, metric, away))
+        return _norm(jax.tree.map(lambda w, a: _scaled(a, _share(w, nu)), metric, away))
 
     # ||w a / (w + nu)|| <= max w ||a|| / nu, so the root is below this end.
     widest = jnp.stack([leaf.max() for leaf in jax.tree.leaves(metric)]).max()
-    high = widest * length / radius
+    high = widest.astype(length.dtype) * length / jnp.maximum(radius, 1e-30)
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
@@ -92,12 +125,12 @@ def _multiplier(away: PyTree, metric: PyTree, length: Array, radius: float) -> A
         outside = norm(middle) > radius
         return jnp.where(outside, middle, low), jnp.where(outside, high, middle)
 
-    nu = lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(high), high))[1]
-    return jnp.where(length > radius, nu, 0)
+    return lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(high), high))[1]
 
 
 def _norm(tree: PyTree) -> Array:
-    return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)))
+    leaves = [widened(jnp.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in leaves))
 
 
 def l1(strength: float) -> Proximal:

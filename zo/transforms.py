@@ -1,8 +1,11 @@
 """Optax transforms that zeroth-order methods need beside optax's own.
 
 Constraints are transforms around another one: `projected` and `proximal` turn the
-update u of any optimizer into P(x + u) - x, so what `optax.apply_updates` reaches is in
-the set; schedules and clipping chain with them as ever.
+update u of any optimizer into P(x + u) - x, so `optax.apply_updates` reaches the set
+but for the rounding of x + (P - x); schedules and clipping chain with them as ever. A
+point that has to be in the set to the last bit is projected once more, which is what an
+`Optimizer` with a projection does. Its queries are at points beside x, up to mu outside
+of the set: shrink the set by mu where the function cannot be called there.
 """
 
 from collections.abc import Callable
@@ -70,7 +73,7 @@ def inverse(start: float, delay: float = 0.0) -> Schedule:
     return rate
 
 
-def smoothing(d: int, horizon: int, scale: float = 1.0, least: float = 1e-4) -> float:
+def horizon_mu(d: int, horizon: int, scale: float = 1.0, least: float = 1e-4) -> float:
     """Returns mu = scale / sqrt(d horizon), with which its bias is of lower order.
 
     Args:
@@ -90,7 +93,7 @@ def smoothing(d: int, horizon: int, scale: float = 1.0, least: float = 1e-4) -> 
 def projected(
     inner: optax.GradientTransformation, projection: Projection
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns `inner` whose steps end in a set: x <- P(x + u).
+    """Returns `inner` whose steps end in a set, but for rounding: x <- P(x + u).
 
     Args:
       inner: an optimizer.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import zo
 
 HGE, SGD, SCD = "HGE (seen)", "ZO-SGD", "ZO-SCD"
+HGE_EMA, IMPORTANCE = "HGE (ema)", "importance alone"
 Unit = Literal["gradient", "sign"]
 MU = 1e-3
 """Smoothing where nobody gives another."""
@@ -22,11 +23,13 @@ class Arm:
       make: from the rate, which may be traced, the directions or coordinates of an
         estimate, even, and mu.
       unit: whether a step is as long as an estimate, or has entries near 1.
+      period: steps between measurements; of ZO-SVRG, between snapshots too.
     """
 
     title: str
     make: Callable[[Any, int, float], zo.Optimizer]
     unit: Unit = "gradient"
+    period: int = 20
 
 
 def _hybrid(source: str, alpha: float | None = None) -> Callable[..., zo.Optimizer]:
@@ -39,8 +42,8 @@ def _hybrid(source: str, alpha: float | None = None) -> Callable[..., zo.Optimiz
 
 
 def _importance(rate: Any, probes: int, mu: float = MU) -> zo.Optimizer:
-    """Coordinates alone, drawn by importance; one direction is its least."""
-    estimator = zo.Hybrid(1, probes - 1, 0.0, "seen", mu=mu)
+    """Coordinates alone, drawn by importance."""
+    estimator = zo.Hybrid(0, probes, source="seen", mu=mu)
     return zo.hge_sgd(rate, estimator=estimator)
 
 
@@ -67,21 +70,21 @@ def _hge_adam(rate: Any, probes: int, mu: float = MU) -> zo.Optimizer:
     return zo.hge_adam(rate, estimator=zo.Hybrid(half, half, mu=mu))
 
 
-PERIOD = 20
-"""Steps of ZO-SVRG between snapshots, and of every method between measurements."""
+PERIOD = 100
+"""Steps of ZO-SVRG between snapshots."""
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
         "sgd": Arm(SGD, _random(zo.zo_sgd)),
         "scd": Arm(SCD, _coordinates),
         "sign": Arm("ZO-signSGD", _random(zo.zo_sign_sgd), "sign"),
-        "svrg": Arm("ZO-SVRG", _svrg(PERIOD)),
+        "svrg": Arm("ZO-SVRG", _svrg(PERIOD), period=PERIOD),
         "adamm": Arm("ZO-AdaMM", _random(zo.zo_adamm), "sign"),
         "hge": Arm(HGE, _hybrid("seen")),
         "hge_adam": Arm("HGE-Adam", _hge_adam, "sign"),
-        "hge_ema": Arm("HGE (ema)", _hybrid("ema")),
+        "hge_ema": Arm(HGE_EMA, _hybrid("ema")),
         "hge_random": Arm("HGE (random)", _hybrid("random")),
         "hge_uniform": Arm("HGE (uniform)", _hybrid("uniform")),
-        "importance": Arm("importance alone", _importance),
+        "importance": Arm(IMPORTANCE, _importance),
         "alpha_25": Arm("HGE (seen), alpha 0.25", _hybrid("seen", 0.25)),
         "alpha_50": Arm("HGE (seen), alpha 0.5", _hybrid("seen", 0.5)),
         "alpha_75": Arm("HGE (seen), alpha 0.75", _hybrid("seen", 0.75)),

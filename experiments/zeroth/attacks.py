@@ -31,7 +31,8 @@ RATES: Mapping[str, tuple[float, ...]] = {
 the first deviation of an evolution strategy, and those of directions of length 1. All
 but the last are for changes of pixels up to `RADIUS`, and go with what is allowed."""
 RADIUS = 0.25
-MU, DECISION_MU = 0.01, 0.05
+MU, DECISION_MU = 0.01, 0.002
+"""Smoothing, in pixels; of directions of length 1 in numbers of about 0.02 to 0.04."""
 STARTS = 8
 """Images in whose direction a decision attack looks first."""
 

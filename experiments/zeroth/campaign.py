@@ -64,23 +64,22 @@ def plan(goal: str, config: Any, victim: Victim, arms: tuple[str, ...]) -> Plan:
     if goal == "universal":
         share = config.distance / config.universal
         threat = dataclasses.replace(threat, radius=None, distance=share)
-        # A change for images of one class each, and others to choose the rate with.
-        groups = [
-            np.arange(i * config.universal, (i + 1) * config.universal)
-            for i in range(2)
-        ]
-        _check(victim, 2 * config.universal)
+        # A change for each group of images, and another group to choose rates with.
+        each, groups = config.universal, config.groups + 1
+        _check(victim, groups * each)
+        images = victim.images[: groups * each]
+        images = images.reshape(groups, each, *images.shape[1:])
+        several = labels[: groups * each].reshape(groups, each)
         arms = tuple(name for name in arms if name != NES)
         budget = config.universal_budget
         words = f"one change for {config.universal} images, logits"
-        parts = [(victim.images[g][None], labels[g][None]) for g in groups]
         return Plan(
             goal,
             words,
             victim,
             arms,
-            parts[1],
-            parts[0],
+            (images[:1], several[:1]),
+            (images[1:], several[1:]),
             budget,
             config.probes,
             threat,

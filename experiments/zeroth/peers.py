@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from core.types import Array
-from zo.attack import AttackResult, Logits, Threat
-from zo.base import steps_within
+from zo.attack import AttackResult, Logits, Move, Threat, search
+from zo.base import Function, steps_within
 
 
 def snes_attack(
@@ -43,41 +43,15 @@ def snes_attack(
     zero = jnp.zeros_like(images)
     strategy = SNES(population_size=size, solution=zero)
     params = strategy.default_params.replace(std_init=deviation)
+    begin, key = jax.random.split(key)
 
-    def shown(change: Array) -> Array:
-        return threat.placed(images[None], change[None])
-
-    def loss(change: Array) -> Array:
-        margin = threat.margin(logits(shown(change)), labels[None])[0]
-        return margin + threat.distance * jnp.square(change).sum()
-
-    def check(change: Array) -> Array:
-        return threat.wrong(logits(shown(change)).argmax(-1), labels[None])
-
-    def body(carry: Any) -> Any:
-        step, state, _, count = carry
+    def move(step: Array, loss: Function, state: Any) -> Move:
         ask, tell = jax.random.split(jax.random.fold_in(key, step))
         population, state = strategy.ask(ask, state, params)
         values = jax.vmap(loss)(population)
         state, _ = strategy.tell(tell, population, values, state, params)
-        wrong = check(strategy.get_mean(state))
-        return step + 1, state, wrong, count + size + 1
+        failed = (~jnp.isfinite(values)).sum(dtype=jnp.int32)
+        return Move(strategy.get_mean(state), state, jnp.int32(size), failed)
 
-    start = strategy.init(key, zero, params)
-    one = jnp.ones((), jnp.int32)
-    _, state, wrong, queries = jax.lax.while_loop(
-        lambda carry: ~carry[2].all() & (carry[0] < steps),
-        body,
-        (one - 1, start, check(zero), one),
-    )
-    found = shown(strategy.get_mean(state))[0]
-    change = found - images
-    return AttackResult(
-        images=found,
-        success=wrong.all(),
-        fraction=wrong.astype(images.dtype).mean(),
-        queries=queries,
-        first=jnp.where(wrong.all(), queries, -1),
-        l2=jnp.sqrt(jnp.square(change).sum())[None],
-        linf=jnp.abs(change).max()[None],
-    )
+    start = strategy.init(begin, zero, params)
+    return search(logits, images, labels, move, start, steps=steps, threat=threat)

@@ -16,7 +16,9 @@ import numpy as np
 from core.types import Array
 
 Law = Literal["isotropic", "heavy"]
-Measure = Literal["gap", "square"]
+SNAPSHOT_BATCHES = 16
+"""Mini-batches of a snapshot where data have no end."""
+Measure = Literal["gap", "mean gap", "mean square"]
 
 
 class Data(NamedTuple):
@@ -24,6 +26,7 @@ class Data(NamedTuple):
 
     Attributes:
       scales: s_i of the coordinates, [d]; sum of squares 1.
+      curvature: h_i of a quadratic, [d].
       rows: of a logistic problem [n, d], with the labels' signs; None for a quadratic.
       penalty: of w^2 / (1 + w^2), [].
       least: the smallest loss, [].
@@ -31,6 +34,7 @@ class Data(NamedTuple):
     """
 
     scales: Array
+    curvature: Array
     rows: Array | None
     penalty: Array
     least: Array
@@ -45,9 +49,12 @@ class Problem:
       name: short.
       title: in reports.
       data: its arrays.
-      measure: "gap", f - f*, or "square", the mean of ||grad f||^2 so far.
+      measure: "gap", f - f* at the last point; or the mean over all steps so far of
+        it, or of ||grad f||^2: what theory bounds without strong convexity.
       power: of decaying steps: rate / (1 + t / delay)^power.
-      slope: of log measure over log queries by theory, at most.
+      slope: of log measure over log queries by theory.
+      is_rate: whether that is how fast the measure falls in the end, rather than a
+        bound on how slowly.
       unit: rates of the grid are multiples of it, for steps as long as an estimate.
       unit_sign: likewise, for steps whose entries are near 1.
     """
@@ -58,6 +65,7 @@ class Problem:
     measure: Measure
     power: float
     slope: float
+    is_rate: bool
     unit: float
     unit_sign: float
 
@@ -76,20 +84,34 @@ def quadratic(law: Law, d: int) -> Problem:
     Gradients are x - s z: their law over coordinates is that of s all the way, while
     the curvature is the same everywhere.
     """
-    zero = jnp.zeros((), jnp.float32)
-    s = jnp.asarray(scales(law, d), jnp.float32)
-    data = Data(s, None, zero, zero, jnp.asarray(False))
     title = f"noisy quadratic, {'heavy-tailed' if law == 'heavy' else law}"
+    return _noisy(law, title, scales(law, d), np.ones(d))
+
+
+def spectrum(d: int) -> Problem:
+    """Returns f = E sum h_i (x_i - s_i z_i)^2 / 2 - const, h from 1 down to 1/10.
+
+    Strongly convex, with eigenvalues in equal ratios in random places.
+    """
+    h = np.random.default_rng(0).permutation(np.geomspace(0.1, 1.0, d))
+    title = "noisy quadratic, eigenvalues 0.1 to 1"
+    return _noisy("strong", title, scales("heavy", d), h)
+
+
+def _noisy(name: str, title: str, s: np.ndarray, h: np.ndarray) -> Problem:
+    zero = jnp.zeros((), jnp.float32)
+    scaled, curved = (jnp.asarray(x, jnp.float32) for x in (s, h))
+    data = Data(scaled, curved, None, zero, zero, jnp.asarray(False))
     # Noise has norm 1, and the first loss is 1/2: steps end at unit kappa / 4.
     unit = 0.008
-    sign = unit / np.sqrt(d)
-    return Problem(law, title, data, "gap", 1.0, -1.0, unit, sign)
+    sign = unit / np.sqrt(len(s))
+    return Problem(name, title, data, "gap", 1.0, -1.0, True, unit, sign)
 
 
 def logistic(convex: bool, d: int, n: int) -> Problem:
     """Returns logistic regression on features of scales 1 / i, a tenth mislabelled.
 
-    Not convex: with the penalty lam sum w^2 / (1 + w^2), measured by ||grad||^2.
+    Not convex: with the penalty lam sum w^2 / (1 + w^2).
     """
     rng = np.random.default_rng(0)
     s = 3 / np.arange(1, d + 1)
@@ -101,6 +123,7 @@ def logistic(convex: bool, d: int, n: int) -> Problem:
     least = _least(rows) if convex else 0.0
     data = Data(
         jnp.asarray(s, jnp.float32),
+        jnp.ones((d,), jnp.float32),
         jnp.asarray(rows, jnp.float32),
         jnp.asarray(penalty, jnp.float32),
         jnp.asarray(least, jnp.float32),
@@ -108,9 +131,9 @@ def logistic(convex: bool, d: int, n: int) -> Problem:
     )
     name = "convex" if convex else "nonconvex"
     title = "logistic regression" if convex else "logistic, non-convex penalty"
-    measure: Measure = "gap" if convex else "square"
+    measure: Measure = "mean gap" if convex else "mean square"
     unit = 1.0 if convex else 0.1
-    return Problem(name, title, data, measure, 0.5, -0.5, unit, unit / 5)
+    return Problem(name, title, data, measure, 0.5, -0.5, False, unit, unit / 5)
 
 
 def _least(rows: np.ndarray) -> float:
@@ -145,8 +168,23 @@ def batch(data: Data, key: Array, size: int) -> Any:
 def loss(data: Data, batch: Any) -> Callable[[Array], Array]:
     """Returns F(x; batch)."""
     if data.rows is None:
-        return lambda x: 0.5 * jnp.square(x - batch).sum()
+        return lambda x: 0.5 * (data.curvature * jnp.square(x - batch)).sum()
     return lambda x: _logistic(x, batch, data.penalty)
+
+
+def snapshot(data: Data, key: Array, size: int) -> Callable[[Array], Array]:
+    """Returns the loss that a snapshot of ZO-SVRG has: of all rows, or many batches."""
+    if data.rows is not None:
+        return loss(data, data.rows)
+    draws = jax.vmap(lambda k: batch(data, k, size))(
+        jax.random.split(key, SNAPSHOT_BATCHES)
+    )
+    return lambda x: jax.vmap(lambda z: loss(data, z)(x))(draws).mean()
+
+
+def snapshot_cost(data: Data, size: int) -> int:
+    """Returns what a value of `snapshot` costs, in queries of a mini-batch."""
+    return SNAPSHOT_BATCHES if data.rows is None else -(-len(data.rows) // size)
 
 
 def _logistic(x: Array, rows: Array, penalty: Array) -> Array:
@@ -158,7 +196,7 @@ def measured(data: Data, x: Array) -> Array:
     """Returns f(x) - f*, or ||grad f(x)||^2."""
     rows = data.rows
     if rows is None:
-        return 0.5 * jnp.square(x).sum()
+        return 0.5 * (data.curvature * jnp.square(x)).sum()
 
     def f(x: Array) -> Array:
         return _logistic(x, rows, data.penalty)

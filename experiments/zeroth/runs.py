@@ -9,27 +9,36 @@ import jax.numpy as jnp
 import numpy as np
 
 import zo
+from core.errors import InputError, describe
 from core.types import Array
-from experiments.zeroth.arms import ARMS, MU, PERIOD
+from experiments.zeroth.arms import ARMS, MU
 from experiments.zeroth.problems import (
     Data,
     Problem,
     batch,
     loss,
     measured,
+    snapshot,
+    snapshot_cost,
     start,
 )
 
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Rates that every method is tried with, in units of the problem."""
-DELAY = 200.0
+FACTORS = tuple(2 ** (i / 2) for i in range(-4, 5))
+"""Rates that every method is tried with, in units of the problem; steps are constant.
+
+In steps of sqrt(2): the queries to a target jump where the floor of a rate passes it,
+so with steps of 2 luck decided which method had a rate just below.
+"""
+FALLING = tuple(2.0**i for i in range(-4, 6))
+"""The same where steps fall, over a range in which every problem's best rate is."""
+DELAY = 50.0
 """The delay of decaying steps, see `Problem.power`."""
 
 
-def rates(problem: Problem, arm: str) -> np.ndarray:
-    """Returns the rates that a method is tried with, [5]."""
+def rates(problem: Problem, arm: str, decaying: bool) -> np.ndarray:
+    """Returns the rates that a method is tried with."""
     unit = problem.unit if ARMS[arm].unit == "gradient" else problem.unit_sign
-    return np.asarray(FACTORS) * unit
+    return np.asarray(FALLING if decaying else FACTORS) * unit
 
 
 def curves(
@@ -54,12 +63,22 @@ def curves(
       decaying: whether steps fall as the problem's theory says, or stay.
 
     Returns:
-      "rates" [5]; "queries" [k], at each measurement; "start" [seeds]; "values" [5,
+      "rates" [r]; "queries" [k], at each measurement; "start" [seeds]; "values" [r,
       seeds, k], of the problem's measure.
+
+    Raises:
+      InputError: a budget below the steps before the first measurements.
     """
-    data, tried = problem.data, rates(problem, arm)
-    each = ARMS[arm].make(1.0, probes, MU).queries(data.scales.size, PERIOD)
+    data, tried = problem.data, rates(problem, arm, decaying)
+    optimizer, period = ARMS[arm].make(1.0, probes, MU), ARMS[arm].period
+    d = data.scales.size
+    each = period * optimizer.estimator.queries(d)
+    if isinstance(optimizer, zo.SVRG):
+        each += optimizer.snapshot.queries(d) * snapshot_cost(data, size)
     count = budget // each
+    if count < WINDOW:
+        wanted = f"at least {WINDOW * each} for {ARMS[arm].title}"
+        raise InputError(f"--budget: {describe(budget, wanted)}")
     program = _program(arm, probes, size, count)
     first, values = program(
         data,
@@ -85,7 +104,8 @@ def _program(arm: str, probes: int, size: int, count: int) -> Any:
         x = start(data, begin)
 
         def block(carry: Any, key: Array) -> tuple[Any, Array]:
-            carry = _anchored(optimizer, data, size, key, carry)
+            snap, go = jax.random.split(key)
+            carry = _anchored(optimizer, data, size, snap, carry)
 
             def one(carry: Any, key: Array) -> tuple[Any, None]:
                 draw, probe = jax.random.split(key)
@@ -94,7 +114,8 @@ def _program(arm: str, probes: int, size: int, count: int) -> Any:
                 x, state, _ = zo.Optimizer.step(optimizer, probe, f, *carry)
                 return (x, state), None
 
-            carry, _ = jax.lax.scan(one, carry, jax.random.split(key, PERIOD))
+            keys = jax.random.split(go, ARMS[arm].period)
+            carry, _ = jax.lax.scan(one, carry, keys)
             return carry, measured(data, carry[0])
 
         keys = jax.random.split(go, count)
@@ -113,13 +134,13 @@ def _falling(rate: Array, power: Array) -> Callable[[Array], Array]:
 def _anchored(
     optimizer: zo.Optimizer, data: Data, size: int, key: Array, carry: Any
 ) -> Any:
-    """The state of SVRG with a snapshot on a mini-batch; any other as it is."""
+    """The state of SVRG with a snapshot on all data; any other as it is."""
     if not isinstance(optimizer, zo.SVRG):
         return carry
     x, state = carry
-    draw, probe = jax.random.split(jax.random.fold_in(key, 0))
-    f, snapshot = loss(data, batch(data, draw, size)), optimizer.snapshot
-    found, _, info = snapshot.estimate(probe, f, x, snapshot.init(x))
+    draw, probe = jax.random.split(key)
+    f, estimator = snapshot(data, draw, size), optimizer.snapshot
+    found, _, info = estimator.estimate(probe, f, x, estimator.init(x))
     return x, optimizer.anchored(state, x, found, info)
 
 
@@ -128,7 +149,7 @@ WINDOW = 3
 
 
 def hits(found: dict[str, Any], target: float) -> np.ndarray:
-    """Returns the queries to a share of the first value, [5, seeds]; inf if never."""
+    """Returns the queries to a share of the first value, [r, seeds]; inf if never."""
     values, first = np.asarray(found["values"]), np.asarray(found["start"])
     windows = np.lib.stride_tricks.sliding_window_view(values, WINDOW, -1)
     below = windows.mean(-1) <= target * first[None, :, None]
@@ -137,7 +158,7 @@ def hits(found: dict[str, Any], target: float) -> np.ndarray:
 
 
 def best_rate(score: np.ndarray) -> int:
-    """Returns which rate has the least median score over seeds, from [5, seeds].
+    """Returns which rate has the least median score over seeds, from [r, seeds].
 
     Of equal ones, as where a target was never reached, the middle of the grid.
     """
@@ -152,8 +173,8 @@ def average(values: np.ndarray) -> np.ndarray:
 
 
 def slope(queries: np.ndarray, values: np.ndarray) -> float:
-    """Returns that of log values over log queries, from an eighth of them on."""
-    late = queries >= queries[-1] / 8
+    """Returns that of log values over log queries, in the last two thirds of them."""
+    late = queries >= queries[-1] / 3
     return float(np.polyfit(np.log(queries[late]), np.log(values[late]), 1)[0])
 
 

@@ -2,11 +2,13 @@
 
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import quant
+import zo
 from core.errors import InputError
 from experiments import hge_attack, hge_synthetic, zo_quant
 from experiments.options import build
@@ -19,7 +21,7 @@ from experiments.zeroth import (
     scales,
     synthetic,
 )
-from experiments.zeroth.arms import HGE, SCD, SGD
+from experiments.zeroth.arms import HGE, IMPORTANCE, SCD, SGD
 from experiments.zeroth.victims import Victim, targets
 
 
@@ -44,6 +46,7 @@ def curve(queries_to_half, seeds=10, k=200):
         ("heavy", 190, False),
         ("isotropic", 190, True),
         ("isotropic", 100, False),
+        ("isotropic", 290, False),
     ],
 )
 def test_gains_and_ties_are_computed(law, ours, holds):
@@ -72,7 +75,88 @@ def test_slopes_are_fitted_at_the_best_rate():
     rows = list(synthetic.slope_rows(problem, {SGD: curve(10), "x": curve(10)}, True))
     assert rows[0].measured == pytest.approx(-1, abs=0.05)
     assert [row.holds for row in rows] == [True, None]
-    assert synthetic.edges({SGD: curve(10)}) == []
+    assert synthetic.edges(problem, {SGD: curve(10)}) == []
+    assert synthetic.edges(problem, {SGD: curve(10)}, 1e-9) == []
+    # What falls faster than a rate is on its way from the start.
+    faster = curve(10)
+    faster["values"] = np.square(faster["values"]).tolist()
+    (row,) = synthetic.slope_rows(problem, {SGD: faster}, True)
+    assert (row.measured, row.holds) == (pytest.approx(-2, abs=0.1), False)
+
+
+def test_rates_at_an_end_of_the_grid_are_named_by_the_score_of_their_rows():
+    problem, found = problems.quadratic("heavy", 20), curve(10)
+    found["values"] = found["values"][2:]  # the best is first
+    assert synthetic.edges(problem, {SGD: found}) == [SGD]
+    assert synthetic.edges(problem, {SGD: found}, 0.05) == [SGD]
+
+
+def test_ties_are_judged_by_their_interval_as_well():
+    problem, wide = problems.quadratic("isotropic", 20), curve(200)
+    spread = np.asarray([0.4, 0.5, 0.6, 1, 1, 1, 1, 2, 2.2, 2.4])[None, :, None]
+    values = 1 / (1 + np.asarray(wide["queries"])[None, None] / (200 * spread))
+    found = {SGD: curve(300), SCD: curve(200), HGE: wide | {"values": [*values] * 3}}
+    *_, gain = synthetic.query_rows(problem, found, 0.05, True)
+    assert gain.measured == pytest.approx(1, rel=0.05)
+    assert gain.holds is False
+
+
+def test_importance_alone_stands_beside_the_hybrid():
+    problem = problems.quadratic("heavy", 20)
+    found = {SGD: curve(300), SCD: curve(200), HGE: curve(100), IMPORTANCE: curve(80)}
+    row = list(synthetic.query_rows(problem, found, 0.05, True))[-2]
+    assert "over importance alone" in row.setting
+    assert row.measured == pytest.approx(0.8, rel=0.05)
+    assert row.holds is None
+
+
+def test_closed_forms_of_variances():
+    """Those of the specification's table, and of a gradient that saturates."""
+    forms, alpha = synthetic.closed_forms(
+        synthetic.gradient("one entry in ten", 200), 10
+    )
+    assert forms[synthetic.RANDOM] == pytest.approx(19.9)
+    assert forms[synthetic.UNIFORM] == pytest.approx(19)
+    assert forms[synthetic.BEST] == pytest.approx(
+        1 / (1 / 19.9 + 1 / forms[synthetic.BY_IMPORTANCE])
+    )
+    assert alpha < 0.05
+    assert forms[synthetic.CLIPPED] > forms[synthetic.BEST]
+    forms, _ = synthetic.closed_forms(np.asarray([8.0, 1, 1, 0, 0]), 2)
+    assert forms[synthetic.BY_IMPORTANCE] == pytest.approx(2 / 66)
+
+
+def test_closed_forms_are_those_of_the_estimators():
+    g = jnp.asarray(synthetic.gradient("Laplace", 40))
+    forms, _ = synthetic.closed_forms(np.asarray(g), 5)
+    mixed = zo.Hybrid(5, 5, floor=1e-6)
+    known = mixed.start(40, g.dtype)._replace(magnitudes=jnp.abs(g))
+    found = float(mixed.variance_at(g, known))
+    assert found == pytest.approx(forms[synthetic.CLIPPED], rel=1e-3)
+
+
+def test_spectra_and_snapshots():
+    problem = problems.spectrum(30)
+    h = np.asarray(problem.data.curvature)
+    assert (h.min(), h.max()) == pytest.approx((0.1, 1))
+    x = jnp.linspace(-1, 1, 30)
+    loss = problems.measured(problem.data, x)
+    assert loss == pytest.approx(float(0.5 * (h * np.square(x)).sum()), rel=1e-5)
+    data = problems.logistic(False, 6, 40).data
+    assert problems.snapshot_cost(data, 16) == 3
+    whole = problems.snapshot(data, jax.random.key(0), 16)
+    assert whole(jnp.zeros(6)) == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_snapshots_cost_what_they_show():
+    problem = problems.quadratic("heavy", 20)
+    found = runs.curves(
+        problem, "svrg", (0,), budget=7_000, probes=4, size=4, decaying=False
+    )
+    # 100 steps of 4 (4 + 4) values, and 40 values of 16 mini-batches.
+    assert found["queries"][0] == 100 * 2 * 8 + 40 * 16
+    with pytest.raises(InputError, match="budget"):
+        runs.curves(problem, "svrg", (0,), budget=999, probes=4, size=4, decaying=True)
 
 
 def test_running_means_and_hits():
@@ -117,9 +201,9 @@ def test_a_synthetic_run():
         problem, "scd", (0, 1), budget=4_000, probes=4, size=4, decaying=True
     )
     values = np.asarray(found["values"])
-    assert values.shape == (5, 2, 25)
+    assert values.shape == (10, 2, 25)
     assert found["queries"][-1] == 4_000
-    assert values[2, :, -1].max() < 0.7 * min(found["start"])
+    assert values[5, :, -1].max() < 0.7 * min(found["start"])
 
 
 W = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
@@ -187,6 +271,10 @@ def test_gains_of_attacks():
     row = attack_rows.gain_row("toy", "x", found, "hge", ("sgd", "scd"), True)
     assert (row.measured, row.holds) == (2.0, True)
     assert "over ZO-SCD" in row.setting
+    found["hge"] = {"spent": [240, 20]}
+    row = attack_rows.gain_row("toy", "x", found, "hge", ("sgd", "scd"), True)
+    assert row.measured > 1
+    assert row.holds is False  # its interval reaches below 1
 
 
 def test_scales_are_multiplied_and_stay_positive():

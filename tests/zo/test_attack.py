@@ -25,7 +25,7 @@ LABELS = logits(IMAGES).argmax(-1)
 
 
 def sgd(rate=0.05, **options):
-    found = zo.zo_sgd(rate, samples=4, mu=0.01, **options)
+    found = zo.zo_sgd(rate, samples=4, **{"mu": 0.01, **options})
     return zo.Optimizer(found.estimator, relaxed(found.transform))
 
 
@@ -177,6 +177,58 @@ def test_a_decision_attack_ends_where_it_is_near_enough():
     assert near.l2[0] <= 100
 
 
+def test_the_first_success_of_a_decision_attack_is_counted():
+    # Two images nearby of the same class, then one of another, farther than `reach`.
+    push = (W[:, int(LABELS[1])] - W[:, int(LABELS[0])]).reshape(SHAPE)
+    start = jnp.stack([IMAGES[0], IMAGES[0] + 1e-3, IMAGES[0] + 10 * push])
+    assert logits(start).argmax(-1).tolist()[2] != int(LABELS[0])
+    found = attack.decision_attack(
+        jax.random.key(0),
+        lambda images: logits(images).argmax(-1),
+        IMAGES[0],
+        LABELS[0],
+        sgd(0.02),
+        budget=1_000,
+        threat=attack.Threat(low=-99.0, high=99.0),
+        boundary=attack.Boundary(reach=0.1),
+        towards=start,
+    )
+    assert found.success
+    assert found.first == 1 + 2 * 10 + 2 < found.queries
+
+
+def test_answers_that_are_no_numbers_are_no_success():
+    for broken in (
+        lambda images: jnp.nan * logits(images),
+        lambda images: logits(images).at[:, 1].set(jnp.inf),
+    ):
+        found = attack.logit_attack(
+            jax.random.key(0), broken, IMAGES[0], LABELS[0], sgd(), budget=28
+        )
+        assert (bool(found.success), int(found.first)) == (False, -1)
+        assert found.failures == found.queries == 28
+
+
+def test_success_is_by_the_margin():
+    threat = attack.Threat(kappa=2.0)
+    found = jax.jit(
+        lambda key: attack.logit_attack(
+            key, logits, IMAGES[0], LABELS[0], sgd(), budget=900, threat=threat
+        )
+    )(jax.random.key(0))
+    assert found.success
+    scores, label = np.asarray(logits(found.images[None])[0]), int(LABELS[0])
+    assert scores[label] - np.delete(scores, label).max() <= -2.0
+    for scores, label, holds in (
+        ([0.0, 1.9], 0, False),
+        ([0.0, 2.0], 0, True),
+        ([0.0, 9.0], 7, False),
+        ([0.0, 9.0], -1, False),
+    ):
+        found = threat.succeeds(jnp.asarray([scores]), jnp.asarray([label]))
+        assert bool(found[0]) is holds
+
+
 def test_margins():
     threat = attack.Threat(kappa=0.5)
     scores = jnp.asarray([[3.0, 1.0, 2.0], [0.0, 4.0, 1.0]])
@@ -199,6 +251,14 @@ def test_bad_input_is_named():
         attack.decision_attack(key, decide, IMAGES, LABELS, sgd(), budget=9999)
     with pytest.raises(ShapeError, match="labels of"):
         attack.logit_attack(key, logits, IMAGES, y, sgd(), budget=99)
+    for label in (-1, 3):
+        with pytest.raises(InputError, match="classes, from 0"):
+            attack.logit_attack(key, logits, x, label, sgd(), budget=99)
+    with pytest.raises(InputError, match="integers"):
+        attack.logit_attack(key, logits, x, jnp.float32(1), sgd(), budget=99)
+    for image in (255 * x, x.at[0, 0, 0].set(jnp.nan)):
+        with pytest.raises(InputError, match="the network's own range"):
+            attack.logit_attack(key, logits, image, y, sgd(), budget=99)
     for options in ({"low": 1.0}, {"kappa": -1.0}, {"radius": 0.0}, {"distance": -1.0}):
         with pytest.raises(InputError):
             attack.Threat(**options)

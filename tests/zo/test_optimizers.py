@@ -8,8 +8,9 @@ import pytest
 from scipy import optimize
 
 import zo
-from core.errors import InputError, ShapeError
+from core.errors import InputError, NonFiniteError, ShapeError
 from tests.relaxed import relaxed
+from zo import replay
 
 D = 12
 H = np.linspace(0.2, 1.0, D).astype(np.float32)
@@ -86,6 +87,87 @@ def test_ask_and_tell_are_a_step():
     assert told.estimate.queries == after.estimate.queries == len(values)
 
 
+@pytest.mark.parametrize("central", [True, False])
+def test_a_step_without_a_slope_moves_nothing(central):
+    """One bad side of every pair, or f(x) of forward differences, is enough."""
+    optimizer = relaxed_inner(zo.zo_adamm(0.1, samples=6, central=central))
+    _, state, _ = optimizer.step(jax.random.key(1), f, X, optimizer.init(X))
+    _, plan = optimizer.ask(jax.random.key(0), X, state)
+    values = np.ones(optimizer.queries(D))
+    values[: 6 if central else 1] = np.nan
+    x, after, info = optimizer.tell(plan, values, X, state)
+    np.testing.assert_array_equal(x, X)
+    assert after.inner.step == state.inner.step
+    assert info.worked == 0
+
+
+def test_a_run_without_a_slope_is_an_error():
+    def g(x):
+        return jnp.nan * x[0]
+
+    with pytest.raises(NonFiniteError, match="60 values of 60"):
+        zo.minimize(jax.random.key(0), made("zo_sgd"), g, X, 60)
+    go = jax.jit(lambda key: zo.minimize(key, made("zo_sgd"), g, X, 60))
+    assert not go(jax.random.key(0))[2].worked.any()
+
+
+def test_minimize_compiles_once_and_takes_batches_and_chunks():
+    optimizer, traces = made("zo_sgd"), []
+
+    def g(x, shift):
+        traces.append(1)
+        return f(x - shift)
+
+    shifts = jnp.full((10, D), 0.5)
+    x, _, _ = zo.minimize(jax.random.key(0), optimizer, g, X, 120, batches=shifts)
+    before = len(traces)
+    zo.minimize(jax.random.key(1), optimizer, g, 2 * X, 120, batches=0 * shifts)
+    assert len(traces) == before
+    whole, _, _ = zo.minimize(
+        jax.random.key(0), optimizer, lambda x: f(x - 0.5), X, 120, chunk=4
+    )
+    np.testing.assert_allclose(x, whole, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ShapeError, match="10 batches for 11 steps"):
+        zo.minimize(jax.random.key(0), optimizer, g, X, 140, batches=shifts)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_every_optimizer_takes_the_common_arguments(name):
+    make = zo.OPTIMIZERS[name]
+    schedule = lambda step: 0.1 / (1 + step.astype(jnp.float32))  # noqa: E731
+    project = zo.box(-1.0, 1.0)
+    made = make(0.1, mu=schedule, central=False, chunk=8, projection=project)
+    assert (made.smoothing, made.chunk, made.projection) == (schedule, 8, project)
+    inner = make(0.1, mu=0.25, central=False).estimator
+    while hasattr(inner, "estimator"):
+        inner = inner.estimator
+    assert (inner.mu, inner.central) == (0.25, False)
+    with pytest.raises(InputError, match="sampels"):
+        make(0.1, sampels=3)
+    with pytest.raises(InputError, match="chunk"):
+        make(0.1, chunk=0)
+
+
+def test_a_control_variate_without_snapshots_is_rejected():
+    with pytest.raises(InputError, match=r"Take zo\.SVRG"):
+        zo.Optimizer(zo.Sign(zo.ControlVariate(zo.Random())), optax.sgd(0.1))
+    with pytest.raises(InputError, match="Give them to the estimator"):
+        zo.hge_sgd(0.1, estimator=hybrid(), mu=0.1)
+
+
+def test_svrg_moves_on_after_a_snapshot_that_failed():
+    optimizer = made("zo_svrg")
+
+    def full(x):
+        return jnp.nan * x[0]
+
+    x, state = X, optimizer.init(X)
+    step = jax.jit(lambda k, x, s: optimizer.step(k, f, x, s, full))
+    for i in range(15):
+        x, state, _ = step(jax.random.key(i), x, state)
+    assert f(x) < 0.7 * f(X)
+
+
 def test_a_step_whose_queries_all_failed_moves_nothing():
     optimizer = made("zo_adamm")
     state = optimizer.init(X)
@@ -151,6 +233,50 @@ def test_projected_steps_stay_in_the_set_and_reach_its_best_point():
     np.testing.assert_allclose(x, jnp.clip(target, -1, 1), atol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["zo_sgd", "zo_adamm"])
+def test_points_are_in_the_set_to_the_last_bit(name):
+    """x + (P - x) alone leaves the ball in half of all steps."""
+    d = 50
+    ball = zo.l2_ball(1.0, jnp.full(d, 0.3))
+    optimizer = relaxed_inner(
+        zo.OPTIMIZERS[name](0.5, samples=4, projection=ball, mu=0.01)
+    )
+
+    def go(key):
+        x = ball(jnp.ones(d), None)
+        return optimizer.step(key, lambda x: -x.sum(), x, optimizer.init(x))[0]
+
+    found = jax.jit(jax.vmap(go))(jax.random.split(jax.random.key(0), 200))
+    away = np.asarray(found, np.float64) - np.float64(np.float32(0.3))
+    assert np.linalg.norm(away, axis=1).max() <= 1
+    np.testing.assert_array_equal(jax.vmap(lambda x: ball(x, None))(found), found)
+
+
+@pytest.mark.parametrize("metric", [False, True])
+@pytest.mark.parametrize("d", [3, 100_000])
+def test_balls_hold_their_points(d, metric):
+    rng = np.random.default_rng(d)
+    ball = jax.jit(zo.l2_ball(0.7))
+    w = jnp.asarray(rng.uniform(0.5, 2, d), jnp.float32) if metric else None
+    for _ in range(20):
+        z = ball(jnp.asarray(rng.normal(size=d) * 3, jnp.float32), w)
+        norm = np.linalg.norm(np.asarray(z, np.float64))
+        assert 0.7 * (1 - 1e-4) < norm <= 0.7
+        np.testing.assert_array_equal(ball(z, w), z)
+
+
+def test_boxes_of_numpy_numbers_and_arrays():
+    y = {"a": jnp.asarray([-2.0, 0.5]), "b": jnp.asarray([3.0])}
+    found = zo.box(np.float32(-1), np.asarray(2.0))(y, None)
+    np.testing.assert_array_equal(found["a"], [-1, 0.5])
+    np.testing.assert_array_equal(found["b"], [2])
+    bounds = zo.box(np.zeros(2), {"a": np.ones(2)}["a"])
+    np.testing.assert_array_equal(bounds(y["a"], None), [0, 0.5])
+    for low, high in ((np.float32(1), 0.0), (np.asarray([0.0, 2.0]), np.ones(2))):
+        with pytest.raises(InputError, match="low <= high"):
+            zo.box(low, high)
+
+
 def test_adamm_projects_in_its_own_metric():
     ball = zo.l2_ball(1.0)
     transform = zo.adamm(0.5, projection=ball)
@@ -202,12 +328,12 @@ def test_schedules():
     assert zo.inverse_sqrt(2.0, horizon=16)(step) == 0.5
     assert zo.inverse(2.0)(step) == 0.5
     assert zo.inverse(2.0, delay=3.0)(step) == 1.0
-    assert zo.smoothing(100, 100) == pytest.approx(0.01)
-    assert zo.smoothing(10**6, 10**6) == 1e-4
+    assert zo.horizon_mu(100, 100) == pytest.approx(0.01)
+    assert zo.horizon_mu(10**6, 10**6) == 1e-4
     for make in (
         lambda: zo.inverse_sqrt(0.0),
         lambda: zo.inverse(1.0, -1.0),
-        lambda: zo.smoothing(0, 1),
+        lambda: zo.horizon_mu(0, 1),
         lambda: zo.box(1.0, 0.0),
         lambda: zo.l2_ball(0.0),
         lambda: zo.l1(-1.0),
@@ -224,7 +350,10 @@ def test_schedules():
 def replayed():
     """60 steps of seed replay on a tree of two types, with their records."""
     start = {"w": jnp.ones((3, 4)), "b": jnp.ones(5, jnp.bfloat16)}
-    optimizer = zo.SeedReplay(zo.inverse(0.05, 50.0), samples=3, weight_decay=0.01)
+    # A number of bfloat16 near 1 moves by 1 / 128 at least.
+    optimizer = zo.SeedReplay(
+        zo.inverse(0.05, 50.0), samples=3, weight_decay=0.01, mu=0.02
+    )
 
     def g(p):
         return jnp.square(p["w"]).sum() + jnp.square(p["b"].astype(jnp.float32)).sum()
@@ -276,6 +405,39 @@ def test_seed_replay_is_the_random_estimate_of_its_directions():
     assert info.queries == 4
 
 
+def test_a_step_of_seed_replay_holds_the_parameters_once_more():
+    params = {str(i): jnp.ones((256, 256)) for i in range(8)}
+    optimizer = zo.SeedReplay(0.1, samples=2)
+    state, size = optimizer.init(params), 8 * 256 * 256 * 4
+
+    def g(p):
+        return sum(leaf[0].sum() for leaf in p.values())
+
+    def step(key, params):
+        return optimizer.step(key, g, params, state)[0]
+
+    program = jax.jit(step, donate_argnums=1).lower(jax.random.key(0), params)
+    found = program.compile().memory_analysis()
+    assert found.temp_size_in_bytes < 1.5 * size
+    assert found.alias_size_in_bytes >= size  # what is given away is written over
+
+
+def test_seed_replay_draws_blocks_apart():
+    optimizer = zo.SeedReplay(0.1)
+    size = 2 * replay.BLOCK + 7
+    v = np.asarray(optimizer.shifted(jnp.zeros(size), jax.random.key(0), 1.0))
+    assert v.std() == pytest.approx(1, rel=0.02)
+    first, second = v[: replay.BLOCK], v[replay.BLOCK : 2 * replay.BLOCK]
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
+    assert np.count_nonzero(v[-7:]) == 7
+
+
+def test_seed_replay_in_bfloat16_moves_or_says_why():
+    with pytest.raises(InputError, match="wider dtype"):
+        zo.SeedReplay(0.1).init({"w": jnp.ones(9, jnp.bfloat16), "b": jnp.zeros(3)})
+    zo.SeedReplay(0.1, mu=0.01).init(jnp.ones(9, jnp.bfloat16))
+
+
 def test_seed_replay_leaves_out_failures():
     optimizer = zo.SeedReplay(0.1, samples=2, law="rademacher")
     end, state, info, _ = optimizer.step(
@@ -316,7 +478,7 @@ def test_external_functions_within_jit_and_scan(batched):
         calls.append(1)
         return simulate(x)
 
-    g = zo.external(many if batched else single, batched=batched)
+    g = zo.external(many if batched else single, batched=batched, catch=(RuntimeError,))
     optimizer = relaxed_inner(zo.zo_sgd(0.05, samples=4, mu=0.3))
     start = {"a": jnp.ones(3)}
     x, state, _ = zo.minimize(jax.random.key(0), optimizer, g, start, 80)
@@ -328,14 +490,34 @@ def test_external_functions_within_jit_and_scan(batched):
     assert jax.jit(g)(start) == pytest.approx(3.0)
 
 
+def test_values_less_an_offset_keep_small_differences():
+    def g(x):
+        return 1e5 + float(np.square(np.asarray(x, np.float64)).sum()) / 2
+
+    errors = []
+    for offset in (0.0, 1e5):
+        estimator = zo.Coordinate(mu=1e-2)
+        h = zo.external(g, offset=offset)
+        found = estimator.estimate(jax.random.key(0), h, X, estimator.init(X))[0]
+        errors.append(np.linalg.norm(found - X) / np.linalg.norm(X))
+    assert errors[1] < 1e-3 < 0.1 < errors[0]
+
+
 def test_errors_of_external_functions():
     def broken(x):
         raise ZeroDivisionError
+
+    def mistaken(x):
+        return undefined  # noqa: F821
 
     assert np.isnan(zo.external(broken)(X))
     assert np.isnan(jax.vmap(zo.external(broken, batched=True))(X[None])).all()
     with pytest.raises(Exception, match="ZeroDivisionError"):
         jax.block_until_ready(zo.external(broken, catch=(OSError,))(X))
+    with pytest.raises(Exception, match="NameError"):
+        jax.block_until_ready(zo.external(mistaken)(X))
+    with pytest.raises(Exception, match="a number"):
+        jax.block_until_ready(zo.external(lambda x: x[:2])(X))
     with pytest.raises(Exception, match="one for each of 1 points"):
         jax.block_until_ready(zo.external(lambda x: 1.0, batched=True)(X))
     with pytest.raises(InputError, match="a function"):
