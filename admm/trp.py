@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from admm.low_rank import LowRank
+from admm.low_rank import LowRank, Truncation
 from core import rules as core_rules
 from core import trees
 from core.errors import check_range
@@ -21,6 +21,7 @@ from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
 from gap.transforms import need_params
 
+HINT = "Take admm.LowRank(rank) or admm.EnergyLoss(loss)."
 ALL = 2**31 - 1
 """A rank that no kernel has."""
 
@@ -39,6 +40,19 @@ class TRPState(NamedTuple):
     inner: optax.OptState
 
 
+def truncate(params: PyTree, rules: Rules) -> PyTree:
+    """Returns `params` with every kernel that a rule matches truncated.
+
+    Raises:
+      InputError, RuleError, NonFiniteError: as `trp`, at `init`.
+    """
+    sets = core_rules.match(rules, params, kind=Truncation, hint=HINT)
+    check_finite(trees.select(sets, params), "params")
+    return trees.map_partial(
+        lambda s, w: s.truncate(w).kernel, sets, params, absent=trees.keep_rest
+    )
+
+
 def trp(
     inner: optax.GradientTransformation,
     rules: Rules,
@@ -51,13 +65,13 @@ def trp(
 
     The update before every `period`-th step leads to the truncated weights T(W + u), so
     that the gradient of that step is the one at T(W), whatever loop calls it: that is
-    the paper's W_low. Begin from `admm.project(params, rules)`, whose gradient is the
+    the paper's W_low. Begin from `admm.truncate(params, rules)`, whose gradient is the
     first one. Truncation is inside of a `lax.cond`: nothing recompiles. It has to be
     the last transform of a chain: what a later one changes is no T(W + u) any more.
 
     Args:
       inner: the optimizer, its weight decay and momentum included.
-      rules: pairs of a path regex and a `LowRank`, or `None`.
+      rules: pairs of a path regex and a `LowRank` or an `EnergyLoss`, or `None`.
       period: steps between truncations, m.
       nuclear: lambda, the weight of the nuclear norm's sub-gradient in the gradients of
         steps 0, m, 2 m, ...; 0 for none.
@@ -67,7 +81,7 @@ def trp(
       A transform with `TRPState`; `update` needs `params`.
 
     Raises:
-      InputError: period below 1, a negative nuclear, or a spec that is no `LowRank`.
+      InputError: period below 1, a negative nuclear, or a spec of neither kind.
       RuleError: a rule that matches no leaf, at `init`.
       NonFiniteError: NaN or infinity in a matched leaf, at `init`.
 
@@ -88,13 +102,13 @@ def trp(
         return tuple(treedef.unflatten(part) for part in (kernels, ranks, slopes))
 
     def sets_of(params: PyTree) -> PartialTree:
-        return core_rules.match(rules, params, kind=LowRank)
+        return core_rules.match(rules, params, kind=Truncation, hint=HINT)
 
     def init(params: PyTree) -> TRPState:
         sets = sets_of(params)
         check_finite(trees.select(sets, params), "params")
         # Of the parameters as they are: they may have been truncated already.
-        whole = trees.map_partial(lambda s: LowRank(ALL, scheme=s.scheme), sets)
+        whole = trees.map_partial(lambda s: LowRank(ALL, s.scheme), sets)
         _, ranks, slopes = parts(whole, params)
         zero = jnp.zeros((), jnp.int32)
         return TRPState(zero, ranks, slopes, inner.init(params))

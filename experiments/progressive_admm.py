@@ -56,7 +56,7 @@ class Config:
         (3, 2), "a step: ADMM, masked retraining", unit="epochs", low=1
     )
     level_epochs: tuple[int, ...] = option(
-        (4, 1), "levels: ADMM, each stage of the mapping", unit="epochs", low=1
+        (8, 1), "levels: ADMM, each stage of the mapping", unit="epochs", low=1
     )
     iterations: int = option(4, "ADMM's updates in an epoch", low=1)
     batch_size: int = option(64, "examples per step", unit="images", low=1)
@@ -74,8 +74,8 @@ class Config:
     )
     rho: float = option(1e-3, "a step's first penalty", low=0.0, low_open=True)
     rho_end: float = option(1e-2, "a step's last penalty", low=0.0, low_open=True)
-    level_rho: float = option(1e-2, "towards levels: the first", low=0.0, low_open=True)
-    level_rho_end: float = option(1.0, "and the last", low=0.0, low_open=True)
+    level_rho: float = option(1e-4, "towards levels: the first", low=0.0, low_open=True)
+    level_rho_end: float = option(1e-1, "and the last", low=0.0, low_open=True)
 
     def __post_init__(self):
         check_filled(self, "rates")
@@ -95,6 +95,7 @@ JUDGED = ("network", "dataset", "epochs", "stage_epochs", "level_epochs")
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Compresses in every way; see `experiments.constrained.progressive`."""
+    import admm
     from experiments.constrained import progressive, progressive_rows
     from experiments.differences import MARGIN_RULES
     from experiments.results import Outcome
@@ -132,8 +133,9 @@ def run(run: "Run", config: Config) -> "Outcome":
         "while the others prune.",
         "Widths are reached in steps too, each from the network of the width before; "
         "one-shot ADMM and straight-through training have as many epochs as the steps "
-        f"up to theirs. Shares of {', '.join(f'{s:g}' for s in progressive.SHARES)} of "
-        "the weights are put on their levels and held. Every kernel has few bits, the "
+        f"up to theirs. Shares of {', '.join(f'{s:g}' for s in admm.SHARES)} of "
+        "the weights are put on their levels and held; after each, biases take up the "
+        "shift of their layer's mean output, on training images. Every kernel has few bits, the "
         "first and the last one too, with one scale each; biases are floats.",
         "Rates count weights alone: indices would be stored as well.",
         MARGIN_RULES,

@@ -37,8 +37,8 @@ FORMATS: Mapping[int, quant.Format] = {
     1: quant.Binary(),
 }
 """Levels of each width; two bits are -1, 0 and 1."""
-SHARES = (0.5, 0.75, 0.9, 1.0)
-"""Of weights on their levels, in the stages of the final mapping."""
+MEASURED = 1_000
+"""Training images on which layers' means are measured."""
 KERNELS = ".*/kernel"
 NETWORKS = {
     "lenet5": dataclasses.replace(
@@ -78,9 +78,15 @@ class Protocol:
         self.run = run
         self._straight: dict[int, Wrapped] = {}
         self.dense = functools.lru_cache(maxsize=None)(self._dense)
+        model = models.create(self.network.model)
+        # One function: what compiles for it is compiled once.
+        self._fn = lambda p, x: model.apply({"params": p}, x, train=False)
+        self.images = functools.lru_cache(maxsize=None)(
+            lambda: self.trainer.pixels(train.images[:MEASURED])
+        )
         self.trainer = Trainer(
             run,
-            models.create(self.network.model),
+            model,
             train,
             self.dataset.test,
             mean=self.dataset.mean,
@@ -250,9 +256,11 @@ class Protocol:
         )
         fixed = admm.at_scales(state.params, rules)
         params, held, result = state.params, None, {}
-        for share in SHARES:
+        for share in admm.SHARES:
+            before = params
             params, held = admm.settle(params, fixed, share, held)
-            inner = optax.adam(cosine(config.level_rate / 2, each * trainer.steps))
+            params = admm.keep_means(self._fn, before, params, self.images())
+            inner = optax.adam(cosine(config.level_rate, each * trainer.steps))
             state, result = trainer.phase(
                 self._stage(seed, f"{name}-{bits}-map{share:g}"),
                 state,
@@ -265,12 +273,17 @@ class Protocol:
                 finish=lambda s: {"levels": _distinct(s.params)},
             )
             params = state.params
-        return state, {**result, "residual": drawn["residual"]}
+        violation = float(admm.violation(params, fixed))
+        return state, {
+            **result,
+            "residual": drawn["residual"],
+            "violation": violation,
+        }
 
     def straight(self, seed: int, bits: int, times: int) -> dict[str, Any]:
         """Trains with rounded kernels and straight-through gradients, as long."""
         config = self.config
-        epochs = times * (config.level_epochs[0] + len(SHARES) * config.level_epochs[1])
+        epochs = times * (config.level_epochs[0] + len(admm.SHARES) * config.level_epochs[1])
         quantizer = quant.Quantizer(
             FORMATS[bits], calibration=quant.calibration.LeastSquares()
         )
