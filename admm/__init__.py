@@ -18,7 +18,7 @@
 | `finish(params, rules)` | hard pruning: weights and masks for retraining |
 | `violation(params, rules)` | the largest distance from the sets, 0 in them |
 | `at_scales`, `settle`, `hold`, `SHARES` | onto levels in stages, the nearest first |
-| `keep_means(apply, before, after, x)` | biases that keep the means of layers' outputs |
+| `keep_means(apply, before, after, x)` | biases that keep layers' mean outputs |
 | `trp(inner, rules, period=, nuclear=)` | trained rank pruning, an optax transform |
 | `EnergyLoss(loss, scheme=)`, `truncate` | its operator: a rank by energy |
 | `residuals`, `converged`, `augmented_lagrangian` | what to watch |

@@ -1,6 +1,7 @@
 """Sets made of sets: one after another, or whichever is nearest."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -91,6 +92,16 @@ def is_fixed(spec: Any) -> bool:
     if isinstance(spec, tuple):
         return all(map(is_fixed, spec))
     return isinstance(spec, Fixed)
+
+
+def pruned_by(spec: Any, w: Array) -> Array:
+    """Returns the mask of the weights that a set that does not move has at 0, bool."""
+    if isinstance(spec, Intersection):
+        spec = spec.sets
+    if isinstance(spec, tuple):
+        masks = [pruned_by(each, w) for each in spec]
+        return functools.reduce(jnp.logical_or, masks)
+    return spec.pruned(w.shape)
 
 
 def fixed_at(spec: Any, w: Array) -> Any:

@@ -24,7 +24,16 @@ class Fixed:
 
     What `admm.at_scales` makes of sets, so that `admm.settle` may put weights there one
     by one.
+
+    Attributes:
+      kept: mask of the weights that were not pruned; the others are 0. None for all.
     """
+
+    kept: Array | None
+
+    def pruned(self, shape: tuple[int, ...]) -> Array:
+        """Returns the mask of the weights that are 0, bool."""
+        return jnp.zeros(shape, bool) if self.kept is None else ~self.kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,16 +224,16 @@ class Support(Fixed):
     """Weights that are 0 outside of a mask.
 
     Attributes:
-      mask: bool, of the weight's shape.
+      kept: the mask, bool, of the weight's shape.
     """
 
-    mask: Array
+    kept: Array
 
     def support(self, w: Array) -> Array:
         """Returns the mask."""
         del w
-        return self.mask
+        return self.kept
 
     def project(self, w: Array) -> Array:
         """Returns `w` with exactly 0.0 outside of the mask."""
-        return jnp.where(self.mask, w, jnp.zeros_like(w))
+        return jnp.where(self.kept, w, jnp.zeros_like(w))

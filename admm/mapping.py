@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import optax
 
 import quant
-from admm.combined import fixed_at, is_fixed
+from admm.combined import fixed_at, is_fixed, pruned_by
 from admm.sets import constraints, in_turn
 from admm.transform import ADMMState
 from core import trees
@@ -38,7 +38,6 @@ from core.rules import Rules
 from core.selection import topk_mask
 from core.types import Array, PartialTree, PyTree
 from gap.transforms import need_params, zero_moments
-
 
 SHARES = (0.5, 0.75, 0.9, 0.95, 0.98, 1.0)
 """Of weights on their levels, in the stages of a final mapping."""
@@ -87,7 +86,8 @@ def settle(
     Args:
       params: the weights.
       rules: of sets that do not move, as `at_scales` returns them.
-      share: of a leaf's weights, held ones included, in [0, 1]; 1 is the projection.
+      share: of a leaf's weights that were not pruned, held ones included, in [0, 1];
+        pruned ones are held at 0 from the first stage on. 1 is the projection.
       held: what this returned before, in a stage with a smaller share; its weights stay
         as they are.
 
@@ -112,9 +112,14 @@ def settle(
 
     def put(spec, w: Array, before: Array) -> tuple[Array, Array]:
         z = in_turn(spec).project(w)
-        near = jnp.where(before, jnp.inf, -jnp.abs(w - z))
-        kept = topk_mask(near, round(share * w.size)) | before
-        return jnp.where(kept & ~before, z, w), kept
+        pruned = pruned_by(spec, w)
+        stays = before & ~pruned
+        near = jnp.where(stays, jnp.inf, -jnp.abs(w - z))
+        near = jnp.where(pruned, -jnp.inf, near)
+        left = w.size - jnp.sum(pruned, dtype=jnp.int32)
+        count = jnp.round(share * left.astype(jnp.float32)).astype(jnp.int32)
+        kept = topk_mask(near, count) | before | pruned
+        return jnp.where(kept & ~stays, z, w), kept
 
     found = trees.map_partial(put, sets, params, held)
     moved = trees.map_partial(
@@ -145,9 +150,7 @@ def keep_means(
     names, _, treedef = trees.flatten(after)
     wanted = _mean_products(apply, layers, before, *args)
     order: list[str] = []  # of execution; `jit` sorts what it returns
-    jax.eval_shape(
-        lambda p: order.extend(_products(apply, layers, p, *args)), before
-    )
+    jax.eval_shape(lambda p: order.extend(_products(apply, layers, p, *args)), before)
     for path in order:
         now = _mean_products(apply, layers, after, *args)[path]
         bias = _bias_of(path)

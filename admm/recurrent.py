@@ -42,7 +42,7 @@ class Activations(NamedTuple):
 
     sigmoid: Function = jax.nn.sigmoid
     tanh: Function = jnp.tanh
-    state: Function = lambda x: x  # noqa: E731
+    state: Function = lambda x: x
 
 
 @functools.partial(

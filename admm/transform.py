@@ -34,10 +34,11 @@ class ADMMState(NamedTuple):
     """State of `admm`.
 
     Invariants: `z` and `u` have `None` where a leaf is unconstrained, and a tuple for a
-    leaf of several sets, in float32 for leaves of half precision; every leaf of `z` lies in its set; the penalty of a leaf is
-    `rho * factor`, and its product with `u` (the unscaled dual) does not change when
-    it does; `primal` and `dual` are the squared residuals of each leaf at the last
-    iteration, `||W - Z||^2` and `||Z - Z_previous||^2`, infinite before it.
+    leaf of several sets, in float32 for leaves of half precision; every leaf of `z`
+    lies in its set; the penalty of a leaf is `rho * factor`, and its product with `u`
+    (the unscaled dual) does not change when it does; `primal` and `dual` are the
+    squared residuals of each leaf at the last iteration, `||W - Z||^2` and
+    `||Z - Z_previous||^2`, infinite before it.
     """
 
     step: Array
@@ -348,9 +349,9 @@ def admm(
 def violation(params: PyTree, rules: Rules) -> Array:
     """Returns the largest distance of a weight from its set, float32 [].
 
-    Exactly 0 in the sets: differences from the projection that its rounding explains,
-    below 66 eps of the leaf's largest weight (2 eps in half precision, whose projections
-    are computed in float32), do not count.
+    Exactly 0 in the sets: differences from the projection that its rounding explains do
+    not count, up to 66 eps of the leaf's largest weight (2 eps in half precision, whose
+    projections are computed in float32).
 
     Args:
       params: the weights.

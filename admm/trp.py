@@ -58,6 +58,7 @@ def trp(
     rules: Rules,
     *,
     period: int = 20,
+    first: int = 0,
     nuclear: float = 3e-4,
     truncate: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -73,15 +74,19 @@ def trp(
       inner: the optimizer, its weight decay and momentum included.
       rules: pairs of a path regex and a `LowRank` or an `EnergyLoss`, or `None`.
       period: steps between truncations, m.
+      first: updates before the first truncation, below `period`; 0 for a period of
+        them. With (n + 1) % m the last of n updates is that before a truncation: what
+        is then measured is of full rank, as far from a truncation as it gets.
       nuclear: lambda, the weight of the nuclear norm's sub-gradient in the gradients of
-        steps 0, m, 2 m, ...; 0 for none.
+        steps first, first + m, ...; 0 for none.
       truncate: whether weights are truncated; without it the nuclear norm alone pulls.
 
     Returns:
       A transform with `TRPState`; `update` needs `params`.
 
     Raises:
-      InputError: period below 1, a negative nuclear, or a spec of neither kind.
+      InputError: period below 1, first not below it, a negative nuclear, or a spec of
+        neither kind.
       RuleError: a rule that matches no leaf, at `init`.
       NonFiniteError: NaN or infinity in a matched leaf, at `init`.
 
@@ -89,6 +94,7 @@ def trp(
       Xu et al., arXiv 1812.02402, section 3.2.
     """
     check_range("period", period, 1)
+    check_range("first", first, 0, period - 1)
     check_range("nuclear", nuclear, 0.0)
     inner = optax.with_extra_args_support(inner)
 
@@ -117,7 +123,7 @@ def trp(
         params = need_params(params, "admm.trp")
         sets = sets_of(params)
         if nuclear:
-            is_first = state.step % period == 0
+            is_first = (state.step - first) % period == 0
 
             def pull(s: Array, g: Array) -> Array:
                 scale = jnp.where(is_first, nuclear, 0.0).astype(s.dtype)
@@ -142,7 +148,7 @@ def trp(
             )
             return ahead, ranks, slopes
 
-        due = (state.step + 1) % period == 0
+        due = (state.step + 1 - first) % period == 0
         updates, ranks, slopes = jax.lax.cond(
             due,
             truncated,

@@ -51,6 +51,10 @@ class Config:
     bits: tuple[int, ...] = option(
         (1,), "widths of levels, in steps; empty for none", choices=(8, 4, 2, 1)
     )
+    joint_rate: float = option(
+        22.9, "rate after which levels follow, some of --rates; 0 for none", low=0.0
+    )
+    joint_bits: int = option(4, "width of those levels", choices=(8, 4, 2))
     epochs: int = option(6, "length of dense training", unit="epochs", low=1)
     stage_epochs: tuple[int, ...] = option(
         (3, 2), "a step: ADMM, masked retraining", unit="epochs", low=1
@@ -87,6 +91,9 @@ class Config:
         if set(self.rival_rates) - set(self.rates):
             text = ",".join(f"{r:g}" for r in self.rival_rates)
             raise InputError(f"--rival_rates: {describe(text, 'some of --rates')}")
+        if self.joint_rate and self.joint_rate not in self.rates:
+            text = f"{self.joint_rate:g}"
+            raise InputError(f"--joint_rate: {describe(text, 'one of --rates, or 0')}")
 
 
 JUDGED = ("network", "dataset", "epochs", "stage_epochs", "level_epochs")
@@ -101,7 +108,7 @@ def run(run: "Run", config: Config) -> "Outcome":
     from experiments.results import Outcome
 
     made = progressive.Protocol(run, config)
-    dense, pruned, levels = [], {}, {}
+    dense, pruned, levels, joint = [], {}, {}, []
     for seed in run.seeds:
         dense.append(made.control(seed)["accuracy"])
         ours = pruned.setdefault("progressive", {})
@@ -111,6 +118,8 @@ def run(run: "Run", config: Config) -> "Outcome":
             part = pruned.setdefault(method, {})
             for rate in config.rival_rates:
                 part.setdefault(rate, []).append(made.rival(seed, method, rate))
+        if config.joint_rate:
+            joint.append(made.joint(seed))
         if not config.bits:
             continue
         for arm, widths in made.quantized(seed).items():
@@ -123,6 +132,10 @@ def run(run: "Run", config: Config) -> "Outcome":
     rows = list(progressive_rows.pruning_rows(network, pruned, dense, judged))
     if levels:
         rows += progressive_rows.level_rows(network, levels, dense, judged)
+    if joint:
+        rows += progressive_rows.joint_rows(
+            network, config.joint_rate, config.joint_bits, joint
+        )
     notes = [
         "A step is ADMM inside the mask of the step before and masked retraining; its "
         "duals and its penalty are its own. The other methods have as many epochs to a "
@@ -135,9 +148,10 @@ def run(run: "Run", config: Config) -> "Outcome":
         "one-shot ADMM and straight-through training have as many epochs as the steps "
         f"up to theirs. Shares of {', '.join(f'{s:g}' for s in admm.SHARES)} of "
         "the weights are put on their levels and held; after each, biases take up the "
-        "shift of their layer's mean output, on training images. Every kernel has few bits, the "
-        "first and the last one too, with one scale each; biases are floats.",
-        "Rates count weights alone: indices would be stored as well.",
+        "shift of their layer's mean output, on training images. Every kernel has few "
+        "bits, the first and the last one too, with one scale each; biases are floats.",
+        "Rates count weights alone; with levels, storage is counted too: the bits of "
+        "values, and the position of each within its kernel.",
         MARGIN_RULES,
     ]
     if not judged:
@@ -164,6 +178,7 @@ EXPERIMENT = Experiment(
                 "rival_rates": (12.0, 71.2, 246.0, 300.0),
                 "methods": METHODS,
                 "bits": (8, 4, 2, 1),
+                "joint_rate": 71.2,
                 "epochs": 10,
                 "stage_epochs": (3, 2),
             },
@@ -178,6 +193,7 @@ EXPERIMENT = Experiment(
                 "rival_rates": (12.0, 30.0, 71.2, 120.0, 180.0, 246.0, 300.0),
                 "methods": METHODS,
                 "bits": (8, 4, 2, 1),
+                "joint_rate": 71.2,
                 "epochs": 15,
                 "stage_epochs": (6, 4),
                 "level_epochs": (8, 2),

@@ -77,6 +77,7 @@ class Protocol:
             train = data.subset(train, config.examples, 0)
         self.run = run
         self._straight: dict[int, Wrapped] = {}
+        self._joint: dict[int, tuple[TrainState, PyTree]] = {}
         self.dense = functools.lru_cache(maxsize=None)(self._dense)
         model = models.create(self.network.model)
         # One function: what compiles for it is compiled once.
@@ -203,6 +204,8 @@ class Protocol:
             state, found[rate] = self._retrained(
                 seed, name, state, params, masks, second
             )
+            if rate == self.config.joint_rate:
+                self._joint[seed] = state, masks
         return found
 
     # ---- levels
@@ -217,8 +220,40 @@ class Protocol:
 
         return self.run.stage(self._stage(seed, f"rounded-{bits}"), measure)
 
+    def joint(self, seed: int) -> dict[str, Any]:
+        """Puts what progressive pruning has left at one rate on levels.
+
+        Returns:
+          As `levels`, with the bits of the kernels "dense" in float32, as "values" that
+          are left and as values "stored" with an index each; `gap.Unstructured` says
+          what an index takes.
+        """
+        state, masks = self._joint[seed]
+        bits = self.config.joint_bits
+        after, result = self.levels(seed, "joint", state, bits, 1, masks)
+        sizes = dict.fromkeys(("dense", "values", "stored"), 0)
+        for w in kernels_of(after.params).values():
+            count = int(np.count_nonzero(w))
+            storage = gap.Unstructured().storage(w.shape, count, bits)
+            sizes["dense"] += 32 * w.size
+            sizes["values"] += storage.value_bits
+            sizes["stored"] += storage.bits
+        return {
+            **result,
+            **sizes,
+            "left": kernel_counts(state.params)["left"],
+            "nonzeros": kernel_counts(after.params)["left"],
+            "before": self.trainer.accuracy(state.params, state.model_state),
+        }
+
     def levels(
-        self, seed: int, name: str, start: TrainState, bits: int, times: int
+        self,
+        seed: int,
+        name: str,
+        start: TrainState,
+        bits: int,
+        times: int,
+        masks: PyTree = None,
     ) -> tuple[TrainState, dict[str, Any]]:
         """ADMM towards levels, then onto them in stages.
 
@@ -228,11 +263,12 @@ class Protocol:
           start: the network to begin with.
           bits: of the levels.
           times: how often the epochs of one step are taken.
+          masks: of a pruned network, whose zeros stay and whose others get no level 0.
         """
         config, trainer = self.config, self.trainer
         first = times * config.level_epochs[0]
         each = times * config.level_epochs[1]
-        rules = _levels(bits)
+        rules = _levels(bits, pruned=masks is not None)
         optimizer = trainer.towards(
             optax.adam(config.level_rate),
             rules,
@@ -242,17 +278,22 @@ class Protocol:
             rho_end=config.level_rho_end,
             reset_inner=False,
         )
+        if masks is not None:
+            optimizer = gap.masked(optimizer, masks)
+
+        def residual(s: TrainState) -> dict[str, Any]:
+            inner: Any = s.opt_state if masks is None else s.opt_state.inner
+            return {"residual": admm.residuals(s.params, inner).relative}
+
         state, drawn = trainer.phase(
             self._stage(seed, f"{name}-{bits}"),
             start,
             optimizer,
             first,
             seed=seed,
-            tag=f"levels-{bits}-{first}",
+            tag=f"levels-{bits}-{first}-{masks is None}",
             dropout=False,
-            watch=lambda s: {
-                "residual": admm.residuals(s.params, s.opt_state).relative
-            },
+            watch=residual,
         )
         fixed = admm.at_scales(state.params, rules)
         params, held, result = state.params, None, {}
@@ -283,7 +324,9 @@ class Protocol:
     def straight(self, seed: int, bits: int, times: int) -> dict[str, Any]:
         """Trains with rounded kernels and straight-through gradients, as long."""
         config = self.config
-        epochs = times * (config.level_epochs[0] + len(admm.SHARES) * config.level_epochs[1])
+        epochs = times * (
+            config.level_epochs[0] + len(admm.SHARES) * config.level_epochs[1]
+        )
         quantizer = quant.Quantizer(
             FORMATS[bits], calibration=quant.calibration.LeastSquares()
         )
@@ -329,8 +372,8 @@ class Protocol:
         return found
 
 
-def _levels(bits: int) -> list[tuple[str, Any]]:
-    return [(KERNELS, admm.Quantized(FORMATS[bits]))]
+def _levels(bits: int, pruned: bool = False) -> list[tuple[str, Any]]:
+    return [(KERNELS, admm.Quantized(FORMATS[bits], pruned=pruned))]
 
 
 def _distinct(params: PyTree) -> dict[str, int]:

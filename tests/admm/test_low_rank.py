@@ -157,7 +157,7 @@ def test_bfloat16_is_computed_in_float32():
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="rank"):
         LowRank(rank=0)
-    with pytest.raises(InputError, match="loss: got 1.5"):
+    with pytest.raises(InputError, match=r"loss: got 1\.5"):
         EnergyLoss(1.5)
     with pytest.raises(UnknownNameError, match="spatial"):
         LowRank(rank=1, scheme="spatal")  # type: ignore[arg-type]

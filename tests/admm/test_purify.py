@@ -118,7 +118,7 @@ def test_bad_purification_is_named():
         purify.Purify(groups=("row",))
     with pytest.raises(ShapeError, match="two axes"):
         purify.purified(np.ones(3), SPEC)
+    fn = lambda p, x: x @ p["w"]  # noqa: E731
+    params, x = {"w": jnp.ones((2, 2))}, jnp.ones((1, 2))
     with pytest.raises(InputError, match="Purify"):
-        fn = lambda p, x: x @ p["w"]  # noqa: E731
-        params, x = {"w": jnp.ones((2, 2))}, jnp.ones((1, 2))
         purify.purify_paths(fn, params, [("w", 0.5)], {"w": None}, x)

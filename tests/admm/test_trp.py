@@ -75,6 +75,17 @@ def test_steps_are_those_of_the_paper(period, nuclear, rule):
         np.testing.assert_allclose(log[t]["w"], wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_truncations_come_after_the_first_ones_steps(first):
+    log = []
+    tx = admm.trp(optax.sgd(0.1), RULES, period=3, first=first, nuclear=0.0)
+    trained(tx, 8, log=log)
+    low_rank = [np.linalg.matrix_rank(p["w"], 1e-4) == 2 for p in log]
+    wanted = [(t + 1 - first) % 3 == 0 for t in range(8)]
+    assert low_rank == wanted
+    assert low_rank[-1] == (first == 2)  # 8 % 3
+
+
 def test_ranks_and_what_is_left_alone():
     tx = admm.trp(adam(), [("w", EnergyLoss(0.2))], period=4)
     params, state = trained(tx, 8)
@@ -101,6 +112,8 @@ def test_the_nuclear_norm_alone_pulls_without_truncation():
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="period"):
         admm.trp(optax.sgd(0.1), RULES, period=0)
+    with pytest.raises(InputError, match="first"):
+        admm.trp(optax.sgd(0.1), RULES, period=2, first=2)
     with pytest.raises(InputError, match="nuclear"):
         admm.trp(optax.sgd(0.1), RULES, nuclear=-1.0)
     with pytest.raises(InputError, match="LowRank"):
