@@ -111,8 +111,9 @@ def run(run: "Run", config: Config) -> "Outcome":
         "Every method has as many epochs after dense training, and the dense control "
         "trains on for as long: ADMM, with Adam or SGD, or a group lasso, and then "
         "masked training; or the groups of least magnitude removed at once and masked "
-        "training all along. The lasso's strength and SGD's rate were not tuned. The first layer and "
-        "the classifier are not pruned; the norm of a dead filter goes with it.",
+        "training all along. The lasso's strength and SGD's rate were not tuned. The "
+        "first layer and the classifier are not pruned; the norm of a dead filter goes "
+        "with it.",
         "Rates are those of pruned layers: filters and channels keep the square root. "
         "Multiplications left are counted, by compaction from real array sizes, from "
         "masks where a shape stays in the array. Compaction removes channels alone; "
@@ -153,8 +154,9 @@ EXPERIMENT = Experiment(
             60.0,
             {
                 "network": "resnet20",
-                "methods": METHODS,
                 "rates": (1.5, 2.0, 3.0, 5.0),
+                "more_methods": MORE,
+                "more_rates": (2.0, 5.0),
                 "epochs": (15, 20, 20),
                 "batch_size": 128,
                 "turns": 31,

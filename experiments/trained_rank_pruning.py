@@ -136,12 +136,12 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            45.0,
+            30.0,
             {
                 "network": "resnet8",
-                "examples": 15_000,
+                "examples": 12_000,
                 "arms": ARMS,
-                "epochs": 20,
+                "epochs": 16,
                 "batch_size": 128,
             },
             seeds=(0, 1, 2),

@@ -20,6 +20,7 @@ from experiments.constrained import (
     progressive_rows,
     rank,
     recurrent,
+    recurrent_rows,
     speech,
     structured,
 )
@@ -208,6 +209,49 @@ def test_generators_make_the_projected_kernels_and_keep_random_spread():
     assert float(jnp.std(spread)) == pytest.approx(1.0, abs=0.15)
 
 
+def test_one_dense_network_is_the_reference_of_phase_one(monkeypatch, tmp_path):
+    config = ernn.Config(units=8, blocks=(4,), budget=1.0, widths=(8,))
+    run = Run(tmp_path, experiment="ernn", config=config, mode="quick")
+    monkeypatch.setattr(data, "load", lambda *_, **__: made_up.dataset(20, 10, side=28))
+    protocol = recurrent.Protocol(run, config, "rows")
+    dense, asked = {"lstm": 90.0, "gru": 70.0}, []
+
+    def control(_, cell):
+        asked.append(cell)
+        return {"accuracy": dense[cell]}
+
+    monkeypatch.setattr(protocol, "control", control)
+    monkeypatch.setattr(
+        protocol, "arm", lambda _, shape, __: (shape, {"accuracy": 89.5 - 20.0 * (
+            shape.cell == "gru")})
+    )  # fmt: skip
+    monkeypatch.setattr(protocol, "fixed", lambda *_: 89.5)
+    found = protocol.explored(0)
+    # A GRU within the budget of a dense GRU is not within that of the LSTM.
+    assert asked == ["lstm"]
+    assert [t["fits"] for t in found["trials"] if "gru" in t["name"]] == [False]
+    assert found["design"]["name"].startswith("lstm")
+    rows = {r.metric: r for r in recurrent_rows.phase_rows("rows", found, 1.0, True)}
+    trials = len(found["trials"])
+    assert rows["phase I, trials"].measured == trials
+    assert rows["phase I, trainings with dense ones"].measured == trials + 3
+    assert rows["phase I, trials"].holds is None
+    assert rows["phase I, designs within the budget"].holds is True
+
+
+def test_the_residual_of_admm_is_judged_before_its_projection():
+    shape = recurrent.Shape("gru", 8, 8)
+    result = {"accuracy": 90.0, "residual": 0.4, "violation": 0.0, "projected": 80.0,
+              "executed": {"accuracy": 90.0, "difference": 1e-6}}  # fmt: skip
+    found = {(shape.name, "admm"): [result]}
+    rows = recurrent_rows.rows(
+        "rows", 16, 8, [shape], found, {"gru": [91.0]}, judged=True
+    )
+    held = {r.metric: r.holds for r in rows}
+    assert held["violation of the constraint after ADMM's projection"] is True
+    assert held["largest relative residual of ADMM before its projection"] is False
+
+
 # ---- crossbars and structured
 
 
@@ -265,6 +309,40 @@ def test_the_claims_of_structured_pruning_name_their_rule():
     speed = next(r for r in rows if r.metric.startswith("speed-up"))
     assert (speed.measured, speed.baseline) == (pytest.approx(4 / 3), 2.0)
     assert all(isinstance(r, Row) for r in rows)
+
+
+@pytest.mark.parametrize("kind", structured.PATTERNS)
+def test_shapes_and_channels_have_rivals_that_have_to_be_beaten(kind):
+    def results(accuracy):
+        one = {"macs": 2.0, "effective": 2.5, "weights": 3.0, "changed": 0}
+        return [{"accuracy": a, "ms": {}, **one} for a in accuracy]
+
+    found = {
+        (f"admm_{kind}", 3.0): results([80.0, 80.1, 79.9]),
+        (f"magnitude_{kind}", 3.0): results([80.0, 80.2, 79.9]),
+        (f"lasso_{kind}", 3.0): results([70.0, 71.0, 70.5]),
+    }
+    rows = structured.rows("net", [82.0, 82.5, 82.2], found, True)
+    held = {r.metric: r.holds for r in rows if "above" in r.metric}
+    assert held == {
+        f"ADMM, {kind}s above magnitude, {kind}s (better)": False,
+        f"ADMM, {kind}s above group lasso, {kind}s (better)": True,
+    }
+
+
+@pytest.mark.parametrize("kind", structured.PATTERNS)
+def test_the_group_lasso_adds_the_slope_of_norms(kind):
+    w = jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
+    params = {"conv2": {"kernel": w, "bias": jnp.ones(4)}}
+    axes = structured.AXES[kind]
+    norms = lambda w: jnp.sqrt(jnp.square(w).sum(axes)).sum()  # noqa: E731
+    tx = structured.group_lasso("conv2/kernel", kind, 0.5)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    found, _ = tx.update(zero, tx.init(params), params)
+    np.testing.assert_allclose(
+        found["conv2"]["kernel"], 0.5 * jax.grad(norms)(w), rtol=1e-5
+    )
+    np.testing.assert_array_equal(found["conv2"]["bias"], 0.0)
 
 
 @pytest.mark.parametrize(
