@@ -128,4 +128,4 @@ def tables(segments: int = 22, number: FixedPoint | None = None) -> Activations:
     def rounded(lines: Table) -> Callable[[Array], Array]:
         return lambda x: number(lines(number(x)))
 
-    return Activations(*map(rounded, found), number)
+    return Activations(rounded(found[0]), rounded(found[1]), number)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from admm import circulant
 from admm.circulant import BlockCirculant
@@ -149,9 +150,9 @@ def pack(
 
 def _spectra(w: Array, block: int, gates: int, project: bool) -> Array:
     g = circulant.generators(w, block, gates)
-    away = jnp.abs(circulant.expand(g, *w.shape, gates) - w).max()
+    away = jnp.abs(circulant.expand(g, w.shape[0], w.shape[1], gates) - w).max()
     give = 16 * float(jnp.finfo(w.dtype).eps) * jnp.abs(w).max()
-    if not project and not isinstance(away, jax.core.Tracer) and away > give:
+    if not project and not isinstance(away, Tracer) and away > give:
         given = f"a kernel {float(away):.2g} from circulant blocks of {block}"
         way = "Take admm.project(...) first, or project=True."
         raise InputError(describe(given, "circulant blocks", way))

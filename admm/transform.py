@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
 from admm.low_rank import wide
@@ -122,13 +123,13 @@ def _beside(params: PyTree, state: ADMMState) -> ADMMState:
     That is where a step puts them: on one device they would cost a second compilation.
     """
     leaves = jax.tree.leaves((params, state))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         return state
     places = [getattr(leaf, "sharding", None) for leaf in leaves]
-    mesh = next((p.mesh for p in places if isinstance(p, NamedSharding)), None)
-    if mesh is None:
+    meshes = [place.mesh for place in places if isinstance(place, NamedSharding)]
+    if not meshes:
         return state
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    everywhere = NamedSharding(meshes[0], PartitionSpec())
     return jax.tree.map(
         lambda x: x if jnp.ndim(x) else jax.device_put(x, everywhere), state
     )

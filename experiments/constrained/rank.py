@@ -126,7 +126,7 @@ class Protocol:
             params = admm.truncate(params, self.rules())
 
         def finish(state: TrainState) -> dict[str, Any]:
-            more = {"spectra": self.spectra(state.params)}
+            more: dict[str, Any] = {"spectra": self.spectra(state.params)}
             if arm in OURS:
                 after = admm.truncate(state.params, self.rules())
                 more["truncated"] = trainer.accuracy(after, state.model_state)

@@ -298,7 +298,7 @@ def group_lasso(kernels: str, kind: str, strength: float) -> Any:
         rows = zip(names, treedef.flatten_up_to(updates), leaves, strict=True)
         return jax.tree.unflatten(treedef, [slope(*row) for row in rows]), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 SIDES = ((1, 1), (1, 1))
