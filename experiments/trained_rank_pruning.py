@@ -110,7 +110,7 @@ def run(run: "Run", config: Config) -> "Outcome":
     title = made.network.title
     notes = [
         "TRP's networks are those of the step before a truncation, of full rank: "
-        f"{config.period - 1} steps after the last one.",
+        f"{config.period - 1} steps after the last one, at the lowest learning rates.",
         "All arms start from the same weights and train for as long with the same "
         "optimizer and weight decay, which shrink spectra too. Ranks are those that "
         f"leave {100 * (1 - config.final_loss):g} % of the energy of TRP's kernels; a "
