@@ -3,12 +3,14 @@
 Progressive ADMM (arXiv 1903.09769): pruning in steps of moderate rates, each inside
 what the one before has left, from 12x to 300x; beside one-shot ADMM and one-shot,
 iterative and gradual magnitude pruning, each as long as the steps to its rate together.
-Then weights of all layers on the levels of 8, 4, 2 and 1 bits, by ADMM and a mapping in
-stages, beside rounding and straight-through training.
+Then weights of all layers on the levels of few bits, down to one, by ADMM and a mapping
+in stages, beside rounding and straight-through training; and what pruning left at one
+rate on levels too, with the storage that both take together.
 
-Quick mode (about a minute on 2 cores, the 5,000 digits that ship with Lathe) takes
-LeNet-300-100 to 80x and one bit. Full mode takes LeNet-5; the paper's row is 246x
-without loss, and one bit without loss.
+Quick mode (one to two minutes on 2 cores, the 5,000 digits that ship with Lathe) takes
+LeNet-300-100 to 80x and one bit. Full mode takes LeNet-5 on 8,000 digits, mode gpu on
+all of them, with more rates and widths; the paper's row is 246x without loss, and one
+bit without loss.
 """
 
 import dataclasses

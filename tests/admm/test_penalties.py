@@ -179,6 +179,20 @@ def test_duals_lie_where_the_parameters_do_on_four_devices():
     assert "duals agree" in result.stdout, result.stderr
 
 
+def test_small_changes_of_half_precision_add_up_in_the_dual():
+    # In bfloat16 2 + 0.001 is 2: the dual would stand still.
+    w = {"w": jnp.asarray([2.0, 0.001], jnp.bfloat16)}
+    rules = [("w", admm.Sparse(count=1))]
+    state = admm.init_duals(w, rules, 0.1)
+    state = state._replace(u={"w": jnp.asarray([0.0, 1.0], jnp.float32)})
+    for _ in range(3):
+        state = admm.iterate(w, state, rules, 0.1)
+    assert state.z["w"].dtype == state.u["w"].dtype == jnp.float32
+    np.testing.assert_allclose(state.u["w"], [0.0, 1 + 3 * float(w["w"][1])], rtol=1e-6)
+    grads = admm.penalty_gradient(w, state, jax.tree.map(jnp.zeros_like, w))
+    assert grads["w"].dtype == jnp.bfloat16
+
+
 def test_bad_penalties_are_named():
     for bad in ({"ratio": 0.5}, {"factor": 1.0}, {"limit": 0.1}):
         with pytest.raises(InputError):
