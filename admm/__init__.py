@@ -5,11 +5,10 @@
 | `Sparse(density= or count=, pattern=)` | so many units of a `gap` pattern left |
 | `Quantized(format, per=, pruned=)` | levels of a `quant` format, at the best scale |
 | `BlockCirculant(block, gates=)` | kernels of circulant blocks |
-| `LowRank(rank= or energy_loss=, scheme=)` | kernels of low rank |
+| `LowRank(rank, scheme=)` | kernels of low rank |
 | `Intersection(sets)`, `Union(sets)` | one after another; whichever is nearest |
 | `ConstraintSet` | protocol: anything with `project(w)` is a set |
 | `constraints`, `project(params, rules)` | what rules say; every leaf onto its set |
-| `project_cardinality(w, count)` | the projection of one array |
 
 | training | |
 |------|------|
@@ -17,8 +16,11 @@
 | `geometric_rho`, `rising_rho`, `stepped_rho` | penalties by iteration |
 | `Balance` | penalties of single leaves, from their residuals |
 | `finish(params, rules)` | hard pruning: weights and masks for retraining |
-| `at_scales`, `settle`, `hold` | onto levels in stages, the nearest weights first |
+| `violation(params, rules)` | the largest distance from the sets, 0 in them |
+| `at_scales`, `settle`, `hold`, `SHARES` | onto levels in stages, the nearest first |
+| `keep_means(apply, before, after, x)` | biases that keep layers' mean outputs |
 | `trp(inner, rules, period=, nuclear=)` | trained rank pruning, an optax transform |
+| `EnergyLoss(loss, scheme=)`, `truncate` | its operator: a rank by energy |
 | `residuals`, `converged`, `augmented_lagrangian` | what to watch |
 | `init_duals`, `penalty_gradient`, `iterate` | the parts, for loops of your own |
 
@@ -61,10 +63,9 @@ from admm import (
 from admm.circulant import BlockCirculant
 from admm.combined import Intersection, Union
 from admm.levels import Quantized
-from admm.low_rank import LowRank
-from admm.mapping import HeldState, at_scales, hold, settle
+from admm.low_rank import EnergyLoss, LowRank
+from admm.mapping import SHARES, HeldState, at_scales, hold, keep_means, settle
 from admm.penalties import Balance, Rho, geometric_rho, rising_rho, stepped_rho
-from admm.projections import project_cardinality
 from admm.sets import (
     SETS,
     ConstraintSet,
@@ -84,19 +85,22 @@ from admm.transform import (
     iterate,
     penalty_gradient,
     residuals,
+    violation,
 )
-from admm.trp import TRPState, trp
+from admm.trp import TRPState, trp, truncate
 
 TRANSFORMS = {"admm": admm, "hold": hold, "trp": trp}
 """Every transform of this room by name; one contract test walks it."""
 
 __all__ = [
     "SETS",
+    "SHARES",
     "TRANSFORMS",
     "ADMMState",
     "Balance",
     "BlockCirculant",
     "ConstraintSet",
+    "EnergyLoss",
     "HeldState",
     "Intersection",
     "LowRank",
@@ -122,10 +126,10 @@ __all__ = [
     "hold",
     "init_duals",
     "iterate",
+    "keep_means",
     "low_rank",
     "penalty_gradient",
     "project",
-    "project_cardinality",
     "purify",
     "recurrent",
     "residuals",
@@ -133,4 +137,6 @@ __all__ = [
     "settle",
     "stepped_rho",
     "trp",
+    "truncate",
+    "violation",
 ]

@@ -119,7 +119,7 @@ def tables(segments: int = 22, number: FixedPoint | None = None) -> Activations:
 
     Args:
       segments: of each.
-      number: what arguments and results are rounded to; None for floats.
+      number: what arguments, results and states are rounded to; None for floats.
     """
     found = (table(sigmoid, -8.0, 8.0, segments), table(np.tanh, -4.0, 4.0, segments))
     if number is None:
@@ -128,4 +128,4 @@ def tables(segments: int = 22, number: FixedPoint | None = None) -> Activations:
     def rounded(lines: Table) -> Callable[[Array], Array]:
         return lambda x: number(lines(number(x)))
 
-    return Activations(*map(rounded, found))
+    return Activations(rounded(found[0]), rounded(found[1]), number)

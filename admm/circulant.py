@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from admm.low_rank import wide
 from core.errors import ShapeError, check_range, describe
 from core.types import Array
 
@@ -117,26 +118,26 @@ def _sizes(
 
 
 def spectra(g: Array) -> Array:
-    """Returns rfft(g) with the frequency first, [k // 2 + 1, q, p], complex.
+    """Returns rfft(g) with the frequency first, [k // 2 + 1, q, p], complex64 or 128.
 
     What a network that is not trained any more keeps instead of its generators:
     a product is then one batched matrix product between two transforms.
     """
-    return jnp.moveaxis(jnp.fft.rfft(g), -1, 0)
+    return jnp.moveaxis(jnp.fft.rfft(wide(g)), -1, 0)
 
 
 def matmul(x: Array, g: Array, n_out: int, gates: int = 1) -> Array:
     """Returns x @ expand(g), by FFT.
 
     Args:
-      x: [..., n_in], float32 or float64.
+      x: [..., n_in]; half precision is computed in float32.
       g: generators [q, gates p, k] of x's dtype; gradients with respect to them are
         sums over diagonals.
       n_out: outputs.
       gates: as in `generators`.
 
     Returns:
-      [..., n_out].
+      [..., n_out] of x's dtype.
 
     Raises:
       ShapeError: sizes that do not fit.
@@ -169,12 +170,12 @@ def spectral_matmul(
         wanted = f"[{block // 2 + 1}, q, p] of blocks of {block}"
         raise ShapeError(describe(given, wanted))
     q, p, each = _sizes((*s.shape[1:], block), n_in, n_out, block, gates)
-    padded = jnp.pad(x.reshape(-1, n_in), [(0, 0), (0, q * block - n_in)])
+    padded = jnp.pad(wide(x).reshape(-1, n_in), [(0, 0), (0, q * block - n_in)])
     parts = jnp.fft.rfft(padded.reshape(-1, q, block))
     products = jnp.einsum("bqf,fqp->fbp", parts, s, precision="highest")
     y = jnp.fft.irfft(jnp.moveaxis(products, 0, -1), n=block)
     y = y.reshape(-1, gates, p * block)[..., :each]
-    return y.reshape(*lead, n_out)
+    return y.reshape(*lead, n_out).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

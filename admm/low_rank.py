@@ -12,6 +12,7 @@ part of a singular value decomposition; small singular values are noise
 (`numerical_rank`).
 """
 
+import abc
 import dataclasses
 import functools
 from typing import Literal, NamedTuple
@@ -19,7 +20,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from core.errors import InputError, ShapeError, check_range, describe, unknown_name
+from core.errors import ShapeError, check_range, describe, unknown_name
 from core.types import Array
 
 Scheme = Literal["channel", "spatial", "decouple"]
@@ -122,11 +123,6 @@ def numerical_rank(values: Array) -> Array:
     return jnp.sum(values > least, dtype=jnp.int32)
 
 
-def rank_by_value(values: Array, least: float) -> Array:
-    """Returns how many singular values are at least so large, int32 [], 1 or more."""
-    return jnp.maximum(jnp.sum(values >= least, dtype=jnp.int32), 1)
-
-
 def truncate(matrix: Array, found: Spectrum, rank: int | Array) -> Array:
     """Returns the nearest matrix of a rank: U_k U_k^T A, or A V_k V_k^T.
 
@@ -166,28 +162,6 @@ def nuclear_subgradient(matrix: Array, found: Spectrum, rank: int | Array) -> Ar
     return _mapped(matrix, scaled, kept)
 
 
-def nuclear_norm(kernel: Array, scheme: Scheme = "channel") -> Array:
-    """Returns the sum of the singular values of a kernel's matrices, without noise.
-
-    Its gradient is the sub-gradient U V^T, finite for every kernel; in half precision
-    it is computed in float32.
-
-    Args:
-      kernel: [n_in, n_out] or [kh, kw, C, N].
-      scheme: as in `matricize`.
-    """
-    matrices = matricize(wide(kernel), scheme)
-    each = matrices[None] if matrices.ndim == 2 else matrices
-
-    def norm(matrix: Array) -> Array:
-        constant = jax.lax.stop_gradient(matrix)
-        found = spectrum(constant)
-        polar = nuclear_subgradient(constant, found, found.values.size)
-        return jnp.sum(polar * matrix)  # <U V^T, U S V^T>
-
-    return jax.vmap(norm)(each).sum()
-
-
 def wide(kernel: Array) -> Array:
     """Returns a kernel in float32 at least: half precision has no decomposition."""
     kernel = jnp.asarray(kernel)
@@ -208,45 +182,20 @@ class Truncated(NamedTuple):
     subgradient: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class LowRank:
-    """Kernels of low rank, by a rank or by the energy that is left.
+class Truncation(abc.ABC):
+    """What replaces a kernel by one of low rank: a rule of `admm.trp`."""
 
-    The projection is the truncated singular value decomposition. With `rank` it is the
-    Euclidean one (Eckart and Young); with `energy_loss` the rank follows from the
-    kernel: no Euclidean projection, and projecting again may lose energy again. The
-    matrices of a "decouple" scheme have one rank together: the largest that one of them
-    asks for.
+    scheme: Scheme
 
-    Attributes:
-      rank: the largest rank; None if `energy_loss` is given.
-      energy_loss: the share of squared singular values to give up, in [0, 1]; None if
-        `rank` is given.
-      scheme: how a kernel is a matrix.
-
-    Raises:
-      InputError: both or neither of rank and energy_loss, or one out of range.
-      UnknownNameError: no such scheme.
-    """
-
-    rank: int | None = None
-    energy_loss: float | None = None
-    scheme: Scheme = "channel"
-
-    def __post_init__(self):
-        if (self.rank is None) == (self.energy_loss is None):
-            given = f"rank {self.rank}, energy_loss {self.energy_loss}"
-            raise InputError(describe(given, "one of both"))
-        if self.rank is not None:
-            check_range("rank", self.rank, 1)
-        if self.energy_loss is not None:
-            check_range("energy_loss", self.energy_loss, 0.0, 1.0)
-        check_scheme(self.scheme)
+    @abc.abstractmethod
+    def _rank(self, values: Array) -> Array:
+        """The rank of one matrix, from its singular values, int32 []."""
 
     def truncate(self, w: Array) -> Truncated:
-        """Returns the projection with its rank and sub-gradient.
+        """Returns the truncated kernel with its rank and sub-gradient.
 
-        bfloat16 and float16 are computed in float32.
+        bfloat16 and float16 are computed in float32. The matrices of a "decouple"
+        scheme have one rank together: the largest that one of them asks for.
 
         Raises:
           ShapeError: a kernel with neither two nor four axes.
@@ -255,10 +204,7 @@ class LowRank:
         single = matrices.ndim == 2
         each = matrices[None] if single else matrices
         found = jax.vmap(spectrum)(each)
-        rank = jnp.int32(self.rank or 1)
-        if self.energy_loss is not None:
-            loss = self.energy_loss
-            rank = jax.vmap(lambda s: rank_by_energy(s, loss))(found.values).max()
+        rank = jax.vmap(self._rank)(found.values).max()
         rank = jnp.minimum(rank, found.values.shape[-1])
         parts = jax.vmap(truncate, (0, 0, None))(each, found, rank)
         slopes = jax.vmap(nuclear_subgradient, (0, 0, None))(each, found, rank)
@@ -269,6 +215,65 @@ class LowRank:
 
         return Truncated(whole(parts), rank, whole(slopes))
 
+
+@dataclasses.dataclass(frozen=True)
+class LowRank(Truncation):
+    """Kernels of low rank: the truncated singular value decomposition.
+
+    The Euclidean projection (Eckart and Young).
+
+    Attributes:
+      rank: the largest rank, at least 1.
+      scheme: how a kernel is a matrix.
+
+    Raises:
+      InputError: a rank below 1.
+      UnknownNameError: no such scheme.
+    """
+
+    rank: int
+    scheme: Scheme = "channel"
+
+    def __post_init__(self):
+        check_range("rank", self.rank, 1)
+        check_scheme(self.scheme)
+
+    def _rank(self, values: Array) -> Array:
+        del values
+        return jnp.int32(self.rank)
+
     def project(self, w: Array) -> Array:
         """Returns the truncated kernel."""
         return self.truncate(w).kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class EnergyLoss(Truncation):
+    """Truncation to the least rank that keeps a share of a kernel's energy.
+
+    The operator of trained rank pruning (arXiv 1812.02402). It is no set: the rank
+    follows from the kernel, and truncating again may lose as much again. `at(w)` is the
+    set of the rank that it finds.
+
+    Attributes:
+      loss: the share of squared singular values to give up, in [0, 1].
+      scheme: how a kernel is a matrix.
+
+    Raises:
+      InputError: a loss out of range.
+      UnknownNameError: no such scheme.
+    """
+
+    loss: float
+    scheme: Scheme = "channel"
+
+    def __post_init__(self):
+        check_range("loss", self.loss, 0.0, 1.0)
+        check_scheme(self.scheme)
+
+    def _rank(self, values: Array) -> Array:
+        return rank_by_energy(values, self.loss)
+
+    def at(self, w: Array) -> LowRank:
+        """Returns the set of the rank that keeps the energy of `w`; on the host."""
+        return LowRank(int(self.truncate(w).rank), self.scheme)

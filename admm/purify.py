@@ -148,36 +148,6 @@ def _block(left: np.ndarray) -> np.ndarray:
     return np.logical_and(rows, columns).reshape(left.shape)
 
 
-def purify(params: PyTree, rules: Rules, masks: PartialTree = None) -> PartialTree:
-    """Returns masks without the nearly empty groups of every leaf that a rule matches.
-
-    Args:
-      params: a pytree of arrays; read on the host.
-      rules: pairs of a path regex and a `Purify`, or `None`.
-      masks: what is left of each leaf already, `None` for one that is dense.
-
-    Raises:
-      RuleError: a rule that matches no leaf.
-      InputError: a spec that is no `Purify`.
-      NonFiniteError: NaN or infinity in `params`.
-    """
-    check_finite(params, "params")
-    specs = core_rules.match(rules, params, kind=Purify)
-    if masks is None:
-        masks = trees.map_partial(lambda _: None, params)
-    known = trees.by_path(masks)
-
-    def one(path: str, spec: Purify | None, w: Any) -> Any:
-        mask = known.get(path)
-        if spec is None:
-            return mask
-        return jnp.asarray(purified(w, spec, mask))
-
-    names, leaves, treedef = trees.flatten(params)
-    rows = zip(names, treedef.flatten_up_to(specs), leaves, strict=True)
-    return jax.tree.unflatten(treedef, [one(*row) for row in rows])
-
-
 class Purified(NamedTuple):
     """A network after purification and unused path removal.
 
@@ -192,17 +162,6 @@ class Purified(NamedTuple):
     rounds: int
 
 
-def remove_paths(
-    fn: Callable[..., Any], params: PyTree, masks: PartialTree, *example: Any
-) -> gap.Compact:
-    """Returns the network without channels that nothing feeds or nothing reads.
-
-    Outputs are those of the masked network in real arithmetic, whatever biases and
-    norms do: see `gap.compact`, which this is.
-    """
-    return gap.compact(fn, params, masks, *example)
-
-
 def purify_paths(
     fn: Callable[..., Any],
     params: PyTree,
@@ -215,12 +174,16 @@ def purify_paths(
     Args:
       fn: `fn(params, *args)`, as `gap.compact` takes it.
       params: a pytree of finite arrays.
-      rules: as in `purify`.
+      rules: pairs of a path regex and a `Purify`, or `None`.
       masks: what pruning has left, `None` for a leaf that is dense.
       *example: further arguments of `fn`.
 
     Raises:
-      As `purify` and `gap.compact`.
+      RuleError: a rule that matches no leaf.
+      InputError: a spec that is no `Purify`.
+      NonFiniteError: NaN or infinity in `params`.
+      Otherwise as `gap.compact`, which removes the paths: outputs are those of the
+      masked network in real arithmetic, whatever biases and norms do.
     """
     check_finite(params, "params")
     names, leaves, treedef = trees.flatten(params)
@@ -230,7 +193,7 @@ def purify_paths(
     while True:
         rounds += 1
         tree = jax.tree.unflatten(treedef, left)
-        network = remove_paths(fn, params, tree, *example)
+        network = gap.compact(fn, params, tree, *example)
         reached = reach(network, params)
         after = []
         for name, w, mask, spec in zip(names, leaves, left, specs, strict=True):

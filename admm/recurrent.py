@@ -9,7 +9,8 @@ hidden state, and one back for each. Block sizes of the two sides may differ.
     cell = admm.recurrent.pack(params["gru1"], 8)
     last, states = jax.jit(admm.recurrent.run)(cell, xs)
 
-Biases stay as they are, in full.
+Biases stay as they are, in full. Cells are those of flax: an LSTM has no peepholes and
+no projection of its outputs, which the paper's largest layers have.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from admm import circulant
 from admm.circulant import BlockCirculant
@@ -36,10 +38,12 @@ class Activations(NamedTuple):
     Attributes:
       sigmoid: of gates.
       tanh: of candidates and states.
+      state: what c and h are rounded to before they are stored.
     """
 
     sigmoid: Function = jax.nn.sigmoid
     tanh: Function = jnp.tanh
+    state: Function = lambda x: x
 
 
 @functools.partial(
@@ -93,15 +97,20 @@ def _pair(block: int | tuple[int, int]) -> tuple[int, int]:
     return (block, block) if isinstance(block, int) else block
 
 
-def pack(params: Mapping[str, PyTree], block: int | tuple[int, int]) -> Cell:
-    """Returns the cell of flax's parameters, its kernels projected and transformed.
+def pack(
+    params: Mapping[str, PyTree], block: int | tuple[int, int], *, project: bool = False
+) -> Cell:
+    """Returns the cell of flax's parameters, its kernels transformed.
 
     Args:
       params: of `OptimizedLSTMCell` or `GRUCell`, such as {"ii": {"kernel": ...}, ...}.
+        Spectra of half precision are in single precision.
       block: k, or those of the input and of the hidden kernels; 1 for dense ones.
+      project: whether kernels are projected; otherwise they have to be circulant.
 
     Raises:
-      InputError: parameters of no such cell, or a block below 1.
+      InputError: parameters of no such cell, a block below 1, or kernels whose blocks
+        are not circulant (not seen under `jit`).
       ShapeError: units that a block does not divide: blocks do not reach across gates.
     """
     kind = next((k for k, g in GATES.items() if _names(g) <= set(params)), None)
@@ -123,7 +132,7 @@ def pack(params: Mapping[str, PyTree], block: int | tuple[int, int]) -> Cell:
                 describe(f"{units} units in blocks of {size}", "units they divide")
             )
     inputs, hidden = (
-        w if size == 1 else circulant.spectra(circulant.generators(w, size, len(gates)))
+        w if size == 1 else _spectra(w, size, len(gates), project)
         for w, size in zip(kernels, blocks, strict=True)
     )
     zero = jnp.zeros(units, kernels[0].dtype)
@@ -137,6 +146,17 @@ def pack(params: Mapping[str, PyTree], block: int | tuple[int, int]) -> Cell:
     sums = [bias(f"i{g}") + bias(f"h{g}") for g in "rz"]
     total = jnp.concatenate([*sums, bias("in")])
     return Cell(inputs, hidden, total, bias("hn"), kind, units, blocks)
+
+
+def _spectra(w: Array, block: int, gates: int, project: bool) -> Array:
+    g = circulant.generators(w, block, gates)
+    away = jnp.abs(circulant.expand(g, w.shape[0], w.shape[1], gates) - w).max()
+    give = 16 * float(jnp.finfo(w.dtype).eps) * jnp.abs(w).max()
+    if not project and not isinstance(away, Tracer) and away > give:
+        given = f"a kernel {float(away):.2g} from circulant blocks of {block}"
+        way = "Take admm.project(...) first, or project=True."
+        raise InputError(describe(given, "circulant blocks", way))
+    return circulant.spectra(g)
 
 
 def _names(gates: tuple[str, ...]) -> set[str]:
@@ -160,7 +180,7 @@ def run(
       cell: from `pack`; pass it as an argument of a jitted function, not as a constant.
       xs: [n, time, features].
       start: the carry, zeros if left out: (c, h) of an LSTM, h of a GRU, [n, units].
-      functions: sigmoid and tanh, exact ones if left out; static under `jit`.
+      functions: of the cell, exact ones if left out; static under `jit`.
 
     Returns:
       The last carry, and the hidden states [n, time, units].
@@ -188,20 +208,20 @@ def _lstm(
     cell: Cell, carry: PyTree, now: Array, mine: Array, functions: Activations
 ) -> PyTree:
     del cell
-    sigmoid, tanh = functions
+    sigmoid, tanh, stored = functions
     i, f, g, o = jnp.split(now + mine, 4, axis=-1)
-    c = sigmoid(f) * carry[0] + sigmoid(i) * tanh(g)
-    return c, sigmoid(o) * tanh(c)
+    c = stored(sigmoid(f) * carry[0] + sigmoid(i) * tanh(g))
+    return c, stored(sigmoid(o) * tanh(c))
 
 
 def _gru(
     cell: Cell, h: Array, now: Array, mine: Array, functions: Activations
 ) -> Array:
-    sigmoid, tanh = functions
+    sigmoid, tanh, stored = functions
     size = 2 * cell.units
     r, z = jnp.split(sigmoid(now[:, :size] + mine[:, :size]), 2, axis=-1)
     n = tanh(now[:, size:] + r * (mine[:, size:] + cell.hidden_bias[None]))
-    return (1 - z) * n + z * h
+    return stored((1 - z) * n + z * h)
 
 
 class Size(NamedTuple):

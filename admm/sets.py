@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import quant
 from admm.circulant import BlockCirculant
 from admm.combined import Intersection, Union
-from admm.levels import Quantized
+from admm.levels import Quantized, Support
 from admm.low_rank import LowRank
 from core import rules as core_rules
 from core import trees
@@ -84,6 +84,10 @@ class Sparse:
         """Returns `w` with exactly 0.0 outside of its support."""
         return jnp.where(self.support(w), w, jnp.zeros_like(w))
 
+    def at(self, w: Array) -> Support:
+        """Returns the set of the support of `w`, which stays."""
+        return Support(self.support(w))
+
 
 SETS: dict[str, type[ConstraintSet]] = {
     "sparse": Sparse,
@@ -103,7 +107,9 @@ def constraints(params: PyTree, rules: Rules) -> PartialTree:
       params: a pytree of arrays.
       rules: pairs of a path regex and a `ConstraintSet`, or what is short for one: a
         `gap.Target` or a density in [0, 1] for `Sparse`, a `quant.Format` for
-        `Quantized`; or a tuple of such, several sets at once; or `None`.
+        `Quantized`; or a tuple of such, several sets at once; or `None`. A format
+        after a set that prunes is no further set: both make an `Intersection`, whose
+        levels are those of the weights that are left.
 
     Returns:
       A partial tree of sets; a tuple of sets for a leaf of several.
@@ -114,9 +120,15 @@ def constraints(params: PyTree, rules: Rules) -> PartialTree:
     """
 
     def found(spec: Any, _: Array) -> Any:
-        if isinstance(spec, tuple) and spec:
-            return tuple(map(_as_set, spec))
-        return _as_set(spec)
+        if not isinstance(spec, tuple) or not spec:
+            return _as_set(spec)
+        sets: list[Any] = []
+        for each in spec:
+            if isinstance(each, quant.Format) and any(map(prunes, sets)):
+                sets = [Intersection((*sets, Quantized(each, pruned=True)))]
+            else:
+                sets.append(_as_set(each))
+        return tuple(sets) if len(sets) > 1 else sets[0]
 
     return trees.map_partial(found, core_rules.match(rules, params), params)
 
@@ -147,22 +159,28 @@ def in_turn(spec: Any) -> ConstraintSet:
 def support(spec: Any, w: Array) -> Array | None:
     """Returns the mask of what may be trained after the projection of `w`.
 
-    `None` for a set without a support, whose points are not free anywhere. A set of
-    several has one if it zeroes weights: what its projection leaves.
+    `None` unless every point with that support is in the set: weights on levels are
+    free nowhere, pruned or not.
     """
     spec = in_turn(spec)
     if isinstance(spec, SupportSet):
         return spec.support(w)
-    if not _prunes(spec):
-        return None
-    return spec.project(w) != 0
+    return spec.project(w) != 0 if _is_free(spec) else None
 
 
-def _prunes(spec: Any) -> bool:
+def _is_free(spec: Any) -> bool:
+    """Whether a set is all that has one of some supports."""
+    if isinstance(spec, Intersection | Union):
+        return all(map(_is_free, spec.sets))
+    return isinstance(spec, SupportSet)
+
+
+def prunes(spec: Any) -> bool:
+    """Returns whether every point of a set has zeros by it."""
     if isinstance(spec, Intersection):
-        return any(map(_prunes, spec.sets))
+        return any(map(prunes, spec.sets))
     if isinstance(spec, Union):
-        return all(map(_prunes, spec.sets))
+        return all(map(prunes, spec.sets))
     return isinstance(spec, SupportSet)
 
 

@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
+from admm.low_rank import wide
 from admm.penalties import Balance, Rho, check_rho, rho_at
 from admm.sets import ConstraintSet, constraints, in_turn, support
 from core import trees
@@ -32,10 +35,11 @@ class ADMMState(NamedTuple):
     """State of `admm`.
 
     Invariants: `z` and `u` have `None` where a leaf is unconstrained, and a tuple for a
-    leaf of several sets; every leaf of `z` lies in its set; the penalty of a leaf is
-    `rho * factor`, and its product with `u` (the unscaled dual) does not change when
-    it does; `primal` and `dual` are the squared residuals of each leaf at the last
-    iteration, `||W - Z||^2` and `||Z - Z_previous||^2`, infinite before it.
+    leaf of several sets, in float32 for leaves of half precision; every leaf of `z`
+    lies in its set; the penalty of a leaf is `rho * factor`, and its product with `u`
+    (the unscaled dual) does not change when it does; `primal` and `dual` are the
+    squared residuals of each leaf at the last iteration, `||W - Z||^2` and
+    `||Z - Z_previous||^2`, infinite before it.
     """
 
     step: Array
@@ -95,20 +99,39 @@ def init_duals(params: PyTree, rules: Rules, rho: Rho) -> ADMMState:
     def unknown(*_: object) -> Array:
         return jnp.full((), jnp.inf, jnp.float32)
 
-    return ADMMState(
+    state = ADMMState(
         step=zero,
         iteration=zero + 0,
         rho=rho_at(rho, zero),
         factor=trees.map_partial(lambda *_: jnp.ones((), jnp.float32), sets, params),
         z=trees.map_partial(
-            lambda s, w: _each(lambda s: s.project(w), s), sets, params
+            lambda s, w: _each(lambda s: s.project(wide(w)), s), sets, params
         ),
         u=trees.map_partial(
-            lambda s, w: _each(lambda _: jnp.zeros_like(w), s), sets, params
+            lambda s, w: _each(lambda _: jnp.zeros_like(wide(w)), s), sets, params
         ),
         primal=trees.map_partial(unknown, sets, params),
         dual=trees.map_partial(unknown, sets, params),
         inner=optax.EmptyState(),
+    )
+    return _beside(params, state)
+
+
+def _beside(params: PyTree, state: ADMMState) -> ADMMState:
+    """A fresh state whose scalars lie on all devices of the parameters' mesh.
+
+    That is where a step puts them: on one device they would cost a second compilation.
+    """
+    leaves = jax.tree.leaves((params, state))
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return state
+    places = [getattr(leaf, "sharding", None) for leaf in leaves]
+    meshes = [place.mesh for place in places if isinstance(place, NamedSharding)]
+    if not meshes:
+        return state
+    everywhere = NamedSharding(meshes[0], PartitionSpec())
+    return jax.tree.map(
+        lambda x: x if jnp.ndim(x) else jax.device_put(x, everywhere), state
     )
 
 
@@ -139,6 +162,7 @@ def iterate(
     new_rho = rho_at(rho, iteration)
 
     def turn(spec: Any, w: Array, z: Any, u: Any, factor: Array) -> tuple[Any, ...]:
+        w = wide(w)
         new = _each(lambda s, u: s.project(w + u), spec, u)
         dual = jax.tree.map(lambda u, z: u + w - z, u, new)
         primal, still = trees.squared_norm(_gap(w, new)), _distance(new, z)
@@ -183,8 +207,9 @@ def penalty_gradient(params: PyTree, state: ADMMState, grads: PyTree) -> PyTree:
     """Returns `grads` plus `rho * (W - Z + U)` on the constrained leaves."""
 
     def add(z: Any, g: Array, w: Array, u: Any, factor: Array) -> Array:
-        rho = (state.rho * factor).astype(w.dtype)
-        return g + (rho * _pull(z, w, u)).astype(g.dtype)
+        pull = _pull(z, wide(w), u)
+        rho = (state.rho * factor).astype(pull.dtype)
+        return g + (rho * pull).astype(g.dtype)
 
     return trees.map_partial(
         add, state.z, grads, params, state.u, state.factor, absent=trees.keep_rest
@@ -201,7 +226,7 @@ def augmented_lagrangian(loss: Scalar, params: PyTree, state: ADMMState) -> Arra
     """
 
     def penalty(z: Any, w: Array, u: Any, factor: Array) -> Array:
-        shifted = trees.squared_norm(_offset(w, z, u))
+        shifted = trees.squared_norm(_offset(wide(w), z, u))
         return factor * (shifted - trees.squared_norm(u))
 
     each = trees.map_partial(penalty, state.z, params, state.u, state.factor)
@@ -215,7 +240,7 @@ def residuals(params: PyTree, state: ADMMState) -> Residuals:
     `primal` is `||W - Z||`, `relative` is it divided by `||W||` over the
     constrained leaves, and `dual` is `||Z - Z_previous||` of the last iteration.
     """
-    gap = trees.map_partial(lambda z, w: _gap(w, z), state.z, params)
+    gap = trees.map_partial(lambda z, w: _gap(wide(w), z), state.z, params)
     primal = jnp.sqrt(trees.squared_norm(gap))
     norm = jnp.sqrt(trees.squared_norm(trees.select(state.z, params)))
     dual = functools.reduce(jnp.add, jax.tree.leaves(state.dual), jnp.float32(0))
@@ -291,7 +316,8 @@ def admm(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> ADMMState:
-        return init_duals(params, rules, rho)._replace(inner=inner.init(params))
+        state = init_duals(params, rules, rho)._replace(inner=inner.init(params))
+        return _beside(params, state)
 
     def update(updates, state, params=None, **extra):
         params = need_params(params, "admm.admm")
@@ -321,6 +347,31 @@ def admm(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def violation(params: PyTree, rules: Rules) -> Array:
+    """Returns the largest distance of a weight from its set, float32 [].
+
+    Exactly 0 in the sets: differences from the projection that its rounding explains do
+    not count, up to 66 eps of the leaf's largest weight (2 eps in half precision, whose
+    projections are computed in float32).
+
+    Args:
+      params: the weights.
+      rules: as in `admm`.
+
+    Raises:
+      RuleError, InputError: bad rules.
+    """
+
+    def away(spec: Any, w: Array) -> Array:
+        far = jnp.abs(wide(w) - wide(in_turn(spec).project(w))).max()
+        give = 64 * jnp.finfo(wide(w).dtype).eps + 2 * jnp.finfo(w.dtype).eps
+        give = float(give) * jnp.abs(wide(w)).max()
+        return jnp.where(far <= give, 0.0, far.astype(jnp.float32))
+
+    each = trees.map_partial(away, constraints(params, rules), params)
+    return functools.reduce(jnp.maximum, jax.tree.leaves(each), jnp.float32(0))
+
+
 def finish(params: PyTree, rules: Rules) -> tuple[PyTree, PartialTree]:
     """Projects the weights onto their sets and returns masks for retraining.
 
@@ -333,9 +384,10 @@ def finish(params: PyTree, rules: Rules) -> tuple[PyTree, PartialTree]:
 
     Returns:
       The projected parameters and a mask tree. Train on with
-      `gap.masked(optimizer, masks)`. A leaf whose set has no support (circulant, low
-      rank, levels) keeps `None` there, and leaves its set when it trains on: hold it
-      still (`admm.hold`), or train its generators or factors instead.
+      `gap.masked(optimizer, masks)`. A leaf that is free nowhere in its set (levels,
+      also of a pruned layer; circulant; low rank) has `None` there, and leaves its set
+      when it trains on (`violation` tells): hold it still with what `settle` at a share
+      of 1 returns, or train its generators or factors instead.
 
     Raises:
       NonFiniteError: NaN or infinity in a constrained leaf.

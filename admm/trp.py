@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from admm.low_rank import LowRank
+from admm.low_rank import LowRank, Truncation
 from core import rules as core_rules
 from core import trees
 from core.errors import check_range
@@ -21,6 +21,7 @@ from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
 from gap.transforms import need_params
 
+HINT = "Take admm.LowRank(rank) or admm.EnergyLoss(loss)."
 ALL = 2**31 - 1
 """A rank that no kernel has."""
 
@@ -39,11 +40,25 @@ class TRPState(NamedTuple):
     inner: optax.OptState
 
 
+def truncate(params: PyTree, rules: Rules) -> PyTree:
+    """Returns `params` with every kernel that a rule matches truncated.
+
+    Raises:
+      InputError, RuleError, NonFiniteError: as `trp`, at `init`.
+    """
+    sets = core_rules.match(rules, params, kind=Truncation, hint=HINT)
+    check_finite(trees.select(sets, params), "params")
+    return trees.map_partial(
+        lambda s, w: s.truncate(w).kernel, sets, params, absent=trees.keep_rest
+    )
+
+
 def trp(
     inner: optax.GradientTransformation,
     rules: Rules,
     *,
     period: int = 20,
+    first: int = 0,
     nuclear: float = 3e-4,
     truncate: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -51,23 +66,27 @@ def trp(
 
     The update before every `period`-th step leads to the truncated weights T(W + u), so
     that the gradient of that step is the one at T(W), whatever loop calls it: that is
-    the paper's W_low. Begin from `admm.project(params, rules)`, whose gradient is the
+    the paper's W_low. Begin from `admm.truncate(params, rules)`, whose gradient is the
     first one. Truncation is inside of a `lax.cond`: nothing recompiles. It has to be
     the last transform of a chain: what a later one changes is no T(W + u) any more.
 
     Args:
       inner: the optimizer, its weight decay and momentum included.
-      rules: pairs of a path regex and a `LowRank`, or `None`.
+      rules: pairs of a path regex and a `LowRank` or an `EnergyLoss`, or `None`.
       period: steps between truncations, m.
+      first: updates before the first truncation, below `period`; 0 for a period of
+        them. With (n + 1) % m the last of n updates is that before a truncation: what
+        is then measured is of full rank, as far from a truncation as it gets.
       nuclear: lambda, the weight of the nuclear norm's sub-gradient in the gradients of
-        steps 0, m, 2 m, ...; 0 for none.
+        steps first, first + m, ...; 0 for none.
       truncate: whether weights are truncated; without it the nuclear norm alone pulls.
 
     Returns:
       A transform with `TRPState`; `update` needs `params`.
 
     Raises:
-      InputError: period below 1, a negative nuclear, or a spec that is no `LowRank`.
+      InputError: period below 1, first not below it, a negative nuclear, or a spec of
+        neither kind.
       RuleError: a rule that matches no leaf, at `init`.
       NonFiniteError: NaN or infinity in a matched leaf, at `init`.
 
@@ -75,6 +94,7 @@ def trp(
       Xu et al., arXiv 1812.02402, section 3.2.
     """
     check_range("period", period, 1)
+    check_range("first", first, 0, period - 1)
     check_range("nuclear", nuclear, 0.0)
     inner = optax.with_extra_args_support(inner)
 
@@ -88,13 +108,13 @@ def trp(
         return tuple(treedef.unflatten(part) for part in (kernels, ranks, slopes))
 
     def sets_of(params: PyTree) -> PartialTree:
-        return core_rules.match(rules, params, kind=LowRank)
+        return core_rules.match(rules, params, kind=Truncation, hint=HINT)
 
     def init(params: PyTree) -> TRPState:
         sets = sets_of(params)
         check_finite(trees.select(sets, params), "params")
         # Of the parameters as they are: they may have been truncated already.
-        whole = trees.map_partial(lambda s: LowRank(ALL, scheme=s.scheme), sets)
+        whole = trees.map_partial(lambda s: LowRank(ALL, s.scheme), sets)
         _, ranks, slopes = parts(whole, params)
         zero = jnp.zeros((), jnp.int32)
         return TRPState(zero, ranks, slopes, inner.init(params))
@@ -103,7 +123,7 @@ def trp(
         params = need_params(params, "admm.trp")
         sets = sets_of(params)
         if nuclear:
-            is_first = state.step % period == 0
+            is_first = (state.step - first) % period == 0
 
             def pull(s: Array, g: Array) -> Array:
                 scale = jnp.where(is_first, nuclear, 0.0).astype(s.dtype)
@@ -128,7 +148,7 @@ def trp(
             )
             return ahead, ranks, slopes
 
-        due = (state.step + 1) % period == 0
+        due = (state.step + 1 - first) % period == 0
         updates, ranks, slopes = jax.lax.cond(
             due,
             truncated,

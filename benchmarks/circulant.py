@@ -107,7 +107,7 @@ def layers(
     xs = jnp.asarray(rng.normal(size=(batch, steps, units)), jnp.float32)
     run = jax.jit(lambda xs, cell: recurrent.run(cell, xs)[1])
     calls = {
-        ("GRU layer, a step", block): (run, recurrent.pack(params, block))
+        ("GRU layer, a step", block): (run, recurrent.pack(params, block, project=True))
         for block in (1, *blocks)
     }
     rows = _timed(calls, xs, steps, turns, batch)

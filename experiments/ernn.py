@@ -157,17 +157,17 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            110.0,
+            32.0,
             {
                 "tasks": ("rows", "speech"),
                 "dataset": "mnist",
-                "examples": 10_000,
+                "examples": 4_000,
                 "cells": ("gru", "lstm"),
-                "units": 128,
-                "blocks": (4, 8, 16, 32),
+                "units": 64,
+                "blocks": (8,),
                 "arms": ARMS,
-                "epochs": (8, 24, 8),
-                "interval": 3,
+                "epochs": (6, 20, 6),
+                "interval": 2,
                 "explore": ("speech",),
             },
             seeds=(0, 1, 2),

@@ -131,15 +131,15 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            120.0,
+            30.0,
             {
                 "networks": ("lenet5", "convnet"),
                 "dataset": "mnist",
-                "examples": 15_000,
+                "examples": 5_000,
                 "ways": ("aware", "plain"),
-                "rates": (10.0, 30.0, 60.0),
+                "rates": (10.0, 60.0),
                 "bits": (8, 4),
-                "epochs": (8, 6, 6, 2),
+                "epochs": (6, 4, 4, 1),
                 "noise": (0.0, 0.02, 0.05, 0.1),
             },
             seeds=(0, 1, 2),

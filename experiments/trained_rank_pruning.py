@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from experiments.results import Outcome
     from experiments.workdir import Run
 
+MEASURED = ("spectra", "truncated")
 ARMS = ("dense", "nuclear", "trp", "trp_nuclear")
 
 
@@ -100,7 +101,7 @@ def run(run: "Run", config: Config) -> "Outcome":
             found.setdefault(arm, []).append(
                 {
                     "trained": result["accuracy"],
-                    "spectra": result["spectra"],
+                    **{k: v for k, v in result.items() if k in MEASURED},
                     "after": after,
                 }
             )
@@ -108,6 +109,8 @@ def run(run: "Run", config: Config) -> "Outcome":
     judged = EXPERIMENT.reaches(config, "network", "epochs", examples=count)
     title = made.network.title
     notes = [
+        "TRP's networks are those of the step before a truncation, of full rank: "
+        f"{config.period - 1} steps after the last one, at the lowest learning rates.",
         "All arms start from the same weights and train for as long with the same "
         "optimizer and weight decay, which shrink spectra too. Ranks are those that "
         f"leave {100 * (1 - config.final_loss):g} % of the energy of TRP's kernels; a "
@@ -133,12 +136,12 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            45.0,
+            30.0,
             {
                 "network": "resnet8",
-                "examples": 15_000,
+                "examples": 12_000,
                 "arms": ARMS,
-                "epochs": 20,
+                "epochs": 16,
                 "batch_size": 128,
             },
             seeds=(0, 1, 2),

@@ -45,6 +45,9 @@ def rows(
             yield mean_row(metric, setting, values, baseline=before, unit="%")
         counts = [r["arrays"] for r in results]
         yield mean_row("arrays of 128 x 64 cells", setting, counts)
+        lost = sum(r["rounded to 0"] for r in results)
+        metric = "weights that levels make 0"
+        yield Row(metric, setting, lost, baseline=0, holds=lost == 0)
 
 
 STEPS = ("dense", "pruned", "without unused paths", "purified and without paths")

@@ -28,7 +28,7 @@ WAYS = {
     "aware": "whole arrays",
     "plain": "equal shares of rows and filters",
 }
-SAME = 1e-4
+SAME = 1e-5
 """The largest difference of logits between the masked and the smaller network."""
 
 
@@ -197,7 +197,7 @@ class Protocol:
         """Purification and path removal of a pruned network, and what each gave."""
         state, masks, result = self.prune(seed, way, rate)
         params, x = state.params, self.example()
-        paths = purify.remove_paths(self.fn, params, masks, x)
+        paths = gap.compact(self.fn, params, masks, x)
         specs = purify.Purify(
             groups=("shape", "filter"),
             emptiness=self.config.emptiness,
@@ -215,21 +215,14 @@ class Protocol:
                 self._compared(masked, paths),
                 self._compared(purged, found.network),
             ]
-            shapes = [
-                kernel_shapes(params),
-                nonempty_shapes(masked),
-                kernel_shapes(paths.params),
-                kernel_shapes(found.network.params),
-            ]
-            arrays = [crossbar.arrays(s, BITS, XBAR) for s in shapes]
+            dense = self.dense(seed)[0].params
+            steps = (dense, masked, paths.params, found.network.params)
+            counts = [counted(step, BITS) for step in steps]
+            arrays = [count.arrays for count in counts]
             return {
                 "accuracy": result["accuracy"],
                 "purified": self.trainer.accuracy(purged, state.model_state),
-                "weights": [
-                    *kernel_counts(masked).values(),
-                    kernel_counts(paths.params)["size"],
-                    kernel_counts(found.network.params)["size"],
-                ],
+                "weights": [count.weights for count in counts],
                 "arrays": [a.count for a in arrays],
                 "area": [a.area for a in arrays],
                 "power": [a.power for a in arrays],
@@ -288,12 +281,11 @@ class Protocol:
         def measure() -> dict[str, Any]:
             direct = admm.project(start, rules)
             params = admm.project(after.params, rules)
-            small = purify.remove_paths(self.fn, params, found.masks, self.example())
+            small = gap.compact(self.fn, params, found.masks, self.example())
             noisy = {
-                f"{sigma:g}": self._noisy(seed, params, bits, sigma)
+                f"{sigma:g}": self._noisy(seed, small, bits, sigma)
                 for sigma in config.noise
             }
-            counted = crossbar.arrays(kernel_shapes(small.params), bits, XBAR)
             return {
                 "rounded": trainer.accuracy(direct, state.model_state),
                 "accuracy": trainer.accuracy(params, state.model_state),
@@ -302,45 +294,83 @@ class Protocol:
                     small.params,
                     self.dataset.test,
                 ),
-                "arrays": counted.count,
+                "arrays": counted(small.params, bits).arrays.count,
+                "rounded to 0": kernel_counts(start)["left"]
+                - kernel_counts(params)["left"],
                 "noise": noisy,
             }
 
         return self.run.stage(f"{name}-levels", measure)
 
-    def _noisy(self, seed: int, params: PyTree, bits: int, sigma: float) -> float:
-        """Accuracy with every conductance times exp(sigma N(0, 1))."""
-        spec = admm.Quantized(crossbar.levels(bits), pruned=True)
-        keys = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(params)))
-
-        def one(key: Array, path: str, w: Array) -> Array:
-            if not path.endswith("kernel"):
-                return w
-            scale = spec.at(w).scaling.scale.reshape(())
-            matrix = w.reshape(-1, w.shape[-1])
-            integers = jnp.round(matrix / scale).astype(jnp.int32)
-            g = crossbar.program(integers, bits, XBAR)
-            g = crossbar.spread(g, key, sigma)
-            read = crossbar.matmul(jnp.eye(len(matrix)), g, XBAR)
-            return (read * scale).reshape(w.shape)
-
-        names, leaves, treedef = trees.flatten(params)
-        noisy = [one(*each) for each in zip(keys, names, leaves, strict=True)]
-        return self.trainer.accuracy(jax.tree.unflatten(treedef, noisy), {})
+    def _noisy(self, seed: int, small: gap.Compact, bits: int, sigma: float) -> float:
+        """Accuracy of the smaller network with every conductance off by its own."""
+        names, leaves, treedef = trees.flatten(small.params)
+        keys = jax.random.split(jax.random.key(seed), len(leaves))
+        noisy = [
+            programmed(key, w, bits, sigma) if path.endswith("kernel") else w
+            for key, path, w in zip(keys, names, leaves, strict=True)
+        ]
+        return jitted_accuracy(
+            lambda p, x: small.fn(p, self.trainer.pixels(x)),
+            jax.tree.unflatten(treedef, noisy),
+            self.dataset.test,
+        )
 
 
-def kernel_shapes(params: PyTree) -> list[tuple[int, ...]]:
-    """Returns the shapes of all kernels."""
-    leaves = trees.by_path(params).items()
-    return [tuple(w.shape) for path, w in leaves if path.endswith("kernel")]
+def programmed(key: Array, w: Array, bits: int, sigma: float) -> Array:
+    """Returns a kernel as arrays have it, conductances times exp(sigma N(0, 1)).
+
+    Only rows and columns that are not all zero are programmed: no array has others.
+
+    Args:
+      key: of the noise.
+      w: on the levels of `crossbar.levels`.
+      bits: of the levels.
+      sigma: of the logarithms.
+    """
+    matrix = np.asarray(w).reshape(-1, w.shape[-1])
+    cells = np.ix_(*_nonempty(matrix))
+    held = jnp.asarray(matrix[cells])
+    spec = admm.Quantized(crossbar.levels(bits), pruned=True)
+    scale = spec.at(held).scaling.scale.reshape(())
+    integers = jnp.round(held / scale).astype(jnp.int32)
+    g = crossbar.spread(crossbar.program(integers, bits, XBAR), key, sigma)
+    read = crossbar.matmul(jnp.eye(len(held)), g, XBAR) * scale
+    return jnp.zeros_like(matrix).at[cells].set(read).reshape(w.shape)
+
+
+class Counted(NamedTuple):
+    """What the kernels of a network take.
+
+    Attributes:
+      weights: that are not 0.
+      arrays: for rows and columns with such a weight.
+    """
+
+    weights: int
+    arrays: crossbar.Arrays
+
+
+def counted(params: PyTree, bits: int) -> Counted:
+    """Returns what the kernels take, in weights of so many bits."""
+    held = crossbar.arrays(nonempty_shapes(params), bits, XBAR)
+    return Counted(kernel_counts(params)["left"], held)
 
 
 def nonempty_shapes(params: PyTree) -> list[tuple[int, int]]:
-    """Returns the rows and columns of GEMM views that are not all zero."""
+    """Returns the numbers of rows and columns of GEMM views that are not all zero.
+
+    Compaction removes channels; a row of which no weight is left needs no array either.
+    """
     found = []
     for path, w in trees.by_path(params).items():
         if path.endswith("kernel"):
-            there = np.asarray(w).reshape(-1, w.shape[-1]) != 0
-            sides = there.any(axis=1).sum(), there.any(axis=0).sum()
-            found.append((max(int(sides[0]), 1), max(int(sides[1]), 1)))
+            rows, columns = _nonempty(np.asarray(w).reshape(-1, w.shape[-1]))
+            found.append((max(len(rows), 1), max(len(columns), 1)))
     return found
+
+
+def _nonempty(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of rows and columns with a weight."""
+    there = matrix != 0
+    return np.flatnonzero(there.any(axis=1)), np.flatnonzero(there.any(axis=0))

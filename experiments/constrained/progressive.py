@@ -37,8 +37,8 @@ FORMATS: Mapping[int, quant.Format] = {
     1: quant.Binary(),
 }
 """Levels of each width; two bits are -1, 0 and 1."""
-SHARES = (0.5, 0.75, 0.9, 1.0)
-"""Of weights on their levels, in the stages of the final mapping."""
+MEASURED = 1_000
+"""Training images on which layers' means are measured."""
 KERNELS = ".*/kernel"
 NETWORKS = {
     "lenet5": dataclasses.replace(
@@ -77,10 +77,17 @@ class Protocol:
             train = data.subset(train, config.examples, 0)
         self.run = run
         self._straight: dict[int, Wrapped] = {}
+        self._joint: dict[int, tuple[TrainState, PyTree]] = {}
         self.dense = functools.lru_cache(maxsize=None)(self._dense)
+        model = models.create(self.network.model)
+        # One function: what compiles for it is compiled once.
+        self._fn = lambda p, x: model.apply({"params": p}, x, train=False)
+        self.images = functools.lru_cache(maxsize=None)(
+            lambda: self.trainer.pixels(train.images[:MEASURED])
+        )
         self.trainer = Trainer(
             run,
-            models.create(self.network.model),
+            model,
             train,
             self.dataset.test,
             mean=self.dataset.mean,
@@ -197,6 +204,8 @@ class Protocol:
             state, found[rate] = self._retrained(
                 seed, name, state, params, masks, second
             )
+            if rate == self.config.joint_rate:
+                self._joint[seed] = state, masks
         return found
 
     # ---- levels
@@ -211,8 +220,40 @@ class Protocol:
 
         return self.run.stage(self._stage(seed, f"rounded-{bits}"), measure)
 
+    def joint(self, seed: int) -> dict[str, Any]:
+        """Puts what progressive pruning has left at one rate on levels.
+
+        Returns:
+          As `levels`, with the bits of the kernels "dense" in float32, as "values" that
+          are left and as values "stored" with an index each; `gap.Unstructured` says
+          what an index takes.
+        """
+        state, masks = self._joint[seed]
+        bits = self.config.joint_bits
+        after, result = self.levels(seed, "joint", state, bits, 1, masks)
+        sizes = dict.fromkeys(("dense", "values", "stored"), 0)
+        for w in kernels_of(after.params).values():
+            count = int(np.count_nonzero(w))
+            storage = gap.Unstructured().storage(w.shape, count, bits)
+            sizes["dense"] += 32 * w.size
+            sizes["values"] += storage.value_bits
+            sizes["stored"] += storage.bits
+        return {
+            **result,
+            **sizes,
+            "left": kernel_counts(state.params)["left"],
+            "nonzeros": kernel_counts(after.params)["left"],
+            "before": self.trainer.accuracy(state.params, state.model_state),
+        }
+
     def levels(
-        self, seed: int, name: str, start: TrainState, bits: int, times: int
+        self,
+        seed: int,
+        name: str,
+        start: TrainState,
+        bits: int,
+        times: int,
+        masks: PyTree = None,
     ) -> tuple[TrainState, dict[str, Any]]:
         """ADMM towards levels, then onto them in stages.
 
@@ -222,11 +263,12 @@ class Protocol:
           start: the network to begin with.
           bits: of the levels.
           times: how often the epochs of one step are taken.
+          masks: of a pruned network, whose zeros stay and whose others get no level 0.
         """
         config, trainer = self.config, self.trainer
         first = times * config.level_epochs[0]
         each = times * config.level_epochs[1]
-        rules = _levels(bits)
+        rules = _levels(bits, pruned=masks is not None)
         optimizer = trainer.towards(
             optax.adam(config.level_rate),
             rules,
@@ -236,23 +278,30 @@ class Protocol:
             rho_end=config.level_rho_end,
             reset_inner=False,
         )
+        if masks is not None:
+            optimizer = gap.masked(optimizer, masks)
+
+        def residual(s: TrainState) -> dict[str, Any]:
+            inner: Any = s.opt_state if masks is None else s.opt_state.inner
+            return {"residual": admm.residuals(s.params, inner).relative}
+
         state, drawn = trainer.phase(
             self._stage(seed, f"{name}-{bits}"),
             start,
             optimizer,
             first,
             seed=seed,
-            tag=f"levels-{bits}-{first}",
+            tag=f"levels-{bits}-{first}-{masks is None}",
             dropout=False,
-            watch=lambda s: {
-                "residual": admm.residuals(s.params, s.opt_state).relative
-            },
+            watch=residual,
         )
         fixed = admm.at_scales(state.params, rules)
         params, held, result = state.params, None, {}
-        for share in SHARES:
+        for share in admm.SHARES:
+            before = params
             params, held = admm.settle(params, fixed, share, held)
-            inner = optax.adam(cosine(config.level_rate / 2, each * trainer.steps))
+            params = admm.keep_means(self._fn, before, params, self.images())
+            inner = optax.adam(cosine(config.level_rate, each * trainer.steps))
             state, result = trainer.phase(
                 self._stage(seed, f"{name}-{bits}-map{share:g}"),
                 state,
@@ -265,12 +314,19 @@ class Protocol:
                 finish=lambda s: {"levels": _distinct(s.params)},
             )
             params = state.params
-        return state, {**result, "residual": drawn["residual"]}
+        violation = float(admm.violation(params, fixed))
+        return state, {
+            **result,
+            "residual": drawn["residual"],
+            "violation": violation,
+        }
 
     def straight(self, seed: int, bits: int, times: int) -> dict[str, Any]:
         """Trains with rounded kernels and straight-through gradients, as long."""
         config = self.config
-        epochs = times * (config.level_epochs[0] + len(SHARES) * config.level_epochs[1])
+        epochs = times * (
+            config.level_epochs[0] + len(admm.SHARES) * config.level_epochs[1]
+        )
         quantizer = quant.Quantizer(
             FORMATS[bits], calibration=quant.calibration.LeastSquares()
         )
@@ -316,8 +372,8 @@ class Protocol:
         return found
 
 
-def _levels(bits: int) -> list[tuple[str, Any]]:
-    return [(KERNELS, admm.Quantized(FORMATS[bits]))]
+def _levels(bits: int, pruned: bool = False) -> list[tuple[str, Any]]:
+    return [(KERNELS, admm.Quantized(FORMATS[bits], pruned=pruned))]
 
 
 def _distinct(params: PyTree) -> dict[str, int]:

@@ -48,7 +48,7 @@ def pruning_rows(
                 f"progressive ADMM above {TITLES[method]}",
                 setting,
                 lead,
-                "better" if method in ("admm", "one_shot", "iterative") else "",
+                "better",
                 judged and rate >= CLAIMED_FROM,
             )
     for rate in [r for r in ours if r == 246.0]:
@@ -84,11 +84,44 @@ def level_rows(
                     baseline=most,
                     holds=max(counts) <= most,
                 )
+            far = [r["violation"] for r in results if "violation" in r]
+            if far:
+                metric = "largest distance from the levels"
+                yield Row(metric, setting, max(far), baseline=0, holds=max(far) == 0)
     for arm in ("progressive ADMM", "one-shot ADMM"):
         for bits in [b for b in found[arm] if b == 1]:
-            lead = difference([r["accuracy"] for r in found[arm][bits]], dense)
+            ours = [r["accuracy"] for r in found[arm][bits]]
             setting = f"{network.title}, {bits} bit in all layers"
+            lead = difference(ours, dense)
             yield lead_row(f"{arm} above dense", setting, lead, EQUAL, judged)
+            rivals = found.get("straight-through", {}).get(bits)
+            if rivals:
+                lead = difference(ours, [r["accuracy"] for r in rivals])
+                metric = f"{arm} above straight-through"
+                yield lead_row(metric, setting, lead, EQUAL, judged)
+
+
+def joint_rows(
+    network: Network, rate: float, bits: int, results: Sequence[Mapping[str, Any]]
+) -> Iterable[Row]:
+    """Yields accuracy and storage of a network pruned and put on levels.
+
+    Args:
+      network: that was compressed.
+      rate: of pruning.
+      bits: of the levels.
+      results: over seeds, of `progressive.Protocol.joint`.
+    """
+    setting = f"{network.title}, {rate:g}x and then {bits} bits, progressive ADMM"
+    before = mean_std([r["before"] for r in results])[0]
+    values = [r["accuracy"] for r in results]
+    yield mean_row("accuracy", setting, values, baseline=before, unit="%")
+    for key, what in (("values", "values alone"), ("stored", "values and indices")):
+        gains = [r["dense"] / r[key] for r in results]
+        yield mean_row("storage reduction", f"{setting}, {what}", gains, unit="x")
+    kept = all(r["nonzeros"] == r["left"] for r in results)
+    metric = "levels leave as many weights as pruning"
+    yield Row(metric, setting, float(kept), baseline=1, holds=kept)
 
 
 def figures(

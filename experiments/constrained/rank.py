@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -98,17 +99,16 @@ class Protocol:
         self.positions = output_positions(model, train.images.shape[1:])
         self._tuned = functools.lru_cache(maxsize=None)(self._make_tuned)
 
-    def rules(self) -> list[tuple[str, admm.LowRank]]:
+    def rules(self) -> list[tuple[str, admm.EnergyLoss]]:
         """Returns the rules of trained rank pruning."""
-        spec = admm.LowRank(
-            energy_loss=self.config.energy_loss, scheme=self.config.scheme
-        )
+        spec = admm.EnergyLoss(self.config.energy_loss, self.config.scheme)
         return [(self.network.kernels, spec)]
 
     def train(self, seed: int, arm: str) -> tuple[TrainState, dict[str, Any]]:
         """Trains an arm from the start that all arms of a seed share."""
         config, trainer = self.config, self.trainer
-        rate = cosine(self.network.learning_rate, config.epochs * trainer.steps)
+        steps = config.epochs * trainer.steps
+        rate = cosine(self.network.learning_rate, steps)
         optimizer: Any = optax.sgd(rate, momentum=0.9, nesterov=True)
         start = trainer.start(seed, config.network)
         params = start.params
@@ -117,11 +117,21 @@ class Protocol:
                 optimizer,
                 self.rules(),
                 period=config.period,
+                # What is trained is the full-rank network just before a truncation.
+                first=(steps + 1) % config.period,
                 nuclear=0.0 if arm == "trp" else config.nuclear,
                 truncate=arm in OURS,
             )
         if arm in OURS:
-            params = admm.project(params, self.rules())
+            params = admm.truncate(params, self.rules())
+
+        def finish(state: TrainState) -> dict[str, Any]:
+            more: dict[str, Any] = {"spectra": self.spectra(state.params)}
+            if arm in OURS:
+                after = admm.truncate(state.params, self.rules())
+                more["truncated"] = trainer.accuracy(after, state.model_state)
+            return more
+
         return trainer.phase(
             f"s{seed}-{arm}",
             start,
@@ -130,14 +140,14 @@ class Protocol:
             seed=seed,
             tag=arm,
             params=params,
-            finish=lambda state: {"spectra": self.spectra(state.params)},
+            finish=finish,
         )
 
     def kernels(self, params: PyTree) -> dict[str, Array]:
         """Returns the kernels that are decomposed, by path."""
-        sets = admm.constraints(params, self.rules())
-        chosen = trees.by_path(trees.select(sets, params))
-        return {path: w for path, w in chosen.items() if w is not None}
+        chosen = re.compile(self.network.kernels)
+        leaves = trees.by_path(params).items()
+        return {path: w for path, w in leaves if chosen.fullmatch(path)}
 
     def spectra(self, params: PyTree) -> dict[str, list[float]]:
         """Returns the singular values of each kernel over the largest."""
@@ -269,8 +279,9 @@ def rows(
 
     Args:
       title: of the network.
-      found: for each arm a mapping for each seed: "trained" accuracy, and for each
-        decomposition "accuracy", "macs", "weights".
+      found: for each arm a mapping for each seed: "trained" accuracy at full rank,
+        "truncated" right after another truncation of TRP, and for each decomposition
+        "accuracy", "macs", "weights".
       judged: whether data and training are those of full mode.
       tolerance: points that TRP may lose.
     """
@@ -279,6 +290,14 @@ def rows(
         trained = [r["trained"] for r in results]
         setting = f"{title}, {ARMS[arm]}"
         yield mean_row("accuracy, trained", setting, trained, baseline=base, unit="%")
+        if "truncated" in results[0]:
+            yield mean_row(
+                "accuracy, truncated once more as in training",
+                setting,
+                [r["truncated"] for r in results],
+                baseline=mean_std(trained)[0],
+                unit="%",
+            )
     for at in found["dense"][0]["after"]:
         for arm, results in found.items():
             if at not in results[0]["after"]:

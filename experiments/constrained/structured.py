@@ -27,14 +27,18 @@ from experiments.workdir import Run
 from gap import packed
 
 PATTERNS = {"filter": gap.Filter(), "channel": gap.Channel(), "shape": gap.Shape()}
-METHODS = {
-    "admm_filter": "ADMM, filters",
-    "admm_channel": "ADMM, channels",
-    "admm_shape": "ADMM, shapes",
-    "magnitude_filter": "magnitude, filters",
-    "magnitude_shape": "magnitude, shapes",
+WAYS = {
+    "admm": "ADMM",
+    "sgd": "ADMM with SGD",
+    "lasso": "group lasso",
+    "magnitude": "magnitude",
 }
-"""Pruned kernels lose whole groups; both kinds start from one dense network."""
+METHODS = {
+    f"{way}_{kind}": f"{title}, {kind}s"
+    for way, title in WAYS.items()
+    for kind in PATTERNS
+}
+"""Pruned kernels lose whole groups; all ways start from one dense network."""
 
 
 class Network(NamedTuple):
@@ -157,18 +161,11 @@ class Protocol:
         rules, name = self.rules(kind, rate), self._stage(seed, f"{method}-{rate:g}x")
         state = self.dense(seed)
         _, first, second = config.epochs
-        if way == "admm":
+        if way != "magnitude":
             state, _ = trainer.phase(
                 f"{name}-towards",
                 state,
-                trainer.towards(
-                    optax.adam(config.tuning_rate),
-                    rules,
-                    first,
-                    interval=trainer.interval(config.iterations),
-                    rho=config.rho,
-                    rho_end=config.rho_end,
-                ),
+                self._towards(way, kind, rules),
                 first,
                 seed=seed,
                 tag=f"{method}-{rate:g}x",
@@ -176,7 +173,7 @@ class Protocol:
         params, masks = admm.finish(state.params, rules)
         masks = with_norms(params, masks)
         # What magnitude pruning does not need to find its groups, it tunes longer.
-        epochs = second if way == "admm" else first + second
+        epochs = first + second if way == "magnitude" else second
         inner = optax.adam(cosine(config.tuning_rate, epochs * trainer.steps))
         state, result = trainer.phase(
             name,
@@ -194,6 +191,23 @@ class Protocol:
             )
             timed = {**timed, **gathered}
         return {**result, **timed}
+
+    def _towards(self, way: str, kind: str, rules: Any) -> optax.GradientTransformation:
+        """The optimizer of the phase that prepares groups to go."""
+        config, trainer = self.config, self.trainer
+        adam = optax.adam(config.tuning_rate)
+        if way == "lasso":
+            pull = group_lasso(self.network.kernels, kind, config.lasso)
+            return optax.chain(pull, adam)
+        momentum = optax.sgd(config.sgd_rate, momentum=0.9)
+        return trainer.towards(
+            adam if way == "admm" else momentum,
+            rules,
+            config.epochs[1],
+            interval=trainer.interval(config.iterations),
+            rho=config.rho,
+            rho_end=config.rho_end,
+        )
 
     def _compacted(self, state: TrainState, masks: PyTree) -> dict[str, Any]:
         """Compacts a network; its MACs, milliseconds and differences from the whole."""
@@ -254,6 +268,37 @@ class Protocol:
                 total += 1e3 * np.asarray(seconds)
             found["rows_ms"][str(batch)] = total.tolist()
         return found
+
+
+AXES = {"filter": (0, 1, 2), "channel": (0, 1, 3), "shape": (3,)}
+"""Of a convolution's kernel, within one group."""
+
+
+def group_lasso(kernels: str, kind: str, strength: float) -> Any:
+    """Returns a transform that adds the slope of `strength` times groups' norms.
+
+    The static regularization that ADMM's moving target is compared with.
+
+    Args:
+      kernels: path regex.
+      kind: of groups.
+      strength: in units of loss per unit of a norm.
+    """
+    chosen = re.compile(kernels)
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[Any, Any]:
+        names, leaves, treedef = trees.flatten(params)
+
+        def slope(name: str, g: Array, w: Array) -> Array:
+            if not chosen.fullmatch(name):
+                return g
+            norm = jnp.sqrt(jnp.square(w).sum(AXES[kind], keepdims=True))
+            return g + strength * w / jnp.maximum(norm, 1e-12)
+
+        rows = zip(names, treedef.flatten_up_to(updates), leaves, strict=True)
+        return jax.tree.unflatten(treedef, [slope(*row) for row in rows]), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 SIDES = ((1, 1), (1, 1))
@@ -353,17 +398,19 @@ def rows(
         metric = "predictions of 256 images that compaction changes"
         yield Row(metric, setting, changed, baseline=0, holds=changed == 0)
     for rate in dict.fromkeys(rate for _, rate in found):
-        for ours, theirs in (
-            ("admm_filter", "magnitude_filter"),
-            ("admm_shape", "magnitude_shape"),
-            ("admm_shape", "admm_filter"),
-        ):
+        pairs = [
+            (f"admm_{kind}", f"{way}_{kind}")
+            for kind in PATTERNS
+            for way in WAYS
+            if way != "admm"
+        ]
+        for ours, theirs in (*pairs, ("admm_shape", "admm_filter")):
             if (ours, rate) not in found or (theirs, rate) not in found:
                 continue
             lead = difference(
                 *([r["accuracy"] for r in found[m, rate]] for m in (ours, theirs))
             )
-            rule = "at least equal" if ours == "admm_shape" else "better"
+            rule = "at least equal" if theirs == "admm_filter" else "better"
             metric = f"{METHODS[ours]} above {METHODS[theirs]}"
             yield lead_row(metric, f"{title}, {rate:g}x", lead, rule, judged)
 

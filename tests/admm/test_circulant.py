@@ -98,6 +98,15 @@ def test_the_gradient_of_a_generator_is_the_sum_over_its_diagonal(key):
         np.testing.assert_allclose(found[index], total, rtol=1e-3, atol=1e-3)
 
 
+def test_half_precision_is_computed_in_single():
+    g = jnp.asarray(drawn(8, 12, 4), jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(0), (3, 8), jnp.bfloat16)
+    found = circulant.matmul(x, g, 12)
+    assert found.dtype == jnp.bfloat16
+    wide = circulant.matmul(x.astype(jnp.float32), g.astype(jnp.float32), 12)
+    np.testing.assert_array_equal(found, wide.astype(jnp.bfloat16))
+
+
 def test_one_transform_each_way():
     g, x = drawn(16, 24, 8), np.zeros((3, 16), np.float32)
 

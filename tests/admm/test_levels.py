@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 import admm
 import quant
-from admm.levels import FittedScale
+from admm.levels import FittedScale, WithoutZero
 from core.errors import InputError, ShapeError
 from tests.quant.formats import EVERY, nearest
 from tests.strategies import seeds
@@ -21,6 +21,7 @@ FEW = [
     quant.Ternary(),
     quant.Uniform(2, symmetric=True),
     quant.Uniform(4),
+    quant.Uniform(8),
     quant.Uniform(4, signed=False),
     quant.PowerOfTwo(4),
     quant.SumOfPowers(4),
@@ -40,13 +41,14 @@ def dense_scan(fmt, x):
 
 
 @pytest.mark.parametrize("fmt", FEW, ids=str)
-def test_the_scale_is_within_one_percent_of_a_dense_scan(fmt):
-    x = np.random.default_rng(0).normal(size=(1, 60)).astype(np.float32)
+def test_the_scale_is_near_the_best_of_a_dense_scan(fmt):
+    x = np.random.default_rng(2).normal(size=(1, 60)).astype(np.float32)
     scaling, found = jax.jit(FittedScale().search, static_argnums=1)(x, fmt)
     wide = x[0].astype(np.float64)
     mine = error(fmt, wide, float(scaling.scale[0]))
     np.testing.assert_allclose(found[0] * x.size, mine, rtol=1e-3)
-    assert mine <= 1.01 * dense_scan(fmt, wide)
+    # With 8 bits there are hundreds of minima.
+    assert mine <= (1.07 if fmt.bits == 8 else 1.01) * dense_scan(fmt, wide)
     assert mine <= error(fmt, wide, np.abs(wide).max() / fmt.max)
 
 
@@ -104,6 +106,31 @@ def test_pruned_weights_stay_zero_and_do_not_count():
     assert np.all(np.asarray(admm.Quantized(fmt).project(w)) != 0)
 
 
+@pytest.mark.parametrize("density", [0.1, 0.6])
+@pytest.mark.parametrize("fmt", FEW, ids=str)
+def test_no_weight_that_survived_becomes_zero(fmt, density):
+    w = np.random.default_rng(0).normal(size=400).astype(np.float32)
+    w = np.where(np.arange(400) < 400 * density, w, np.float32(0))
+    if not fmt.signed:
+        w = np.abs(w)
+    w[:5] *= 1e-6  # nearer to 0 than to any level
+    z = np.asarray(admm.Quantized(fmt, pruned=True).project(jnp.asarray(w)))
+    np.testing.assert_array_equal(z != 0, w != 0)
+    levels = quant.Levels(tuple(v for v in fmt.levels if v))
+    left = w[w != 0].astype(np.float64)
+    away = np.sum((z[w != 0] - left) ** 2)
+    assert away <= 1.1 * dense_scan(levels, left)
+
+
+def test_levels_without_zero_are_a_format():
+    fmt = WithoutZero(quant.Uniform(3))
+    x = jnp.asarray([-9.0, -0.6, -0.1, 0.0, 0.2, 1.4, 9.0, jnp.nan])
+    wanted = [-4.0, -1.0, -1.0, 1.0, 1.0, 1.0, 3.0, jnp.nan]
+    np.testing.assert_array_equal(fmt.round(x), wanted)
+    np.testing.assert_array_equal(fmt.decode(fmt.encode(x[:-1])), wanted[:-1])
+    assert 0 not in fmt.levels
+
+
 def test_a_union_is_the_nearest_of_its_sets():
     formats = (quant.Uniform(4), quant.PowerOfTwo(4))
     best = admm.Union(tuple(map(admm.Quantized, formats)))
@@ -118,6 +145,40 @@ def test_a_union_is_the_nearest_of_its_sets():
 
 
 # ---- the final mapping
+
+NESTED = {
+    "intersection": admm.Intersection(
+        (admm.Sparse(count=12), admm.Quantized(quant.Uniform(3), pruned=True))
+    ),
+    "union": admm.Union(
+        tuple(map(admm.Quantized, (quant.Uniform(3), quant.PowerOfTwo(3))))
+    ),
+    "several": (
+        admm.Sparse(count=12),
+        admm.Quantized(quant.Uniform(3, symmetric=True)),
+    ),
+    "shorthand": (0.4, quant.Binary()),
+    "quantizer": quant.Quantizer(quant.Uniform(3)),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_sets_within_sets_stay_where_they_are(name):
+    w = jax.random.normal(jax.random.key(4), (30,))
+    params, rules = {"w": w}, [("w", NESTED[name])]
+    fixed = admm.at_scales(params, rules)
+    levels = np.unique(admm.project(params, fixed)["w"])
+    now, held = admm.settle(params, fixed, 0.5)
+    # What is free trains far away, so that scales and supports fitted anew would move.
+    now = {"w": jnp.where(held["w"], now["w"], 3 * now["w"])}
+    now, held = admm.settle(now, fixed, 1.0, held)
+    assert bool(held["w"].all())
+    assert np.isin(np.abs(now["w"]), np.abs(levels)).all() or name == "quantizer"
+    if name in ("intersection", "several", "shorthand"):
+        count = int(jnp.count_nonzero(now["w"]))
+        assert count <= 12
+        assert name == "several" or count == 12
+    assert float(admm.violation(now, fixed)) == 0
 
 
 def test_settling_takes_the_nearest_first_and_holds_what_is_there():
@@ -152,9 +213,57 @@ def test_held_weights_do_not_move_by_decay_or_momentum():
     assert np.all(np.asarray(now["b"]) < 1)
 
 
+def test_holding_leaves_the_duals_of_admm_alone():
+    params = {"w": jnp.asarray([0.9, -1.4, 1.05, -0.2])}
+    fixed = admm.at_scales(params, [("w", quant.Binary())])
+    params, held = admm.settle(params, fixed, 0.5)
+    slow = optax.sgd(0.1, momentum=0.9)
+    inner = admm.admm(slow, fixed, interval=2, rho=0.5)
+    tx = admm.hold(inner, held)
+    state = tx.init(params)
+    z = state.inner.z["w"]
+    assert bool((z != 0).all())
+    for _ in range(5):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(jnp.abs(state.inner.z["w"]), jnp.abs(z))
+    assert bool((state.inner.u["w"][~np.asarray(held["w"])] != 0).all())
+    # Moments of held weights are gone all the same.
+    assert not np.any(state.inner.inner[0].trace["w"][held["w"]])
+
+
+def test_biases_keep_the_means_of_layers():
+    def apply(p, x):
+        x = jax.nn.relu(x @ p["b"]["kernel"] + p["b"]["bias"][None])
+        x = x @ p["c"]["kernel"]  # without a bias
+        return x @ p["a"]["kernel"] + p["a"]["bias"][None]
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = {"b": (6, 8), "c": (8, 5), "a": (5, 3)}
+    params = {
+        name: {"kernel": jax.random.normal(key, shape), "bias": jnp.ones(shape[1])}
+        for (name, shape), key in zip(shapes.items(), keys[:3], strict=True)
+    }
+    del params["c"]["bias"]
+    x = jax.random.normal(keys[3], (50, 6))
+    rounded = admm.project(params, [(".*/kernel", quant.Binary())])
+    found = admm.keep_means(apply, params, rounded, x)
+    wanted = apply(params, x).mean(0)
+    assert float(jnp.abs(apply(rounded, x).mean(0) - wanted).max()) > 0.1
+    np.testing.assert_allclose(apply(found, x).mean(0), wanted, atol=1e-4)
+    for name in shapes:
+        np.testing.assert_array_equal(found[name]["kernel"], rounded[name]["kernel"])
+
+
 def test_bad_arguments_of_levels_are_named():
-    with pytest.raises(InputError, match="steps: got 1"):
-        admm.Quantized(quant.Binary(), steps=1)
+    with pytest.raises(InputError, match="turns: got -1"):
+        FittedScale(turns=-1)
+    with pytest.raises(InputError, match=r"quant\.Format"):
+        admm.Quantized(0.5)
+    with pytest.raises(InputError, match="at_scales"):
+        admm.settle({"w": jnp.ones(2)}, [("w", quant.Binary())], 0.5)
+    with pytest.raises(InputError, match="weight by weight"):
+        admm.at_scales({"w": jnp.ones((2, 2))}, [("w", admm.LowRank(rank=1))])
     with pytest.raises(InputError, match="at least one"):
         admm.Union(())
     with pytest.raises(InputError, match="method project"):

@@ -1,16 +1,22 @@
 """Several sets with a dual each, balanced penalties, early stop, nested supports."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import admm
 import gap
 from core.errors import InputError
+from core.selection import keep_largest
 from tests.admm.test_transform import AtLeast, quadratic, train
+from tests.devices import xla_flags
 
 
 class AtMost:
@@ -42,7 +48,7 @@ def test_the_penalty_of_several_sets_is_the_sum_over_them(key):
     params = {"w": jax.random.normal(key, (3, 4))}
     state = admm.init_duals(params, [("w", (0.5, 0.25))], 0.7)
     first, second = state.z["w"]
-    np.testing.assert_array_equal(first, admm.project_cardinality(params["w"], 6))
+    np.testing.assert_array_equal(first, keep_largest(params["w"], 6))
     zero = {"w": jnp.zeros((3, 4))}
     found = admm.penalty_gradient(params, state, zero)["w"]
     np.testing.assert_allclose(
@@ -119,14 +125,72 @@ def test_progressive_steps_shrink_supports_and_stay_in_them(key):
     assert bool((before["w"] | ~masks["w"]).all())
 
 
-def test_duals_lie_where_the_parameters_do():
-    mesh = Mesh(np.asarray(jax.devices()[:1]), ("data",))
-    place = NamedSharding(mesh, PartitionSpec("data"))
-    params = {"w": jax.device_put(jnp.ones((4, 4)), place)}
-    state = admm.init_duals(params, [("w", 0.5)], 0.1)
-    assert state.u["w"].sharding == place
-    after = jax.jit(lambda p, s: admm.iterate(p, s, [("w", 0.5)], 0.1))(params, state)
-    assert after.u["w"].sharding.is_equivalent_to(place, 2)
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import admm
+
+mesh = Mesh(np.asarray(jax.devices()), ("data",))
+assert mesh.size == 4
+rows = NamedSharding(mesh, PartitionSpec("data"))
+everywhere = NamedSharding(mesh, PartitionSpec())
+w = jax.random.normal(jax.random.key(0), (8, 6))
+rules = [("w", (0.5, admm.Sparse(0.25)))]
+tx = admm.admm(
+    optax.sgd(0.1, momentum=0.9), rules, interval=2, rho=0.5, balance=admm.Balance()
+)
+traces = []
+
+def step(params, state):
+    traces.append(None)
+    grads = jax.tree.map(lambda w: w - 1.0, params)
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+def trained(place, compiled):
+    params = {"w": jax.device_put(w, place), "b": jax.device_put(w[0], everywhere)}
+    state = tx.init(params)
+    for _ in range(7):
+        params, state = compiled(params, state)
+        for part in (*state.z["w"], *state.u["w"], state.inner[0].trace["w"]):
+            assert part.sharding.is_equivalent_to(place, 2), part.sharding
+    return params, state
+
+compiled = jax.jit(step)
+params, state = trained(rows, compiled)
+assert compiled._cache_size() == 1, compiled._cache_size()
+assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {4}
+whole, same = trained(everywhere, jax.jit(step))
+for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(same), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+print("duals agree")
+"""
+
+
+def test_duals_lie_where_the_parameters_do_on_four_devices():
+    """One compilation: a fresh state lies where a step puts it."""
+    result = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env=os.environ | {"XLA_FLAGS": xla_flags(4), "JAX_PLATFORMS": "cpu"},
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert "duals agree" in result.stdout, result.stderr
+
+
+def test_small_changes_of_half_precision_add_up_in_the_dual():
+    # In bfloat16 2 + 0.001 is 2: the dual would stand still.
+    w = {"w": jnp.asarray([2.0, 0.001], jnp.bfloat16)}
+    rules = [("w", admm.Sparse(count=1))]
+    state = admm.init_duals(w, rules, 0.1)
+    state = state._replace(u={"w": jnp.asarray([0.0, 1.0], jnp.float32)})
+    for _ in range(3):
+        state = admm.iterate(w, state, rules, 0.1)
+    assert state.z["w"].dtype == state.u["w"].dtype == jnp.float32
+    np.testing.assert_allclose(state.u["w"], [0.0, 1 + 3 * float(w["w"][1])], rtol=1e-6)
+    grads = admm.penalty_gradient(w, state, jax.tree.map(jnp.zeros_like, w))
+    assert grads["w"].dtype == jnp.bfloat16
 
 
 def test_bad_penalties_are_named():

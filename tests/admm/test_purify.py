@@ -8,6 +8,7 @@ from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gap
 from admm import purify
 from core import trees
 from core.errors import InputError, ShapeError
@@ -79,7 +80,7 @@ def test_removing_paths_keeps_the_outputs_of_the_masked_network(network):
     masks["conv3"]["kernel"] = jnp.ones(kernel.shape, bool).at[..., dead].set(False)
     unread = jnp.ones(params["fc2"]["kernel"].shape, bool).at[4].set(False)
     masks["fc2"]["kernel"] = unread
-    small = purify.remove_paths(fn, params, masks, x)
+    small = gap.compact(fn, params, masks, x)
     np.testing.assert_allclose(
         small.fn(small.params, x), fn(apply_masks(params, masks), x), atol=1e-5
     )
@@ -117,5 +118,7 @@ def test_bad_purification_is_named():
         purify.Purify(groups=("row",))
     with pytest.raises(ShapeError, match="two axes"):
         purify.purified(np.ones(3), SPEC)
+    fn = lambda p, x: x @ p["w"]  # noqa: E731
+    params, x = {"w": jnp.ones((2, 2))}, jnp.ones((1, 2))
     with pytest.raises(InputError, match="Purify"):
-        purify.purify({"w": jnp.ones((2, 2))}, [("w", 0.5)])
+        purify.purify_paths(fn, params, [("w", 0.5)], {"w": None}, x)

@@ -34,7 +34,7 @@ def test_a_packed_cell_is_flax_with_the_projected_kernels(trained, block):
     if rules:
         projected = admm.project(projected, rules)
     wanted = apply({"params": projected}, xs)
-    cell = recurrent.pack(params, block)
+    cell = recurrent.pack(params, block, project=True)
     _, found = jax.jit(recurrent.run)(cell, xs)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert (cell.kind, cell.units) == (kind, 8)
@@ -44,7 +44,7 @@ def test_no_gate_but_the_one_of_a_block_reads_it(trained):
     # Four gates of 8 units in blocks of 8: each generator belongs to one gate.
     kind, _, params, _ = trained
     gates = recurrent.GATES[kind]
-    cell = recurrent.pack(params, 8)
+    cell = recurrent.pack(params, 8, project=True)
     assert cell.hidden.shape == (5, 1, len(gates))
     for i, gate in enumerate(gates):
         alone = circulant.spectra(circulant.generators(params[f"h{gate}"]["kernel"], 8))
@@ -53,7 +53,7 @@ def test_no_gate_but_the_one_of_a_block_reads_it(trained):
 
 def test_a_step_has_one_transform_of_its_state_and_one_back(trained):
     _, _, params, xs = trained
-    cell = recurrent.pack(params, 4)
+    cell = recurrent.pack(params, 4, project=True)
     program = jax.make_jaxpr(recurrent.run)(cell, xs).jaxpr
     scans = [eqn for eqn in program.eqns if eqn.primitive.name == "scan"]
     assert sorted(transforms(scans[0].params["jaxpr"].jaxpr)) == ["IRFFT", "RFFT"]
@@ -88,6 +88,8 @@ def test_bad_cells_are_named(trained):
         recurrent.pack(params, 3)
     with pytest.raises(InputError, match="lstm or gru"):
         recurrent.size("rnn", 1, 1, 1)
+    with pytest.raises(InputError, match="project=True"):
+        recurrent.pack(params, 4)
 
 
 # ---- tables and fixed point
@@ -131,7 +133,7 @@ def test_fixed_point_is_exact_on_its_numbers_and_saturates():
 
 def test_a_cell_in_fixed_point_nears_the_exact_one(trained):
     _, _, params, xs = trained
-    cell = recurrent.pack(params, 4)
+    cell = recurrent.pack(params, 4, project=True)
     run = jax.jit(recurrent.run, static_argnums=3)
     exact = run(cell, xs)[1]
     away = []
@@ -141,6 +143,30 @@ def test_a_cell_in_fixed_point_nears_the_exact_one(trained):
         away.append(float(jnp.abs(near - exact).max()))
     assert away[0] > away[1] > away[2]
     assert away[2] < 0.02
+
+
+def test_states_are_rounded_before_they_are_stored(trained):
+    kind, _, params, xs = trained
+    cell = recurrent.pack(params, 4, project=True)
+    number = activations.FixedPoint(8, 4)
+    functions = activations.tables(22, number)
+    last, states = jax.jit(recurrent.run, static_argnums=3)(cell, xs, None, functions)
+    kept = (*last, states) if kind == "lstm" else (last, states)
+    for each in kept:
+        np.testing.assert_array_equal(number(each), each)
+
+
+def test_half_precision_runs_in_single():
+    layer = nn.RNN(nn.GRUCell(8), name="cell")
+    xs = jax.random.normal(jax.random.key(1), (2, 3, 6))
+    params = layer.init(jax.random.key(0), xs)["params"]["cell"]
+    params = admm.project({"cell": params}, recurrent.rules("cell", 4))["cell"]
+    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+    cell = recurrent.pack(half, 4)
+    found = recurrent.run(cell, xs.astype(jnp.bfloat16))[1]
+    assert found.dtype == jnp.bfloat16
+    wanted = recurrent.run(recurrent.pack(params, 4), xs)[1]
+    np.testing.assert_allclose(found.astype(jnp.float32), wanted, atol=0.05)
 
 
 # ---- the two phases

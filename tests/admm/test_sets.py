@@ -15,6 +15,7 @@ import admm
 import gap
 import quant
 from core.errors import InputError, RuleError
+from core.selection import keep_largest
 from tests import strategies
 
 SETS = {
@@ -129,7 +130,7 @@ def test_sets_are_hashable_values(constraint):
     st.integers(0, 7),
 )
 def test_cardinality_projection_beats_every_support(w, count):
-    z = np.asarray(admm.project_cardinality(jnp.asarray(w), count))
+    z = np.asarray(keep_largest(jnp.asarray(w), count))
     assert np.count_nonzero(z) <= count
     best = min(
         float(np.sum(np.delete(w, list(s)) ** 2, dtype=np.float64))
@@ -226,6 +227,47 @@ def test_rules_take_formats_targets_and_tuples():
     out = admm.project(params, rules)
     np.testing.assert_allclose(np.abs(out["a"]), 12 / 7)
     np.testing.assert_allclose(out["b"], [0.0, 0.0, 2.5, 2.5])
-    _, masks = admm.finish(params, rules)
-    assert masks["a"] is None
-    np.testing.assert_array_equal(masks["b"], [False, False, True, True])
+
+
+def test_a_format_after_a_set_that_prunes_is_of_what_is_left(key):
+    w = {"w": jax.random.normal(key, (6, 5))}
+    for first in (admm.Sparse(count=6), 0.2, gap.Target(count=6)):
+        rules = [("w", (first, quant.Binary()))]
+        z = admm.project(w, rules)["w"]
+        assert int(jnp.count_nonzero(z)) == 6
+        assert len(np.unique(np.abs(z))) == 2
+    state = admm.init_duals(w, rules, 0.1)  # one set, one dual
+    assert int(jnp.count_nonzero(state.z["w"])) == 6
+
+
+def test_what_is_free_in_its_set_alone_has_a_training_mask(key):
+    w = jax.random.normal(key, (6, 5))
+    rows = admm.Sparse(count=4, pattern=gap.Shape())
+    columns = admm.Sparse(count=3, pattern=gap.Filter())
+    params = {"sparse": w, "both": w, "levels": w, "pruned": w}
+    rules = [
+        ("sparse", 0.5),
+        ("both", admm.Intersection((rows, columns))),
+        ("levels", quant.Binary()),
+        ("pruned", (0.5, quant.Uniform(4))),
+    ]
+    projected, masks = admm.finish(params, rules)
+    assert int(masks["sparse"].sum()) == 15
+    assert int(masks["both"].sum()) == 12
+    assert masks["levels"] is None
+    assert masks["pruned"] is None
+    assert float(admm.violation(projected, rules)) == 0
+    moved = {**projected, "pruned": 0.1 * w + 0.9 * projected["pruned"]}
+    assert float(admm.violation(moved, rules)) > 0.01
+    away = float(admm.violation(params, rules[:1]))
+    smallest = jnp.sort(jnp.abs(w).ravel())[14]
+    assert away == pytest.approx(float(smallest))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_projections_have_no_violation(constraint, key, dtype):
+    rules = [("w", constraint)]
+    params = {"w": jax.random.normal(key, (40, 30), dtype)}
+    assert float(admm.violation(params, rules)) > 0
+    measure = jax.jit(lambda p: admm.violation(p, rules))
+    assert float(measure(admm.project(params, rules))) == 0

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import admm
-from admm import LowRank
+from admm import EnergyLoss, LowRank
 from core.errors import InputError, NonFiniteError, RuleError
 from tests.gap.training_cases import adam
 
@@ -25,7 +25,7 @@ def start():
 
 
 def trained(tx, steps, params=None, log=None):
-    params = admm.project(start(), RULES) if params is None else params
+    params = admm.truncate(start(), RULES) if params is None else params
     state = tx.init(params)
     traces = []
 
@@ -57,13 +57,13 @@ def low_by_energy(w, loss=0.1):
 
 @pytest.mark.parametrize("period", [1, 3])
 @pytest.mark.parametrize("nuclear", [0.0, 0.01])
-@pytest.mark.parametrize("rule", [LowRank(rank=2), LowRank(energy_loss=0.1)], ids=str)
+@pytest.mark.parametrize("rule", [LowRank(rank=2), EnergyLoss(0.1)], ids=str)
 def test_steps_are_those_of_the_paper(period, nuclear, rule):
     """W_low = T(W), W <- W_low - lr (grad f(W_low) + lambda U V^T) at steps z m."""
     log, rules = [], [("w", rule)]
     tx = admm.trp(optax.sgd(0.1), rules, period=period, nuclear=nuclear)
-    trained(tx, 7, admm.project(start(), rules), log)
-    by_hand = low if rule.rank else low_by_energy
+    trained(tx, 7, admm.truncate(start(), rules), log)
+    by_hand = low if isinstance(rule, LowRank) else low_by_energy
     w = np.asarray(start()["w"], np.float64)
     for t in range(7):
         slope = 0.0
@@ -75,8 +75,19 @@ def test_steps_are_those_of_the_paper(period, nuclear, rule):
         np.testing.assert_allclose(log[t]["w"], wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_truncations_come_after_the_first_ones_steps(first):
+    log = []
+    tx = admm.trp(optax.sgd(0.1), RULES, period=3, first=first, nuclear=0.0)
+    trained(tx, 8, log=log)
+    low_rank = [np.linalg.matrix_rank(p["w"], 1e-4) == 2 for p in log]
+    wanted = [(t + 1 - first) % 3 == 0 for t in range(8)]
+    assert low_rank == wanted
+    assert low_rank[-1] == (first == 2)  # 8 % 3
+
+
 def test_ranks_and_what_is_left_alone():
-    tx = admm.trp(adam(), [("w", LowRank(energy_loss=0.2))], period=4)
+    tx = admm.trp(adam(), [("w", EnergyLoss(0.2))], period=4)
     params, state = trained(tx, 8)
     assert state.rank == {"w": np.linalg.matrix_rank(params["w"], 1e-4), "b": None}
     assert state.subgradient["b"] is None
@@ -101,6 +112,8 @@ def test_the_nuclear_norm_alone_pulls_without_truncation():
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="period"):
         admm.trp(optax.sgd(0.1), RULES, period=0)
+    with pytest.raises(InputError, match="first"):
+        admm.trp(optax.sgd(0.1), RULES, period=2, first=2)
     with pytest.raises(InputError, match="nuclear"):
         admm.trp(optax.sgd(0.1), RULES, nuclear=-1.0)
     with pytest.raises(InputError, match="LowRank"):

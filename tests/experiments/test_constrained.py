@@ -12,7 +12,7 @@ import admm
 from admm import factors
 from core import trees
 from core.errors import DataUnavailableError, InputError
-from experiments import ernn, memristor, progressive_admm, structured_admm
+from experiments import data, ernn, memristor, progressive_admm, structured_admm
 from experiments import trained_rank_pruning as trp_experiment
 from experiments.constrained import (
     crossbars,
@@ -20,6 +20,7 @@ from experiments.constrained import (
     progressive_rows,
     rank,
     recurrent,
+    recurrent_rows,
     speech,
     structured,
 )
@@ -56,7 +57,8 @@ def test_claims_of_pruning_are_judged_from_full_runs_alone():
         )
         held = {r.metric: r.holds for r in rows}
         assert held["progressive ADMM above one-shot ADMM (better)"] is (judged or None)
-        assert held["progressive ADMM above gradual magnitude"] is None
+        lost = held["progressive ADMM above gradual magnitude (better)"]
+        assert lost is (False if judged else None)
         close = next(r for r in rows if r.metric.startswith("progressive ADMM above d"))
         assert close.holds is (judged or None)
     reduction = next(r for r in rows if r.metric == "weight reduction")
@@ -65,21 +67,31 @@ def test_claims_of_pruning_are_judged_from_full_runs_alone():
 
 def test_too_many_levels_do_not_hold():
     found = {
-        "progressive ADMM": {1: made([99.0], levels={"a": 2, "b": 3})},
-        "one-shot ADMM": {1: made([99.0], levels={"a": 2, "b": 2})},
+        "progressive ADMM": {
+            1: made([99.0] * 3, levels={"a": 2, "b": 3}, violation=0.1)
+        },
+        "one-shot ADMM": {1: made([99.0] * 3, levels={"a": 2, "b": 2}, violation=0.0)},
+        "straight-through": {1: made([99.9] * 3)},
     }
     rows = list(
-        progressive_rows.level_rows(progressive.NETWORKS["lenet5"], found, [99.0], True)
+        progressive_rows.level_rows(
+            progressive.NETWORKS["lenet5"], found, [99.0] * 3, True
+        )
     )
     held = [r.holds for r in rows if r.metric == "most levels of a layer"]
     assert held == [False, True]
+    held = [r.holds for r in rows if r.metric == "largest distance from the levels"]
+    assert held == [False, True]
+    # The rival that is better by more than the margin is shown so.
+    lost = [r.holds for r in rows if "above straight-through" in r.metric]
+    assert lost == [False, False]
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The protocol's data are a few images of two classes."""
+    """The protocols' data are a few images of two classes."""
     dataset = made_up.dataset(64, 32, side=28)
-    monkeypatch.setattr(progressive.data, "load", lambda *_, **__: dataset)
+    monkeypatch.setattr(data, "load", lambda *_, **__: dataset)
 
 
 def test_steps_prune_inside_one_another_and_levels_are_met(tiny, tmp_path):
@@ -99,6 +111,12 @@ def test_steps_prune_inside_one_another_and_levels_are_met(tiny, tmp_path):
         found = protocol.progressive(0)
         assert [found[rate]["left"] for rate in config.rates] == [11_628, 3_327]
         state, result = protocol.levels(0, "levels", protocol.dense(0), 1, 1)
+        joint = protocol.joint(0)
+    assert result["violation"] == joint["violation"] == 0
+    assert joint["left"] == joint["nonzeros"] == 11_628
+    assert joint["values"] == 4 * 11_628 < joint["stored"] < joint["dense"] / 40
+    rows = list(progressive_rows.joint_rows(protocol.network, 22.9, 4, [joint]))
+    assert [r.holds for r in rows][-1] is True
     assert set(result["levels"].values()) == {2}
     assert all(
         len(np.unique(w)) == 2
@@ -122,6 +140,20 @@ def test_factors_of_full_rank_make_the_kernel(shape, scheme):
     assert isinstance(parts["a"]["kernel"], factors.Factors)
     whole = rank.compose(parts)
     assert trees.paths(whole) == trees.paths(params)
+
+
+def test_what_is_measured_was_not_truncated_right_before(tiny, tmp_path):
+    # 8 steps, truncation every 4: the last of them would be one.
+    config = trp_experiment.Config(epochs=1, batch_size=8, period=4, energy_loss=0.3)
+    run = Run(tmp_path, experiment="trp", config=config, mode="quick")
+    with run, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        protocol = rank.Protocol(run, config)
+        state, result = protocol.train(0, "trp")
+        cut = admm.truncate(state.params, protocol.rules())
+    for path, w in protocol.kernels(state.params).items():
+        low = np.linalg.matrix_rank(trees.by_path(cut)[path], 1e-3)
+        assert np.linalg.matrix_rank(w, 1e-3) > low
+    assert 0 <= result["truncated"] <= 100
 
 
 def test_claims_of_low_rank_are_paired_with_the_dense_network():
@@ -177,13 +209,71 @@ def test_generators_make_the_projected_kernels_and_keep_random_spread():
     assert float(jnp.std(spread)) == pytest.approx(1.0, abs=0.15)
 
 
+def test_one_dense_network_is_the_reference_of_phase_one(monkeypatch, tmp_path):
+    config = ernn.Config(units=8, blocks=(4,), budget=1.0, widths=(8,))
+    run = Run(tmp_path, experiment="ernn", config=config, mode="quick")
+    monkeypatch.setattr(data, "load", lambda *_, **__: made_up.dataset(20, 10, side=28))
+    protocol = recurrent.Protocol(run, config, "rows")
+    dense, asked = {"lstm": 90.0, "gru": 70.0}, []
+
+    def control(_, cell):
+        asked.append(cell)
+        return {"accuracy": dense[cell]}
+
+    monkeypatch.setattr(protocol, "control", control)
+    monkeypatch.setattr(
+        protocol, "arm", lambda _, shape, __: (shape, {"accuracy": 89.5 - 20.0 * (
+            shape.cell == "gru")})
+    )  # fmt: skip
+    monkeypatch.setattr(protocol, "fixed", lambda *_: 89.5)
+    found = protocol.explored(0)
+    # A GRU within the budget of a dense GRU is not within that of the LSTM.
+    assert asked == ["lstm"]
+    assert [t["fits"] for t in found["trials"] if "gru" in t["name"]] == [False]
+    assert found["design"]["name"].startswith("lstm")
+    rows = {r.metric: r for r in recurrent_rows.phase_rows("rows", found, 1.0, True)}
+    trials = len(found["trials"])
+    assert rows["phase I, trials"].measured == trials
+    assert rows["phase I, trainings with dense ones"].measured == trials + 3
+    assert rows["phase I, trials"].holds is None
+    assert rows["phase I, designs within the budget"].holds is True
+
+
+def test_the_residual_of_admm_is_judged_before_its_projection():
+    shape = recurrent.Shape("gru", 8, 8)
+    result = {"accuracy": 90.0, "residual": 0.4, "violation": 0.0, "projected": 80.0,
+              "executed": {"accuracy": 90.0, "difference": 1e-6}}  # fmt: skip
+    found = {(shape.name, "admm"): [result]}
+    rows = recurrent_rows.rows(
+        "rows", 16, 8, [shape], found, {"gru": [91.0]}, judged=True
+    )
+    held = {r.metric: r.holds for r in rows}
+    assert held["violation of the constraint after ADMM's projection"] is True
+    assert held["largest relative residual of ADMM before its projection"] is False
+
+
 # ---- crossbars and structured
 
 
 def test_shapes_that_are_left_are_rows_and_columns_with_a_weight():
     w = jnp.zeros((2, 1, 3, 4)).at[0, 0, 1, 2].set(1.0).at[1, 0, 0, 2].set(1.0)
     assert crossbars.nonempty_shapes({"a": {"kernel": w}}) == [(2, 1)]
-    assert crossbars.kernel_shapes({"a": {"kernel": w, "bias": w[0]}}) == [w.shape]
+    # 300 rows take 3 arrays, those with a weight 1; so with the weights.
+    wide = jnp.zeros((300, 16)).at[:100].set(1.0)
+    counted = crossbars.counted({"a": {"kernel": wide}}, 8)
+    assert (counted.weights, counted.arrays.count) == (1_600, 1)
+
+
+def test_noise_is_on_what_arrays_hold_alone():
+    w = jnp.zeros((3, 3, 4, 6)).at[0, 1, 2, 1].set(3.0).at[2, 2, 3, 4].set(-7.0)
+    exact = crossbars.programmed(jax.random.key(0), w, 4, 0.0)
+    np.testing.assert_allclose(exact, w, atol=1e-5)
+    noisy = crossbars.programmed(jax.random.key(0), w, 4, 0.2)
+    there = np.asarray(noisy).reshape(36, 6) != 0
+    # Cells of 0 in the rows and columns that are programmed are noisy too.
+    wanted = np.zeros((36, 6), bool)
+    wanted[np.ix_([6, 35], [1, 4])] = True
+    np.testing.assert_array_equal(there, wanted)
 
 
 def test_a_dead_filters_norm_goes_with_it():
@@ -219,6 +309,40 @@ def test_the_claims_of_structured_pruning_name_their_rule():
     speed = next(r for r in rows if r.metric.startswith("speed-up"))
     assert (speed.measured, speed.baseline) == (pytest.approx(4 / 3), 2.0)
     assert all(isinstance(r, Row) for r in rows)
+
+
+@pytest.mark.parametrize("kind", structured.PATTERNS)
+def test_shapes_and_channels_have_rivals_that_have_to_be_beaten(kind):
+    def results(accuracy):
+        one = {"macs": 2.0, "effective": 2.5, "weights": 3.0, "changed": 0}
+        return [{"accuracy": a, "ms": {}, **one} for a in accuracy]
+
+    found = {
+        (f"admm_{kind}", 3.0): results([80.0, 80.1, 79.9]),
+        (f"magnitude_{kind}", 3.0): results([80.0, 80.2, 79.9]),
+        (f"lasso_{kind}", 3.0): results([70.0, 71.0, 70.5]),
+    }
+    rows = structured.rows("net", [82.0, 82.5, 82.2], found, True)
+    held = {r.metric: r.holds for r in rows if "above" in r.metric}
+    assert held == {
+        f"ADMM, {kind}s above magnitude, {kind}s (better)": False,
+        f"ADMM, {kind}s above group lasso, {kind}s (better)": True,
+    }
+
+
+@pytest.mark.parametrize("kind", structured.PATTERNS)
+def test_the_group_lasso_adds_the_slope_of_norms(kind):
+    w = jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
+    params = {"conv2": {"kernel": w, "bias": jnp.ones(4)}}
+    axes = structured.AXES[kind]
+    norms = lambda w: jnp.sqrt(jnp.square(w).sum(axes)).sum()  # noqa: E731
+    tx = structured.group_lasso("conv2/kernel", kind, 0.5)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    found, _ = tx.update(zero, tx.init(params), params)
+    np.testing.assert_allclose(
+        found["conv2"]["kernel"], 0.5 * jax.grad(norms)(w), rtol=1e-5
+    )
+    np.testing.assert_array_equal(found["conv2"]["bias"], 0.0)
 
 
 @pytest.mark.parametrize(
