@@ -124,7 +124,7 @@ def _places(g: Array, xbar: Cells) -> Array:
     return jnp.asarray([2.0 ** (xbar.cell_bits * i) for i in range(g.shape[1])])
 
 
-def age(g: Array, key: Array, xbar: Crossbar, seconds: float = 1.0) -> Array:
+def age(g: Array, key: Array, xbar: Crossbar, seconds: ArrayLike = 1.0) -> Array:
     """Returns conductances as they were written, some time later.
 
     Args:
@@ -160,7 +160,7 @@ def crossbar_matmul(
     w: Array,
     xbar: Crossbar,
     key: Array,
-    seconds: float = 1.0,
+    seconds: ArrayLike = 1.0,
     *,
     bits: int = 8,
     input_bits: int = 8,
