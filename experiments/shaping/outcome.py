@@ -36,9 +36,9 @@ def outcome(run: Run, config: Any, found: Found) -> Outcome:
         "networks are certified.",
         "Latency and energy are those of models of hardware (`hw`), simulated from "
         "published constants; weights that are 0 lie anywhere: they help where a "
-        "target skips those. The dense network is priced in the widest format, up to 32 "
-        f"bits, that each target has; {config.share:g} of the rows run on the second core of "
-        "designs with two. What does not fit a target is marked. "
+        "target skips those. The dense network is priced in the widest format, up to "
+        f"32 bits, that each target has; {config.share:g} of the rows run on the "
+        "second core of designs with two. What does not fit a target is marked. "
         f"Stored weights: {INDEX_BITS} bits of index for each one that is left.",
     ]
     return Outcome(rows, figures, notes)
