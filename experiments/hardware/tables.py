@@ -215,7 +215,7 @@ def capram() -> Iterator[Entry]:
 def compacted(table: hw.Workload, density: float) -> hw.Workload:
     """Returns the workload with whole rows and columns of weights removed.
 
-    As many of each, rounded up: what is left is dense, and its arrays are counted whole.
+    As many of each, rounded up; what is left is dense: its arrays are counted whole.
     """
     side = density**0.5
     k, n = np.ceil(table.k * side), np.ceil(table.n * side)
