@@ -29,6 +29,7 @@ class Operator:
       weight_bits: mean width of those parameters, as they are stored.
       input_bits: mean width of the data that is read.
       output_bits: mean width of what is written.
+      follows: path of the product whose results it reads, '' where there is none.
       calls: how often it runs; above 1 for what a loop repeats.
     """
 
@@ -43,6 +44,7 @@ class Operator:
     weight_bits: float = 0.0
     input_bits: float = 0.0
     output_bits: float = 0.0
+    follows: str = ""
     calls: int = 1
 
     @property
@@ -204,6 +206,9 @@ class _Walk:
                 for v in made
                 if v in final or readers.get(v, set()) - {id(each)}
             }
+            if each.gemm is None:
+                known = [self.home[v].path for v in data if v in self.home]
+                each.follows = next((path for path in known if path), "")
             each.weights, each.inputs = sum(fixed.values()), sum(data.values())
             each.outputs = sum(others.values())
             plain = _width(each.nodes[0].outputs[0])

@@ -65,7 +65,8 @@ class Workload:
       density: kept share of the weights, in (0, 1].
       input_density: share of inputs that are not 0, in (0, 1].
       pattern: of the kept weights, an index in `hw.PATTERNS`.
-      names: what to call the rows: path, or operators and line.
+      names: what to call the rows: path; of chains the path of the product whose
+        results they read and their operators, or operators and line.
       paths: of the parameter that a product multiplies by, '' without one.
       kinds: of the rows.
       unknown: primitives that no table knows, with how often they occur; they count as
@@ -194,7 +195,7 @@ class Workload:
 
 
 _DATA = (*_SHAPE, *_WORK, *_FORMAT, "pattern")
-PerPath = float | str | Mapping[str, Any] | None
+PerPath = float | str | Mapping[str, Any] | Sequence[Any] | None
 
 
 def workload(
@@ -214,9 +215,9 @@ def workload(
     Args:
       fn: a graph of `graph.trace`, or a function `fn(params, *data)`.
       *example_args: arrays or `jax.ShapeDtypeStruct`s, if `fn` is a function.
-      density: kept share of weights: a number for all kernels, or numbers by path (as
-        `gap.summary` and `gap.profile` count them); other kernels are dense.
-      bits: width of weights, likewise (as `quant.summary` gives them); others have the
+      density: kept share of weights: a number for all kernels, numbers by path, or what
+        `gap.summary` returns; other kernels are dense.
+      bits: width of weights, likewise, or what `quant.summary` returns; others have the
         width of their type.
       pattern: a name in `PATTERNS`, likewise; dense kernels with a density below 1 are
         'unstructured'.
@@ -397,12 +398,26 @@ def _spread(
     base = np.broadcast_to(np.asarray(default, np.float64), where.shape).copy()
     if given is None:
         return base
+    if isinstance(given, list | tuple):
+        given = _listed(name, given, paths)
     if not isinstance(given, Mapping):
         base[where] = given
         return base
     for path, value in given.items():
         base[_place(name, path, paths)] = value
     return base
+
+
+def _listed(name: str, rows: Sequence[Any], paths: tuple[str, ...]) -> dict[str, float]:
+    """Numbers by path from a summary's rows; vectors, as biases, are no kernels."""
+    if not all(hasattr(row, "path") and hasattr(row, name) for row in rows):
+        wanted = f"a number, numbers by path, or rows with a path and {name}"
+        raise InputError(f"{name}: {describe(repr(rows)[:60], wanted)}")
+    return {
+        row.path: getattr(row, name)
+        for row in rows
+        if row.path in paths or len(getattr(row, "shape", (1, 1))) > 1
+    }
 
 
 def _place(name: str, path: str, paths: tuple[str, ...]) -> int:
@@ -440,7 +455,10 @@ def _patterns(
 
 
 def _names(found: Sequence[Operator]) -> tuple[str, ...]:
-    """Paths, and operators with their line; what is named alike gets a number."""
+    """Paths; chains after the product that they follow, or with their line.
+
+    What is named alike gets a number.
+    """
     names, seen = [], Counter()
     for each in found:
         name = each.path or _label(each)
@@ -452,6 +470,8 @@ def _names(found: Sequence[Operator]) -> tuple[str, ...]:
 def _label(operator: Operator) -> str:
     ops = [n.op for n in operator.nodes if kind_of(n) != "view"]
     first = "+".join(list(dict.fromkeys(ops))[:3]) + ("+..." if len(ops) > 3 else "")
+    if operator.follows:
+        return f"{operator.follows}: {first}"
     line = PurePath(operator.nodes[-1].source.split(" ")[0]).name
     return f"{first} {line}".strip()
 

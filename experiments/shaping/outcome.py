@@ -101,7 +101,8 @@ def _prices(every: list[Mapping[str, Shaped]]) -> Iterable[Row]:
 
 def _priced(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """A target, the format of the dense network on it, and what does not fit."""
-    text = f"{name} (dense: {before['weight_bits']:g} bits)"
+    title = f"{name}, not calibrated" if name == "host" else name
+    text = f"{title} (dense: {before['weight_bits']:g} bits)"
     if not before["feasible"]:
         text += ", dense does not fit"
     return text if after["feasible"] else f"{text}, does not fit"

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from jax import lax
 
+import gap
 import graph
 import hw
+import quant
 from core import trees
 from core.errors import GraphError, InputError, RuleError, UnknownNameError
 from experiments.hardware import networks
@@ -221,6 +223,35 @@ def test_bad_input_says_what_to_do(given, error, words):
 def test_a_function_without_data_is_refused():
     with pytest.raises(GraphError, match="data"):
         hw.workload(lambda x: x * 2, jnp.ones(3))
+
+
+def test_summaries_join_on_paths():
+    params = {
+        "a": {"kernel": np.ones((6, 8), np.float32), "bias": np.ones(8, np.float32)},
+        "b": {"kernel": np.eye(8, 4, dtype=np.float32)},
+    }
+
+    def fn(p, x):
+        y = jax.nn.relu(x @ p["a"]["kernel"] + p["a"]["bias"][None])
+        return y @ p["b"]["kernel"]
+
+    x = STRUCT((5, 6), jnp.float32)
+    table = hw.workload(fn, params, x, density=gap.summary(params))
+    at = rows(table)
+    assert float(table.density[at["a/kernel"]]) == 1
+    assert float(table.density[at["b/kernel"]]) == 0.125
+    assert table.names == ("a/kernel", "a/kernel: add+relu", "b/kernel")
+    layer = quant.Layer(weights=quant.Uniform(4))
+    table = hw.workload(
+        fn, params, x, bits=quant.summary(params, [("b/kernel", layer)])
+    )
+    assert float(table.weight_bits[at["a/kernel"]]) == 32
+    assert float(table.weight_bits[at["b/kernel"]]) == 4
+    other = gap.summary({"c": {"kernel": np.ones((2, 2))}})
+    with pytest.raises(RuleError, match="b/kernel"):
+        hw.workload(fn, params, x, density=other)
+    with pytest.raises(InputError, match="rows with a path"):
+        hw.workload(fn, params, x, density=[0.5, 0.5])
 
 
 def test_widths_are_those_of_what_is_read_and_written():
