@@ -167,7 +167,7 @@ def fit(
         start,
         "fitted",
         f"{MEASURED}: {jax.devices()[0].device_kind}",
-        **constants,
+        **constants,  # type: ignore[arg-type]
         peak=peak,
         launch=launch,
     )

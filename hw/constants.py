@@ -122,7 +122,8 @@ def make(
         )
     values = {key: _plain(each.value) for key, each in given.items()}
     origins = tuple((key, each.origin, each.source) for key, each in given.items())
-    return cls(provenance=Provenance(name, origins, validated), **values, **meta)
+    made = Provenance(name, origins, validated)
+    return cls(provenance=made, **values, **meta)  # type: ignore[call-arg]
 
 
 def replace(
@@ -171,7 +172,7 @@ def with_values(item: T, values: dict[str, Any]) -> T:
 
 def constants(item: Any) -> list[Constant]:
     """Returns every constant of a target with its unit and source."""
-    origins = {key: rest for key, *rest in item.provenance.origins}
+    origins = {key: (kind, text) for key, kind, text in item.provenance.origins}
     return [
         Constant(
             f.name,

@@ -45,9 +45,9 @@ def index_bits(pattern: Array, density: Array) -> Array:
     return select(pattern, _TABLE[:, 0]) + select(pattern, _TABLE[:, 1]) * density
 
 
-def by_name(**values: float) -> tuple[float, ...]:
-    """Returns a number for each of `PATTERNS`, 0 for what is not named."""
-    return tuple(values.get(name, 0.0) for name in PATTERNS)
+def by_name(**values: float) -> np.ndarray:
+    """Returns float32 [len(PATTERNS)]: a number for each, 0 for what is not named."""
+    return np.array([values.get(name, 0.0) for name in PATTERNS], np.float32)
 
 
 def time_share(density: Array, kept: ArrayLike) -> Array:

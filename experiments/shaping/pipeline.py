@@ -168,7 +168,7 @@ def _measured(
             run = measures.rounded(fn, params, split, config.input_bits)
             return {"accuracy": measures.accuracy(run, params, made.dataset.test)}
 
-        accuracy = made.run.stage(f"{name}-accuracy", rounded)["accuracy"]
+        accuracy = float(made.run.stage(f"{name}-accuracy", rounded)["accuracy"])
     certified = made.run.stage(
         f"{name}-certify",
         lambda: measures.certify(fn, params, made.dataset.test, config),

@@ -89,8 +89,9 @@ def systolic_array(
       clock: in hertz.
     """
     given = {
-        key: Given(getattr(SA, key), *rest) for key, *rest in SA.provenance.origins
-    }  # type: ignore[misc]
+        key: Given(getattr(SA, key), origin, source)  # type: ignore[arg-type]
+        for key, origin, source in SA.provenance.origins
+    }
     mine = "as asked for"
     given |= {
         "rows": Given(rows, "design", mine),

@@ -10,9 +10,9 @@ from hw import patterns
 from hw.constants import Given, Origin, Provenance, unit
 from hw.workload import Workload
 
-SPARSE = dict.fromkeys(patterns.PATTERNS[1:], 1.0)
+SPARSE: Mapping[str, float] = dict.fromkeys(patterns.PATTERNS[1:], 1.0)
 """Every pattern but the dense one."""
-REMOVED = {"filter": 1.0}
+REMOVED: Mapping[str, float] = {"filter": 1.0}
 """Whole outputs or inputs: what is left is a smaller dense product."""
 
 

@@ -109,7 +109,7 @@ class Memristor(Hardware):
         def count(bits: Array) -> tuple[Array, Array]:
             """Columns of a weight, and of the weights that an array holds of a row."""
             cells = memristor.cells(bits, self.cell_bits, self.polarity)
-            return cells, jnp.maximum(jnp.floor(self.columns / cells), 1.0)
+            return jnp.asarray(cells), jnp.maximum(jnp.floor(self.columns / cells), 1.0)
 
         down = smooth.pieces(k, w.k, self.rows)
         across = smooth.between(

@@ -241,7 +241,7 @@ def test_summaries_join_on_paths():
     assert float(table.density[at["a/kernel"]]) == 1
     assert float(table.density[at["b/kernel"]]) == 0.125
     assert table.names == ("a/kernel", "a/kernel: add+relu", "b/kernel")
-    layer = quant.Layer(weights=quant.Uniform(4))
+    layer = quant.Layer(weights=quant.RowMix(4, 0.5))
     table = hw.workload(
         fn, params, x, bits=quant.summary(params, [("b/kernel", layer)])
     )
