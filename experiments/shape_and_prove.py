@@ -36,6 +36,9 @@ class Config:
         22.9, "compression rate of the pruning", choices=(12.0, 22.9, 40.0, 80.0)
     )
     bits: int = option(4, "width of weights", unit="bits", low=3, high=8)
+    input_bits: int = option(
+        4, "width of the inputs of products", unit="bits", low=2, high=8
+    )
     share: float = option(
         0.6, "share of rows that are sums of powers of two", low=0.0, high=1.0
     )

@@ -1,5 +1,6 @@
 """`host` fitted to the machine at hand: microbenchmarks, then gradient descent."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from core.text import columns
 from core.types import Array
 from hw.constants import replace, with_values
 from hw.cost import cost
-from hw.micro import Micro, micros, seconds_of
+from hw.micro import Micro, micros, repeated, seconds_of
 from hw.targets.devices import HOST
 from hw.targets.processor import Processor
 from hw.workload import Workload, distinct, workload
@@ -92,9 +93,14 @@ def tables_of(chosen: Iterable[Micro]) -> list[Workload]:
 def time_micros(
     chosen: Iterable[Micro], timer: Callable[..., float] = seconds_of
 ) -> tuple[float, list[float]]:
-    """Returns the seconds of a run that does nothing, and of each microbenchmark."""
-    launch = timer(jax.jit(lambda x: x + 1), jnp.zeros(()))
-    return launch, [timer(jax.jit(each.fn), *each.arrays()) for each in chosen]
+    """Returns the seconds of a run that does nothing, and of each microbenchmark.
+
+    Medians of three turns.
+    """
+    empty = functools.partial(timer, jax.jit(lambda x: x + 1), jnp.zeros(()))
+    runs = [functools.partial(timer, jax.jit(m.fn), *m.arrays()) for m in chosen]
+    launch, *times = repeated([empty, *runs])
+    return launch, times
 
 
 def fit(
@@ -161,7 +167,7 @@ def fit(
         start,
         "fitted",
         f"{MEASURED}: {jax.devices()[0].device_kind}",
-        **constants,
+        **constants,  # type: ignore[arg-type]
         peak=peak,
         launch=launch,
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -10,10 +11,11 @@ import numpy as np
 from core.errors import InputError, describe, unknown_name
 from core.text import columns
 
-Origin = Literal["published", "derived", "fitted", "chosen", "design"]
-"""Printed somewhere; arithmetic on what is printed; fitted to a measurement or to a
-published row; our own estimate; what a designer decides."""
+Origin = Literal["published", "remembered", "derived", "fitted", "chosen", "design"]
+"""Printed somewhere; quoted from memory; arithmetic on what is printed; fitted to a
+measurement or to a published row; our own estimate; what a designer decides."""
 T = TypeVar("T")
+_NOT_VALIDATED = "not validated: no published row was predicted with it"
 
 
 class Given(NamedTuple):
@@ -39,11 +41,42 @@ class Constant(NamedTuple):
     meaning: str
     origin: str
     source: str
+    most: float
 
 
-def unit(text: str, meaning: str) -> Any:
-    """Returns a field of a target: a constant with a unit ('1' if it has none)."""
-    return dataclasses.field(metadata={"unit": text, "meaning": meaning})
+class Provenance:
+    """What a target is called and where its constants come from.
+
+    All are equal, so that targets of a class share what is compiled and can be stacked:
+    nothing here decides a cost. Within `jit` it may be that of another target.
+
+    Attributes:
+      name: of the target.
+      origins: name, origin and source of each constant.
+      validated: by which published rows that no constant was fitted to; '' by none.
+    """
+
+    def __init__(
+        self, name: str, origins: tuple[tuple[str, str, str], ...], validated: str
+    ):
+        self.name, self.origins, self.validated = name, origins, validated
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Provenance)
+
+    def __hash__(self) -> int:
+        return hash(Provenance)
+
+
+def unit(text: str, meaning: str, most: float = math.inf) -> Any:
+    """Returns a field of a target: a constant with a unit ('1' if it has none).
+
+    Args:
+      text: the unit.
+      meaning: in a few words.
+      most: the largest value that makes sense: 1 for a share.
+    """
+    return dataclasses.field(metadata={"unit": text, "meaning": meaning, "most": most})
 
 
 def target(*meta: str):
@@ -56,7 +89,7 @@ def target(*meta: str):
     def decorate(cls: type[T]) -> type[T]:
         made = dataclasses.dataclass(frozen=True, eq=False, kw_only=True)(cls)
         names = [f.name for f in dataclasses.fields(made)]  # type: ignore[arg-type]
-        static = ("name", "origins", *meta)
+        static = ("provenance", *meta)
         data = [n for n in names if n not in static]
         register = functools.partial(
             jax.tree_util.register_dataclass, data_fields=data, meta_fields=static
@@ -66,13 +99,16 @@ def target(*meta: str):
     return decorate
 
 
-def make(cls: type[T], name: str, given: dict[str, Given], **meta: Any) -> T:
+def make(
+    cls: type[T], name: str, given: dict[str, Given], validated: str = "", **meta: Any
+) -> T:
     """Returns a target of a class.
 
     Args:
       cls: decorated with `target`.
       name: of the target.
       given: a value and its source for each constant.
+      validated: by which published rows, '' by none.
       **meta: its static fields.
 
     Raises:
@@ -86,18 +122,25 @@ def make(cls: type[T], name: str, given: dict[str, Given], **meta: Any) -> T:
         )
     values = {key: _plain(each.value) for key, each in given.items()}
     origins = tuple((key, each.origin, each.source) for key, each in given.items())
-    fields: dict[str, Any] = {"name": name, "origins": origins, **values, **meta}
-    return cls(**fields)
+    made = Provenance(name, origins, validated)
+    return cls(provenance=made, **values, **meta)  # type: ignore[call-arg]
 
 
-def replace(item: T, origin: Origin = "design", source: str = "", **values: Any) -> T:
+def replace(
+    item: T,
+    origin: Origin = "design",
+    source: str = "",
+    name: str | None = None,
+    **values: Any,
+) -> T:
     """Returns a target with other constants, and where they come from.
 
     Args:
       item: any target.
       origin: of the new values.
       source: of the new values.
-      **values: by the constant's name; a static field and `name` may be given too.
+      name: of the new target; that of the old one by default.
+      **values: by the constant's name; a static field may be given too.
 
     Raises:
       UnknownNameError: no such constant.
@@ -107,12 +150,14 @@ def replace(item: T, origin: Origin = "design", source: str = "", **values: Any)
         if key not in fields:
             raise unknown_name("constant", key, fields)
     changed = {k for k in values if "unit" in fields[k].metadata}
+    old: Provenance = item.provenance  # type: ignore[attr-defined]
     origins = tuple(
-        (key, origin, source) if key in changed else (key, old, text)
-        for key, old, text in item.origins  # type: ignore[attr-defined]
+        (key, origin, source) if key in changed else (key, before, text)
+        for key, before, text in old.origins
     )
+    made = Provenance(name or old.name, origins, old.validated)
     values = {k: _plain(v) if k in changed else v for k, v in values.items()}
-    return dataclasses.replace(item, origins=origins, **values)  # type: ignore[type-var]
+    return dataclasses.replace(item, provenance=made, **values)  # type: ignore[type-var]
 
 
 def with_values(item: T, values: dict[str, Any]) -> T:
@@ -127,7 +172,7 @@ def with_values(item: T, values: dict[str, Any]) -> T:
 
 def constants(item: Any) -> list[Constant]:
     """Returns every constant of a target with its unit and source."""
-    origins = {key: rest for key, *rest in item.origins}
+    origins = {key: (kind, text) for key, kind, text in item.provenance.origins}
     return [
         Constant(
             f.name,
@@ -135,6 +180,7 @@ def constants(item: Any) -> list[Constant]:
             f.metadata["unit"],
             f.metadata["meaning"],
             *origins[f.name],
+            f.metadata["most"],
         )
         for f in dataclasses.fields(item)
         if "unit" in f.metadata
@@ -142,13 +188,14 @@ def constants(item: Any) -> list[Constant]:
 
 
 def constants_table(item: Any) -> str:
-    """Returns the constants as a table of text."""
+    """Returns the constants as a table of text, and what validates them."""
     rows = [("constant", "value", "unit", "origin", "source")]
     for each in constants(item):
         value = np.asarray(each.value)
         text = f"{value:g}" if value.ndim == 0 else " ".join(f"{v:g}" for v in value)
         rows.append((each.name, text, each.unit, each.origin, each.source))
-    return columns(rows)
+    good = item.provenance.validated
+    return f"{columns(rows)}\n{f'validated by {good}' if good else _NOT_VALIDATED}"
 
 
 def _plain(value: Any) -> Any:

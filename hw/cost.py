@@ -24,6 +24,10 @@ class Terms(NamedTuple):
       overhead: seconds on top of that, [rows].
       joules: spent by each cause, [rows] by name.
       static_w: power that is drawn for as long as it takes, [].
+      moved: bytes between the target and its memory, [rows]; None without a memory.
+      bandwidth: bytes a second of that memory, [].
+      priced: rows that the target prices, bool [rows], on the host; None for all. What
+        it has no unit for takes no time here and is counted in `Cost.unpriced`.
       used: resources that the design takes, [] by name, with their unit in the name.
       limits: how much of those there is, [] by name; others are not limited.
     """
@@ -32,6 +36,9 @@ class Terms(NamedTuple):
     overhead: Array
     joules: dict[str, Array]
     static_w: ArrayLike = 0.0
+    moved: Array | None = None
+    bandwidth: ArrayLike = np.inf
+    priced: np.ndarray | None = None
     used: Mapping[str, ArrayLike] = {}
     limits: Mapping[str, ArrayLike] = {}
 
@@ -40,11 +47,21 @@ class Terms(NamedTuple):
 class Target(Protocol):
     """Hardware: a pytree of constants that knows what operators take.
 
-    `terms` is pure and jittable; it is smooth in bits and densities wherever no
-    resource overtakes another.
+    `terms` is pure and jittable, and continuous in bits and densities: counts that
+    hardware rounds up are exact where they are whole, with straight lines between.
+
+    Attributes:
+      weight_widths: least and most bits of weights, [2].
+      input_widths: least and most bits of inputs, [2].
     """
 
-    name: str
+    weight_widths: Any
+    input_widths: Any
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
 
     def terms(self, workload: Workload) -> Terms:
         """Returns what the rows of a workload take."""
@@ -56,20 +73,22 @@ class Target(Protocol):
     data_fields=(
         *("latency_s", "energy_j", "feasible", "resources", "limits"),
         *("latencies_s", "energies_j", "bound", "seconds", "joules"),
+        *("moved", "bandwidth", "unpriced"),
     ),
-    meta_fields=("bounds",),
+    meta_fields=("bounds", "left_out"),
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cost:
     """What a workload costs.
 
-    Invariants: `latency_s == sum(latencies_s)`, `energy_j == sum(energies_j)`; all are
-    positive and finite for designs that are feasible and for those that are not.
+    Invariants: `latency_s == sum(latencies_s)`, `energy_j == sum(energies_j)`; what is
+    feasible is finite.
 
     Attributes:
       latency_s: of all rows, one after another, [].
       energy_j: of all rows, [].
-      feasible: whether every limited resource suffices, bool [].
+      feasible: whether the target has the formats of the products that it prices,
+        every limited resource suffices, and all is finite, bool [].
       resources: what the design takes, [] by name.
       limits: what there is, [] by name.
       latencies_s: by row, [rows].
@@ -77,7 +96,12 @@ class Cost:
       bound: what holds a row up, an index in `bounds`, int32 [rows].
       seconds: of each resource alone, [rows] by name.
       joules: of each cause, [rows] by name.
+      moved: bytes between the target and its memory, [rows].
+      bandwidth: bytes a second of that memory, []; infinite without one.
+      unpriced: share of the workload's "macs", "bytes" and "operations" (of elements)
+        in rows that the target has no unit for: they are in no total, [] by name.
       bounds: names of the resources, and 'overhead' at the end.
+      left_out: names of those rows.
     """
 
     latency_s: Array
@@ -90,7 +114,11 @@ class Cost:
     bound: Array
     seconds: dict[str, Array]
     joules: dict[str, Array]
+    moved: Array
+    bandwidth: Array
+    unpriced: dict[str, Array]
     bounds: tuple[str, ...]
+    left_out: tuple[str, ...]
 
     @property
     def power_w(self) -> Array:
@@ -116,9 +144,16 @@ def cost(workload: Workload, target: Target) -> Cost:
     """
     if not len(workload):
         raise ShapeError(describe("a workload without rows", "at least one operator"))
-    terms = target.terms(jax.tree.map(jnp.asarray, workload))
-    names = tuple(terms.seconds)
-    stacked = jnp.stack([terms.seconds[n] for n in names])
+    table = jax.tree.map(jnp.asarray, workload)
+    terms = target.terms(_padded(table, target))
+    priced = np.ones(len(table), bool) if terms.priced is None else terms.priced
+    seconds = dict(terms.seconds)
+    moved, bandwidth = jnp.zeros(len(table)), jnp.asarray(terms.bandwidth, jnp.float32)
+    if terms.moved is not None:
+        moved = terms.moved
+        seconds["memory"] = moved / bandwidth
+    names = tuple(seconds)
+    stacked = jnp.stack([seconds[n] for n in names])
     slowest = jnp.max(stacked, axis=0)
     latencies = slowest + terms.overhead
     bound = jnp.where(terms.overhead > slowest, len(names), jnp.argmax(stacked, axis=0))
@@ -127,22 +162,69 @@ def cost(workload: Workload, target: Target) -> Cost:
         "static": terms.static_w * latencies,
     }
     energies = sum(joules.values())
-    used = {k: jnp.asarray(v, jnp.float32) for k, v in terms.used.items()}
-    limits = {k: jnp.asarray(v, jnp.float32) for k, v in terms.limits.items()}
+    widths = _widths(table, target, priced)
+    used = {**terms.used} | {name: pair[0] for name, pair in widths.items()}
+    limits = {**terms.limits} | {name: pair[1] for name, pair in widths.items()}
+    used = {k: jnp.asarray(v, jnp.float32) for k, v in used.items()}
+    limits = {k: jnp.asarray(v, jnp.float32) for k, v in limits.items()}
+    latency, energy = jnp.sum(latencies), jnp.sum(energies)  # type: ignore[arg-type]
     fits = [used[k] <= limits[k] for k in limits]
+    fits += [jnp.isfinite(latency), jnp.isfinite(energy)]
     return Cost(
-        latency_s=jnp.sum(latencies),
-        energy_j=jnp.sum(energies),  # type: ignore[arg-type]
-        feasible=jnp.all(jnp.stack(fits)) if fits else jnp.asarray(True),
+        latency_s=latency,
+        energy_j=energy,
+        feasible=jnp.all(jnp.stack(fits)),
         resources=used,
         limits=limits,
         latencies_s=latencies,
         energies_j=energies,  # type: ignore[arg-type]
         bound=bound.astype(jnp.int32),
-        seconds=dict(terms.seconds),
+        seconds=seconds,
         joules=joules,
+        moved=moved,
+        bandwidth=bandwidth,
+        unpriced=_unpriced(table, priced),
         bounds=(*names, "overhead"),
+        left_out=tuple(np.array(table.names, object)[~priced]),
     )
+
+
+def _padded(table: Workload, target: Target) -> Workload:
+    """The workload with narrow numbers in the least width that a target has."""
+    least_w, least_a = target.weight_widths[0], target.input_widths[0]
+    least = jnp.where(np.array([bool(p) for p in table.paths]), least_w, least_a)
+    return dataclasses.replace(
+        table,
+        weight_bits=jnp.maximum(table.weight_bits, least),
+        input_bits=jnp.maximum(table.input_bits, least_a),
+        output_bits=jnp.maximum(table.output_bits, least_a),
+    )
+
+
+def _widths(
+    table: Workload, target: Target, priced: np.ndarray
+) -> dict[str, tuple[Any, Any]]:
+    """The widest weights and inputs of products that are priced, and the limits."""
+    product = table.is_product & priced
+    kernel = product & np.array([bool(path) for path in table.paths])
+    most_w, most_a = target.weight_widths[1], target.input_widths[1]
+    return {
+        "weight_bits": (jnp.max(jnp.where(kernel, table.weight_bits, 0.0)), most_w),
+        "input_bits": (jnp.max(jnp.where(product, table.input_bits, 0.0)), most_a),
+    }
+
+
+def _unpriced(table: Workload, priced: np.ndarray) -> dict[str, Array]:
+    """Shares of the workload in rows that are not priced."""
+    parts = {
+        "macs": table.macs,
+        "bytes": table.bytes,
+        "operations": table.calls * (table.elements + table.functions),
+    }
+    return {
+        name: jnp.sum(jnp.where(priced, 0.0, part)) / jnp.maximum(jnp.sum(part), 1e-30)
+        for name, part in parts.items()
+    }
 
 
 def pareto(points: ArrayLike, feasible: ArrayLike | None = None) -> Array:
@@ -180,14 +262,19 @@ def pareto(points: ArrayLike, feasible: ArrayLike | None = None) -> Array:
 
 
 def summary(found: Cost) -> dict[str, Any]:
-    """Returns totals in Python numbers: seconds, joules, resources, feasibility."""
+    """Returns totals in Python numbers: seconds, joules, resources, feasibility.
+
+    `unpriced_macs` and the like are the shares of the workload that no total holds.
+    """
     host = jax.device_get(
         (found.latency_s, found.energy_j, found.feasible, found.resources)
     )
     latency, energy, feasible, resources = host
+    unpriced = jax.device_get(found.unpriced)
     return {
         "latency_s": float(latency),
         "energy_j": float(energy),
         "feasible": bool(feasible),
         **{name: float(value) for name, value in resources.items()},
+        **{f"unpriced_{name}": float(value) for name, value in unpriced.items()},
     }

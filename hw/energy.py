@@ -7,7 +7,7 @@ target scales them by its node and by what its control costs.
 
 import jax.numpy as jnp
 
-from core.types import Array, ArrayLike
+from core.types import Array
 
 MULTIPLY_8 = 0.2e-12
 """Joules of an 8-bit integer multiplication; it grows with the product of widths (32
@@ -16,6 +16,8 @@ ADD_32 = 0.1e-12
 """Joules of a 32-bit integer addition; it grows with the width."""
 FLOAT = 1.4
 """What a float32 multiply-accumulate (4.6 pJ) takes over an integer one."""
+FUNCTION_ADDS = 10.0
+"""Additions that a function such as exp counts for: our choice."""
 
 
 def mac_energy(weight_bits: Array, input_bits: Array) -> Array:
@@ -29,18 +31,3 @@ def mac_energy(weight_bits: Array, input_bits: Array) -> Array:
     total = product + ADD_32 * jnp.maximum(weight_bits + input_bits, 16.0) / 32.0
     wide = jnp.minimum(weight_bits, input_bits) / 32.0
     return total * (1.0 + (FLOAT - 1.0) * wide)
-
-
-def sparse_time(density: Array, kept: ArrayLike) -> Array:
-    """Returns the share of a dense product's time that a pruned one takes.
-
-    d / (e + (1 - e) d): 1 at density 1, d / e for small densities, where e is the share
-    of the ideal gain that is kept. It rises with d and falls with e; e = 0 gains
-    nothing at all.
-
-    Args:
-      density: kept share of the weights, [rows].
-      kept: share of the ideal gain at small densities, in [0, 1].
-    """
-    kept = jnp.maximum(jnp.asarray(kept, density.dtype), 1e-6)
-    return density / (kept + (1.0 - kept) * density)

@@ -11,15 +11,11 @@ from core.text import columns
 from core.types import Array
 from hw.constants import constants, with_values
 from hw.cost import Cost, Target, cost
+from hw.targets.base import Hardware
 from hw.workload import Workload
 
-_FORMATS = {
-    "weight bits": ("weight_bits",),
-    "data bits": ("input_bits", "output_bits"),
-    "density": ("density",),
-    "data density": ("input_density",),
-}
-"""What a designer turns, and the columns of the table that it is."""
+_FORMATS = ("weight bits", "data bits", "density", "data density")
+"""What a designer turns."""
 
 
 class Row(NamedTuple):
@@ -52,10 +48,11 @@ class Roofline(NamedTuple):
 
     Attributes:
       names: of the products.
-      reuse: multiply-accumulates for each byte.
+      reuse: multiply-accumulates for each byte that the target really moves: weights
+        as it stores them, again where they do not fit; infinite where none moves.
       rate: multiply-accumulates a second that are reached.
       peak: the best rate of any product with memory for free.
-      bandwidth: bytes a second of the memory; infinite without one.
+      bandwidth: bytes a second of the memory, as the target has it; infinite without.
     """
 
     names: tuple[str, ...]
@@ -76,6 +73,8 @@ class Explanation:
         negative) of each constant of the target, the largest first.
       roofline: of the products.
       simulated: whether no constant was fitted to a measurement of this machine.
+      left_out: names of operators that the target has no unit for.
+      unpriced: share of the workload's "macs", "bytes" and "operations" in those.
     """
 
     target: str
@@ -83,6 +82,8 @@ class Explanation:
     constants: tuple[tuple[str, float], ...]
     roofline: Roofline
     simulated: bool
+    left_out: tuple[str, ...] = ()
+    unpriced: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         """The ten slowest rows, and the constants that matter."""
@@ -101,7 +102,14 @@ class Explanation:
             name = f"{len(rest)} others"
             lines.append((name, f"{100 * share:.1f} %", f"{spent:.3g}", "", "", ""))
         best = ", ".join(f"{n} {v:+.2f} %" for n, v in self.constants[:4])
-        return f"{columns([head, *lines])}\nfor a percent of a constant: {best}"
+        text = f"{columns([head, *lines])}\nfor a percent of a constant: {best}"
+        if self.left_out:
+            shares = ", ".join(
+                f"{100 * v:.2g} % of {k}" for k, v in self.unpriced.items()
+            )
+            some = ", ".join(self.left_out[:4]) + ", ..." * (len(self.left_out) > 4)
+            text += f"\nnot priced, the target has no unit for it: {shares} ({some})"
+        return text
 
 
 def explain(workload: Workload, target: Target) -> Explanation:
@@ -120,7 +128,11 @@ def explain(workload: Workload, target: Target) -> Explanation:
     found = jax.device_get(cost(workload, target))
     slopes = _format_slopes(workload, target)
     total = float(found.latency_s)
-    rows = [_row(workload, found, slopes, i, total) for i in range(len(workload))]
+    index = _index_shares(workload, target)
+    rows = [
+        _row(workload.names[i], found, slopes, i, float(index[i]))
+        for i in range(len(workload))
+    ]
     rows.sort(key=lambda row: -row.seconds)
     origins = [each.origin + each.source for each in constants(target)]
     measured = any("measured on this machine" in text for text in origins)
@@ -130,6 +142,8 @@ def explain(workload: Workload, target: Target) -> Explanation:
         _constant_slopes(workload, target, total),
         roofline(workload, target),
         not measured,
+        found.left_out,
+        {k: float(v) for k, v in found.unpriced.items()},
     )
 
 
@@ -141,33 +155,47 @@ def roofline(workload: Workload, target: Target) -> Roofline:
       target: any target.
     """
     found = jax.device_get(cost(workload, target))
-    products = np.flatnonzero(workload.is_product)
+    priced = ~np.isin(np.array(workload.names, object), found.left_out)
+    products = np.flatnonzero(workload.is_product & priced)
     macs = np.asarray(workload.macs)[products]
-    size = np.maximum(np.asarray(workload.bytes)[products], 1.0)
-    memory = found.seconds.get("memory", np.zeros(len(workload)))[products]
+    moved = found.moved[products]
     others = [v[products] for k, v in found.seconds.items() if k != "memory"]
     slowest = np.maximum(np.max(others, axis=0), 1e-30)
-    moving = memory > 0
-    bandwidth = (size[moving] / memory[moving]).min() if moving.any() else np.inf
+    reuse = np.full(len(products), np.inf)
+    np.divide(macs, moved, out=reuse, where=moved > 0)
     return Roofline(
         tuple(workload.names[i] for i in products),
-        macs / size,
+        reuse,
         macs / found.latencies_s[products],
         float((macs / slowest).max()) if len(products) else 0.0,
-        float(bandwidth),
+        float(found.bandwidth),
     )
+
+
+def _index_shares(workload: Workload, target: Target) -> np.ndarray:
+    """Indices' share of what products move, [rows]; 0 where a target stores none."""
+    table = jax.tree.map(jnp.asarray, workload)
+    if not isinstance(target, Hardware):
+        return np.zeros(len(workload))
+    index = table.calls * target.index_bytes(table)
+    return np.asarray(index / jnp.maximum(target.moved_bytes(table), 1.0))
 
 
 def _format_slopes(workload: Workload, target: Target) -> dict[str, Array]:
     """D latency / d log of each format, [rows] by name."""
 
     def latency(logs: dict[str, Array]) -> Array:
-        changed = {
-            field: getattr(workload, field) * jnp.exp(logs[name])
-            for name, fields in _FORMATS.items()
-            for field in fields
-        }
-        return cost(dataclasses.replace(workload, **changed), target).latency_s
+        of_weights, of_data, kept, active = (jnp.exp(logs[n]) for n in _FORMATS)
+        kernel = np.array([bool(path) for path in workload.paths])
+        made = dataclasses.replace(
+            workload,
+            weight_bits=workload.weight_bits * jnp.where(kernel, of_weights, of_data),
+            input_bits=workload.input_bits * of_data,
+            output_bits=workload.output_bits * of_data,
+            density=workload.density * kept,
+            input_density=workload.input_density * active,
+        )
+        return cost(made, target).latency_s
 
     zero = {name: jnp.zeros(len(workload)) for name in _FORMATS}
     return jax.device_get(jax.grad(latency)(zero))
@@ -189,10 +217,8 @@ def _constant_slopes(
     return tuple(sorted(pairs, key=lambda pair: -abs(pair[1])))
 
 
-def _row(
-    workload: Workload, found: Cost, slopes: dict[str, Array], i: int, total: float
-) -> Row:
-    seconds = float(found.latencies_s[i])
+def _row(name: str, found: Cost, slopes: dict[str, Array], i: int, index: float) -> Row:
+    total, seconds = float(found.latency_s), float(found.latencies_s[i])
     parts = {name: float(v[i]) for name, v in found.seconds.items()}
     extra = seconds - max(parts.values())
     order = sorted(parts, key=lambda name: -parts[name])
@@ -202,18 +228,13 @@ def _row(
     if bound == "overhead":
         rest, after = max(parts.values()), order[0]
     gain = seconds / rest if rest > 0 else float("inf")
-    if bound in ("memory", "cache", "loading"):
-        index = float(
-            np.asarray(workload.index_bytes)[i] * np.asarray(workload.calls)[i]
-        )
-        if index > 0.5 * float(np.asarray(workload.bytes)[i]):
-            bound = "indices"
+    if bound in ("memory", "cache") and index > 0.5:
+        bound = "indices"
     share = seconds / total if total else 0.0
     ease = {
         name: float(slope[i]) / seconds if seconds else 0.0
         for name, slope in slopes.items()
     }
-    name = workload.names[i]
     remedy = _remedy(bound, ease, after, gain)
     return Row(name, seconds, share, bound, gain, after, remedy, ease)
 
@@ -226,6 +247,6 @@ def _remedy(bound: str, ease: dict[str, float], after: str, gain: float) -> str:
         return "a pattern with fewer indices, such as blocks"
     helps = [n for n, v in sorted(ease.items(), key=lambda p: -p[1]) if v > 0.05]
     what = f"less {' or '.join(helps[:2])}" if helps else "another shape or target"
-    if bound in ("memory", "cache", "loading"):
+    if bound in ("memory", "cache"):
         what = what if helps else "less to move"
     return f"{what}; then {after}" if np.isfinite(gain) else what

@@ -12,19 +12,20 @@ class Gemm(NamedTuple):
     Attributes:
       groups: independent products: batches, or the groups of a convolution.
       m: rows of data: examples times positions.
-      k: terms of each sum.
+      k: terms of each sum; of a transposed convolution those on average that meet an
+        input and no inserted zero.
       n: columns of weights: outputs of a group.
       window: positions of a convolution's window, 1 of other products; divides k.
     """
 
     groups: int
     m: int
-    k: int
+    k: float
     n: int
-    window: int = 1
+    window: float = 1
 
     @property
-    def macs(self) -> int:
+    def macs(self) -> float:
         """Multiply-accumulates; those with padded zeros count, as in the field."""
         return self.groups * self.m * self.k * self.n
 
@@ -56,6 +57,8 @@ def gemm_of(node: Node, weights: int = 1) -> Gemm:
     out, kernel = node.outputs[0].shape, node.inputs[1].shape
     features = out[numbers.out_spec[1]]
     window = math.prod(kernel[i] for i in numbers.rhs_spec[2:])
+    # Between inputs that are spread out stand zeros, which nothing multiplies.
+    window = window / math.prod(node.params["lhs_dilation"])
     terms = window * kernel[numbers.rhs_spec[1]]
     positions = math.prod(out) // max(features, 1)
     return Gemm(groups, positions, terms, features // groups, window)

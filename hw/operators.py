@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax.numpy as jnp
+import numpy as np
 
 from core.errors import GraphError, describe
 from graph import Graph, Node, Value
@@ -23,6 +26,10 @@ class Operator:
       weights: elements of parameters, or of what is made of them, that a call reads.
       inputs: elements of data that a call reads, each value once.
       outputs: elements that a call writes for others.
+      weight_bits: mean width of those parameters, as they are stored.
+      input_bits: mean width of the data that is read.
+      output_bits: mean width of what is written.
+      follows: path of the product whose results it reads, '' where there is none.
       calls: how often it runs; above 1 for what a loop repeats.
     """
 
@@ -34,6 +41,10 @@ class Operator:
     weights: int = 0
     inputs: int = 0
     outputs: int = 0
+    weight_bits: float = 0.0
+    input_bits: float = 0.0
+    output_bits: float = 0.0
+    follows: str = ""
     calls: int = 1
 
     @property
@@ -164,28 +175,73 @@ class _Walk:
         ]
 
     def count(self) -> None:
-        """Counts what each operator reads and writes."""
+        """Counts what each operator reads and writes, and how wide that is."""
         readers: dict[Value, set[int]] = {}
         for each in self.order.values():
             for value in {v for n in each.nodes for v in n.inputs}:
                 readers.setdefault(value, set()).add(id(each))
         final = set(self.graph.outputs)
+        # A view alone is no operator: who reads it reads what it is a view of.
+        viewed = {
+            out: node.inputs[0]
+            for each in self.order.values()
+            if each.gemm is None and all(kind_of(n) == "view" for n in each.nodes)
+            for node in each.nodes
+            for out in node.outputs
+        }
+
+        def stored(value: Value) -> Value:
+            while value in viewed:
+                value = viewed[value]
+            leaves = self.leaves.get(value)
+            return max(leaves, key=_size) if leaves else value
+
         for each in self.order.values():
             made = {v for n in each.nodes for v in n.outputs}
             read = {v for n in each.nodes for v in n.inputs} - made
-            fixed = {v for v in read if v in self.leaves}
-            each.weights = sum(_read(v, each) for v in fixed)
-            each.inputs = sum(_read(v, each) for v in read - fixed)
-            each.outputs = sum(
-                math.prod(v.shape)
+            fixed = {v: _read(v, each) for v in read if v in self.leaves}
+            data = {v: _read(v, each) for v in read if v not in self.leaves}
+            others = {
+                v: _size(v)
                 for v in made
                 if v in final or readers.get(v, set()) - {id(each)}
+            }
+            if each.gemm is None:
+                known = [self.home[v].path for v in data if v in self.home]
+                each.follows = next((path for path in known if path), "")
+            each.weights, each.inputs = sum(fixed.values()), sum(data.values())
+            each.outputs = sum(others.values())
+            plain = _width(each.nodes[0].outputs[0])
+            each.output_bits = _mean([(n, _width(v)) for v, n in others.items()], plain)
+            each.input_bits, each.weight_bits = (
+                _mean([(n, _width(stored(v))) for v, n in side.items()], plain)
+                for side in (data, fixed)
             )
+
+
+def _size(value: Value) -> int:
+    return math.prod(value.shape)
+
+
+def _width(value: Value) -> float:
+    """Bits of an element, as it lies in memory."""
+    dtype = value.dtype
+    if jnp.issubdtype(dtype, jnp.floating):
+        return float(jnp.finfo(dtype).bits)
+    if jnp.issubdtype(dtype, jnp.integer):
+        return float(jnp.iinfo(dtype).bits)
+    return 8.0 * np.dtype(dtype).itemsize
+
+
+def _mean(pairs: Sequence[tuple[int, float]], default: float) -> float:
+    """The mean of widths by counts, or the default if nothing counts."""
+    total = sum(n for n, _ in pairs)
+    return sum(n * bits for n, bits in pairs) / total if total else default
 
 
 def _read(value: Value, operator: Operator) -> int:
     """Elements that an operator reads of a value: of slices and gathers, the taken."""
-    size = math.prod(value.shape)
+    size = _size(value)
     users = [n for n in operator.nodes if value in n.inputs]
     if all(n.op in ("slice", "dynamic_slice", "gather") for n in users):
         return min(size, sum(math.prod(n.outputs[0].shape) for n in users))
@@ -201,7 +257,7 @@ def _merged(operators: Iterable[Operator]) -> list[Operator]:
             continue
         first.parameters |= each.parameters
         if first.gemm is not None and each.gemm is not None:
-            first.gemm = _mean(first.gemm, each.gemm, first.calls)
+            first.gemm = _mean_gemm(first.gemm, each.gemm, first.calls)
         n = first.calls
         first.inputs = (first.inputs * n + each.inputs) // (n + 1)
         first.outputs = (first.outputs * n + each.outputs) // (n + 1)
@@ -209,7 +265,7 @@ def _merged(operators: Iterable[Operator]) -> list[Operator]:
     return list(found.values())
 
 
-def _mean(first: Gemm, other: Gemm, calls: int) -> Gemm:
+def _mean_gemm(first: Gemm, other: Gemm, calls: int) -> Gemm:
     """A GEMM with the mean work of calls of different sizes with one kernel."""
     if first == other:
         return first

@@ -45,6 +45,29 @@ def index_bits(pattern: Array, density: Array) -> Array:
     return select(pattern, _TABLE[:, 0]) + select(pattern, _TABLE[:, 1]) * density
 
 
+def by_name(**values: float) -> np.ndarray:
+    """Returns float32 [len(PATTERNS)]: a number for each, 0 for what is not named."""
+    return np.array([values.get(name, 0.0) for name in PATTERNS], np.float32)
+
+
+def time_share(density: Array, kept: ArrayLike) -> Array:
+    """Returns the share of a dense product's time that a pruned one takes.
+
+    min(1, density / kept) with the corner rounded (2106.09166): zeros pay once there
+    are enough of them. It is exactly 1 at density 1 and where `kept` is 0, and
+    exactly the density where `kept` is 1.
+
+    Args:
+      density: kept share of the weights, [rows].
+      kept: share of the ideal gain that a target keeps, in [0, 1].
+    """
+    share = jnp.maximum(jnp.asarray(kept, density.dtype), 1e-6)
+    reached = density / share
+    width = jnp.clip(1.0 / share - 1.0, 1e-6, 0.1)
+    near = jnp.maximum(width - jnp.abs(1.0 - reached), 0.0) / width
+    return jnp.minimum(reached, 1.0) - near * near * width / 4.0
+
+
 def select(pattern: Array, values: ArrayLike) -> Array:
     """Returns `values[pattern]` without a gather: float [rows].
 

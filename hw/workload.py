@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from core.errors import InputError, RuleError, check_range, describe, nearest
 from core.text import columns
@@ -58,13 +59,14 @@ class Workload:
       weights: elements of parameters that a call reads.
       inputs: elements of data that a call reads.
       outputs: elements that a call writes.
-      weight_bits: width of a weight.
-      input_bits: width of an input.
-      output_bits: width of an output.
+      weight_bits: width of a weight; that of an input where there is no kernel.
+      input_bits: mean width of the values that are read.
+      output_bits: mean width of the values that are written.
       density: kept share of the weights, in (0, 1].
       input_density: share of inputs that are not 0, in (0, 1].
       pattern: of the kept weights, an index in `hw.PATTERNS`.
-      names: what to call the rows: path, or operators and line.
+      names: what to call the rows: path; of chains the path of the product whose
+        results they read and their operators, or operators and line.
       paths: of the parameter that a product multiplies by, '' without one.
       kinds: of the rows.
       unknown: primitives that no table knows, with how often they occur; they count as
@@ -193,7 +195,7 @@ class Workload:
 
 
 _DATA = (*_SHAPE, *_WORK, *_FORMAT, "pattern")
-PerPath = float | str | Mapping[str, Any] | None
+PerPath = float | str | Mapping[str, Any] | Sequence[Any] | None
 
 
 def workload(
@@ -213,12 +215,12 @@ def workload(
     Args:
       fn: a graph of `graph.trace`, or a function `fn(params, *data)`.
       *example_args: arrays or `jax.ShapeDtypeStruct`s, if `fn` is a function.
-      density: kept share of weights: a number for all kernels, or numbers by path (as
-        `gap.summary` and `gap.profile` count them); other kernels are dense.
-      bits: width of weights, likewise (as `quant.summary` gives them); others have the
+      density: kept share of weights: a number for all kernels, numbers by path, or what
+        `gap.summary` returns; other kernels are dense.
+      bits: width of weights, likewise, or what `quant.summary` returns; others have the
         width of their type.
-      pattern: a name in `PATTERNS`, likewise; kernels with a density below 1 and no
-        pattern are 'unstructured'.
+      pattern: a name in `PATTERNS`, likewise; dense kernels with a density below 1 are
+        'unstructured'.
       input_bits: width of what meets a kernel, by path; a number holds for all data.
       input_density: share of that which is not 0.
 
@@ -248,17 +250,23 @@ def workload(
         name: np.asarray(c, np.float32) for name, c in columns_.items()
     }
     kernels = np.array([bool(path) for path in paths])
-    wide = _widths(found)
+    wide = {
+        side: np.array([getattr(each, f"{side}_bits") for each in found])
+        for side in ("weight", "input", "output")
+    }
     given = _spread("density", density, 1.0, paths, kernels)
     data["density"] = _checked("density", given, 1.0)
-    data["weight_bits"] = _checked(
-        "bits", _spread("bits", bits, wide, paths, kernels), 64.0
-    )
     everywhere = np.ones(len(paths), bool)
-    inputs = _spread("input_bits", input_bits, wide, paths, everywhere)
+    inputs = _spread("input_bits", input_bits, wide["input"], paths, everywhere)
     data["input_bits"] = _checked("input_bits", inputs, 64.0)
     whole = isinstance(input_bits, int | float)
-    data["output_bits"] = data["input_bits"] if whole else wide.astype(np.float32)
+    outputs = inputs if whole else wide["output"]
+    data["output_bits"] = outputs.astype(np.float32)
+    # A row without a kernel multiplies or adds data alone.
+    own = np.where(kernels, wide["weight"], inputs)
+    data["weight_bits"] = _checked(
+        "bits", _spread("bits", bits, own, paths, kernels), 64.0
+    )
     share = _spread("input_density", input_density, 1.0, paths, kernels)
     data["input_density"] = _checked("input_density", share, 1.0)
     data["pattern"] = _patterns(pattern, data["density"], paths, kernels)
@@ -276,6 +284,7 @@ def design(
     *,
     bits: ArrayLike | None = None,
     density: ArrayLike | None = None,
+    pattern: str | ArrayLike | None = None,
     input_bits: ArrayLike | None = None,
     input_density: ArrayLike | None = None,
 ) -> Workload:
@@ -283,28 +292,59 @@ def design(
 
     Args:
       table: any workload.
-      bits: of weights, [] or [rows]; rows without a kernel keep theirs.
-      density: of weights, likewise.
+      bits: of weights, [] or [rows]; rows without a kernel multiply data by data, and
+        have the bits of their inputs.
+      density: of weights, likewise; dense rows that get one below 1 are 'unstructured'.
+      pattern: of kernels: a name, or indices in `PATTERNS`, [] or [rows].
       input_bits: of inputs and outputs, [] or [rows], of all rows.
       input_density: of the inputs of products.
+
+    Raises:
+      InputError: a number outside of its range, where it is known when this is called.
+      UnknownNameError: no such pattern.
     """
     kernel = np.array([bool(path) for path in table.paths])
+    every = np.ones(len(table), bool)
 
-    def put(new: ArrayLike | None, old: Array, where: np.ndarray) -> Array:
+    def put(
+        name: str, new: ArrayLike | None, high: float, old: Array, where: np.ndarray
+    ) -> Array:
         if new is None:
             return old
+        if not isinstance(new, Tracer):
+            _checked(name, np.asarray(new, np.float64), high)
         new = jnp.broadcast_to(jnp.asarray(new, np.float32), old.shape)
         return jnp.where(where, new, old)
 
-    every = np.ones(len(table), bool)
+    data = put("input_bits", input_bits, 64.0, table.input_bits, every)
+    widths = put("bits", bits, 64.0, table.weight_bits, kernel)
+    kept = put("density", density, 1.0, table.density, kernel)
+    codes = table.pattern
+    if pattern is not None:
+        codes = jnp.where(kernel, _codes(pattern), codes)
+    if density is not None:
+        listed = kernel & (codes == patterns.code("dense")) & (kept < 1)
+        codes = jnp.where(listed, patterns.code("unstructured"), codes)
+    share = table.input_density
     return dataclasses.replace(
         table,
-        weight_bits=put(bits, table.weight_bits, kernel),
-        density=put(density, table.density, kernel),
-        input_bits=put(input_bits, table.input_bits, every),
-        output_bits=put(input_bits, table.output_bits, every),
-        input_density=put(input_density, table.input_density, table.is_product),
+        weight_bits=jnp.where(kernel, widths, data),
+        density=kept,
+        pattern=codes.astype(np.int32),
+        input_bits=data,
+        output_bits=put("input_bits", input_bits, 64.0, table.output_bits, every),
+        input_density=put("input_density", input_density, 1.0, share, table.is_product),
     )
+
+
+def _codes(pattern: str | ArrayLike) -> ArrayLike:
+    """Indices in `PATTERNS`; those that are known are checked."""
+    if isinstance(pattern, str):
+        return patterns.code(pattern)
+    if not isinstance(pattern, Tracer):
+        for value in np.unique(np.asarray(pattern)):
+            check_range("pattern", float(value), 0, len(patterns.PATTERNS) - 1)
+    return pattern
 
 
 def distinct(table: Workload) -> Workload:
@@ -351,13 +391,6 @@ def _row(operator: Operator, fresh: int) -> list[float]:
     return [operator.calls, *shape, 1, *work, *sizes]
 
 
-def _widths(found: Iterable[Operator]) -> np.ndarray:
-    """The width of the results' type."""
-    return np.array(
-        [float(np.dtype(each.nodes[0].outputs[0].dtype).itemsize * 8) for each in found]
-    )
-
-
 def _spread(
     name: str, given: PerPath, default: Any, paths: tuple[str, ...], where: np.ndarray
 ) -> np.ndarray:
@@ -365,12 +398,26 @@ def _spread(
     base = np.broadcast_to(np.asarray(default, np.float64), where.shape).copy()
     if given is None:
         return base
+    if isinstance(given, list | tuple):
+        given = _listed(name, given, paths)
     if not isinstance(given, Mapping):
         base[where] = given
         return base
     for path, value in given.items():
         base[_place(name, path, paths)] = value
     return base
+
+
+def _listed(name: str, rows: Sequence[Any], paths: tuple[str, ...]) -> dict[str, float]:
+    """Numbers by path from a summary's rows; vectors, as biases, are no kernels."""
+    if not all(hasattr(row, "path") and hasattr(row, name) for row in rows):
+        wanted = f"a number, numbers by path, or rows with a path and {name}"
+        raise InputError(f"{name}: {describe(repr(rows)[:60], wanted)}")
+    return {
+        row.path: getattr(row, name)
+        for row in rows
+        if row.path in paths or len(getattr(row, "shape", (1, 1))) > 1
+    }
 
 
 def _place(name: str, path: str, paths: tuple[str, ...]) -> int:
@@ -393,7 +440,7 @@ def _patterns(
     given: Any, density: np.ndarray, paths: tuple[str, ...], kernels: np.ndarray
 ) -> np.ndarray:
     sparse = kernels & (density < 1)
-    codes = np.where(sparse, patterns.code("unstructured"), patterns.code("dense"))
+    codes = np.full(len(paths), patterns.code("dense"))
     if isinstance(given, Mapping):
         for path, name in given.items():
             codes[_place("pattern", path, paths)] = patterns.code(name)
@@ -403,11 +450,15 @@ def _patterns(
                 f"pattern: {describe(repr(given), 'a name, or names by path')}"
             )
         codes[kernels] = patterns.code(given)
-    return codes.astype(np.int32)
+    listed = sparse & (codes == patterns.code("dense"))
+    return np.where(listed, patterns.code("unstructured"), codes).astype(np.int32)
 
 
 def _names(found: Sequence[Operator]) -> tuple[str, ...]:
-    """Paths, and operators with their line; what is named alike gets a number."""
+    """Paths; chains after the product that they follow, or with their line.
+
+    What is named alike gets a number.
+    """
     names, seen = [], Counter()
     for each in found:
         name = each.path or _label(each)
@@ -419,6 +470,8 @@ def _names(found: Sequence[Operator]) -> tuple[str, ...]:
 def _label(operator: Operator) -> str:
     ops = [n.op for n in operator.nodes if kind_of(n) != "view"]
     first = "+".join(list(dict.fromkeys(ops))[:3]) + ("+..." if len(ops) > 3 else "")
+    if operator.follows:
+        return f"{operator.follows}: {first}"
     line = PurePath(operator.nodes[-1].source.split(" ")[0]).name
     return f"{first} {line}".strip()
 

@@ -1,5 +1,6 @@
 """Networks that calibration has not seen, timed on the machine at hand."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from experiments import models
 from experiments.hardware import networks
 from experiments.results import Figure, Row, Series
 from hw.calibration import fit, tables_of, time_micros
-from hw.micro import micros, seconds_of
+from hw.micro import micros, repeated, seconds_of
 
 UNSEEN = (
     *(("lenet_300_100", 1), ("lenet_300_100", 64), ("lenet5", 1), ("lenet5", 32)),
@@ -25,29 +26,42 @@ UNSEEN = (
 """Networks of `experiments.models` and of the hardware papers, and batches."""
 
 
-def _case(name: str, batch: int) -> tuple[Any, Any, Any]:
-    """A function, its parameters (random) and its input."""
+def _function(name: str, batch: int) -> tuple[Any, Any, Any]:
+    """A network as a function, the shapes of its parameters and of its input."""
     if name in models.MODELS:
         model = models.create(name)
-        x = jnp.ones((batch, *models.MODELS[name].input_shape))
-        params = jax.jit(model.init)(jax.random.key(0), x[:1])
-        return model.apply, params, x
-    structs, x = networks.shapes(name, batch)
+        x = jax.ShapeDtypeStruct((batch, *models.MODELS[name].input_shape), jnp.float32)
+        return model.apply, jax.eval_shape(model.init, jax.random.key(0), x), x
+    return networks.apply_of(name), *networks.shapes(name, batch)
+
+
+def _case(name: str, batch: int) -> tuple[Any, Any, Any]:
+    """A function, its parameters (random) and its input."""
+    fn, shapes, x = _function(name, batch)
+    if name in models.MODELS:
+        model = models.create(name)
+        params = jax.jit(model.init)(jax.random.key(0), jnp.ones(x.shape))
+        return fn, params, jnp.ones(x.shape)
     rng = np.random.default_rng(0)
     params = {
         key: jnp.asarray(rng.standard_normal(s.shape).astype(np.float32) * 0.02)
-        for key, s in structs.items()
+        for key, s in shapes.items()
     }
-    return networks.apply_of(name), params, jnp.ones(x.shape)
+    return fn, params, jnp.ones(x.shape)
 
 
 def time_networks(cases: Sequence[tuple[str, int]] = UNSEEN) -> list[float]:
-    """Returns the seconds of networks, batch by batch."""
-    found = []
+    """Returns the seconds of networks, batch by batch: medians of three turns."""
+    runs = []
     for name, batch in cases:
         fn, params, x = _case(name, batch)
-        found.append(seconds_of(jax.jit(fn), params, x))
-    return found
+        runs.append(functools.partial(seconds_of, jax.jit(fn), params, x))
+    return repeated(runs)
+
+
+def table_of(name: str, batch: int) -> hw.Workload:
+    """Returns the workload of a network and batch; nothing is made."""
+    return hw.workload(*_function(name, batch))
 
 
 def measure(cases: Sequence[tuple[str, int]] = UNSEEN) -> dict[str, Any]:
@@ -80,8 +94,7 @@ def judge(
     found = fit(tables_of(chosen), times, [m.name for m in chosen], launch)
     rows = []
     for (name, batch), measured in zip(cases, seconds, strict=True):
-        fn, params, x = _case(name, batch)
-        cost = hw.cost(hw.workload(fn, params, x), found.target)
+        cost = hw.cost(table_of(name, batch), found.target)
         rows.append([f"{name}, batch {batch}", float(cost.latency_s), measured])
     constants = {
         c.name: float(c.value)

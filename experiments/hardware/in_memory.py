@@ -151,19 +151,73 @@ def binary_product(
     return product
 
 
-def crossbar_product(
-    xbar: memristor.Crossbar, key: Array, seconds: float = 1.0
-) -> behaviour.Product:
-    """Returns products of weights of 8 bits in crossbars; inputs stay float."""
+CROSSBAR_BITS = 8
+"""Of weights and of inputs in crossbars."""
 
-    def product(path: str, x: Array, w: Array) -> Array:
-        scale = jnp.abs(w).max() / 127
-        whole = jnp.round(w / scale)
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("key", "wrong", "full_scale", "seconds"),
+    meta_fields=("steps", "adc_bits"),
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Crossbars:
+    """Crossbars of a network; a pytree, so that one program serves several.
+
+    Attributes:
+      steps: of the inputs' levels, by path; negative where inputs have both signs.
+      key: of the cells.
+      wrong: deviations by name; see `memristor.Crossbar`.
+      full_scale: of converters, by path.
+      seconds: since the cells were written.
+      adc_bits: of converters; 0 for exact ones.
+    """
+
+    steps: tuple[tuple[str, float], ...]
+    key: Array
+    wrong: Mapping[str, float | Array]
+    full_scale: Mapping[str, float]
+    seconds: float | Array = 1.0
+    adc_bits: int = 0
+
+    def __call__(self, path: str, x: Array, w: Array) -> Array:
+        """Returns a product of weights and inputs of 8 bits each.
+
+        Inputs with both signs take two passes, one for each sign.
+        """
+        xbar = memristor.Crossbar(adc_bits=self.adc_bits, **self.wrong)  # type: ignore[arg-type]
+        scale, whole = whole_weights(w)
         salt = lax.bitcast_convert_type(jnp.sum(jnp.abs(w)), jnp.uint32)
-        mine = jax.random.fold_in(key, salt)  # cells are the same for all inputs
-        return scale * memristor.crossbar_matmul(x, whole, xbar, mine, seconds)
+        mine = jax.random.fold_in(self.key, salt)  # cells are the same for all inputs
 
-    return product
+        def sums(levels: Array) -> Array:
+            return memristor.crossbar_matmul(
+                levels,
+                whole,
+                xbar,
+                mine,
+                self.seconds,
+                bits=CROSSBAR_BITS,
+                input_bits=CROSSBAR_BITS,
+                full_scale=self.full_scale.get(path, 1.0),
+            )
+
+        step = dict(self.steps)[path]
+        found = sums(crossbar_levels(x, abs(step)))
+        if step < 0:
+            found = found - sums(crossbar_levels(-x, abs(step)))
+        return abs(step) * scale * found
+
+
+def whole_weights(w: Array) -> tuple[Array, Array]:
+    """Returns a scale [] and whole weights of 8 bits."""
+    scale = jnp.abs(w).max() / (2 ** (CROSSBAR_BITS - 1) - 1)
+    return scale, jnp.round(w / scale)
+
+
+def crossbar_levels(x: Array, step: float) -> Array:
+    """Returns whole inputs of 8 bits; what is negative is 0."""
+    return jnp.clip(jnp.round(x / step), 0.0, 2.0**CROSSBAR_BITS - 1)
 
 
 def observe(
@@ -236,5 +290,18 @@ def plane_scales_of(
             for plane in planes
         ]
         return jnp.stack(found).max()
+
+    return observe(model, variables, x, look)
+
+
+def crossbar_scales_of(
+    model: Any, variables: PyTree, x: Array, steps: Mapping[str, float]
+) -> dict[str, float]:
+    """Returns full scales of crossbars' converters, by path."""
+
+    def look(path: str, a: Array, w: Array) -> Array:
+        levels = crossbar_levels(jnp.abs(a), abs(steps[path]))
+        whole = whole_weights(w)[1]
+        return memristor.fit_full_scale(levels, whole, memristor.Crossbar())
 
     return observe(model, variables, x, look)

@@ -19,7 +19,7 @@ from experiments.pruning.trainer import Trainer, cosine, jitted_accuracy
 from experiments.results import Figure, Row, Series, mean_row
 from experiments.training import TrainState
 from experiments.workdir import Run
-from hw import capram, memristor
+from hw import capram
 
 BATCH = 64
 PIXELS: dict[str, Any] = {"mean": 0.0, "std": 1.0}
@@ -45,11 +45,9 @@ def linearity(seeds: Sequence[int]) -> dict[str, Any]:
         for mended in (False, True):
             made = in_memory.macro(spec, seed, mended)
             key = jax.random.key(seed + 1_000)
-            most, rms = _linearity(made.chip, made.calibration, key, spec)
-            found[f"chip {seed}, {'calibrated' if mended else 'as it is'}"] = [
-                float(most),
-                float(rms),
-            ]
+            swept = _linearity(made.chip, made.calibration, key, spec)
+            name = f"chip {seed}, {'calibrated' if mended else 'as it is'}"
+            found[name] = {k: float(v) for k, v in swept._asdict().items()}
     return found
 
 
@@ -134,7 +132,7 @@ def digits(run: Run, config: Any, seed: int) -> dict[str, Any]:
         return jitted_accuracy(in_macro, (chip, state.params), trainer.test)
 
     def measured() -> dict[str, float]:
-        found = _crossbars(trainer, model, held)
+        found = _crossbars(trainer, model, held, images)
         found[RANGE] = accuracy(macro(capram.ideal(), 0, whole), state)
         found[IDEAL] = accuracy(macro(capram.ideal(), 0), state)
         found[CHIP] = float(np.mean([accuracy(chip, state) for chip in chips]))
@@ -156,24 +154,43 @@ def digits(run: Run, config: Any, seed: int) -> dict[str, Any]:
     return {"accuracy": arms | circuits, "cost": _price(table)}
 
 
-def _crossbars(trainer: Trainer, model: Any, state: TrainState) -> dict[str, float]:
-    """Accuracies of weights of 8 bits in crossbars: noise, converters, drift."""
-    found = {}
+def _crossbars(
+    trainer: Trainer, model: Any, state: TrainState, images: Any
+) -> dict[str, float]:
+    """Accuracies of weights of 8 bits in crossbars: noise, converters, drift.
+
+    Ranges of inputs and of converters are those of training images.
+    """
+    variables = {"params": state.params}
+    top = 2.0**in_memory.CROSSBAR_BITS - 1
+    steps = in_memory.steps_of(model, variables, images, top, quantile=1.0)
+    scales = in_memory.crossbar_scales_of(model, variables, images[:16], steps)
+    right = {"noise": 0.0, "drift": 0.0, "drift_spread": 0.0}
     plans = [
-        ("8 bits, exact", {}, 1.0),
-        ("noise 5 %", {"noise": 0.05}, 1.0),
-        ("noise 20 %", {"noise": 0.2}, 1.0),
-        ("ADC of 6 bits", {"adc_bits": 6}, 1.0),
-        ("a day of drift", {"drift": 0.02, "drift_spread": 0.01}, 86_400.0),
+        ("8 bits, exact", {}, 1.0, 0),
+        ("noise 5 %", {"noise": 0.05}, 1.0, 0),
+        ("noise 20 %", {"noise": 0.2}, 1.0, 0),
+        ("a day of drift", {"drift": 0.02, "drift_spread": 0.01}, 86_400.0, 0),
+        ("ADC of 6 bits", {}, 1.0, 6),
     ]
-    for name, wrong, seconds in plans:
-        product = in_memory.crossbar_product(
-            memristor.Crossbar(**wrong), jax.random.key(0), seconds
-        )
+
+    def in_crossbars(given: tuple[Any, Any], x: Any) -> Any:
+        product, params = given
         network = in_memory.through(model, product)
-        found[f"crossbars, {name}"] = trainer.accuracy(
-            state.params, state.model_state, network
+        return network.apply({"params": params}, trainer.pixels(x), train=False)
+
+    found = {}
+    for name, wrong, seconds, adc_bits in plans:
+        product = in_memory.Crossbars(
+            tuple(steps.items()),
+            jax.random.key(0),
+            right | wrong,
+            scales,
+            seconds,
+            adc_bits,
         )
+        score = jitted_accuracy(in_crossbars, (product, state.params), trainer.test)
+        found[f"crossbars, {name}"] = score
     return found
 
 
@@ -253,19 +270,28 @@ def rows(
       images: of `cifar`, None where it was not run.
       judged: whether data and training are those of full mode.
     """
-    for name, (most, rms) in bent.items():
+    for name, swept in bent.items():
         after = name.endswith("calibrated")
-        yield Row(
-            "largest error of the transfer curve",
-            name,
-            most,
-            paper=2.0 if after else None,
-            unit="steps",
-            simulated=True,
-            holds=most < 2 if after else None,
-        )
-        metric = "root mean square error of the transfer curve"
-        yield Row(metric, name, rms, unit="steps", simulated=True)
+        whole = max(swept["most"], swept["ends"])
+        for where, most in (
+            ("over the whole range", whole),
+            ("where no converter saturates", swept["most"]),
+        ):
+            yield Row(
+                f"largest error of the transfer curve {where}",
+                name,
+                most,
+                paper=2.0 if after else None,
+                unit="steps",
+                simulated=True,
+                holds=most < 2 if after else None,
+            )
+        metric = "root mean square error of the transfer curve, no converter saturated"
+        yield Row(metric, name, swept["rms"], unit="steps", simulated=True)
+        for end in ("low", "high"):
+            metric = f"{end} end of the range that no converter cuts off"
+            share = 100 * swept[end]
+            yield Row(metric, name, share, unit="%", simulated=True)
     by_arm = {k: [f["accuracy"][k] for f in found] for k in found[0]["accuracy"]}
     software = float(np.mean(by_arm[SOFTWARE]))
     papers = {SOFTWARE: 98.8, TUNED: 98.8}

@@ -95,7 +95,7 @@ def rows(priced: Any, ordered: Any, draws: int) -> Iterable[Row]:
     for what, values in (("speed-up", speeds), ("energy gain", gains)):
         mean = float(np.exp(np.mean(np.log(values))))
         yield Row(
-            what,
+            f"{what}, at least",
             f"geometric mean of {len(values)} networks",
             mean,
             paper=2.0,

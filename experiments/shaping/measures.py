@@ -13,6 +13,7 @@ import verify
 from core.types import Array, PyTree
 from experiments import models
 from experiments.data import Dataset, Split
+from hw.targets.fpga import Fpga, Msq
 
 NAMES = {"unsat": "verified", "sat": "falsified", "timeout": "open", "unknown": "open"}
 """What a verdict means for an image."""
@@ -71,33 +72,84 @@ def certify(
     return counts
 
 
+def rounded(
+    fn: Classifier, params: PyTree, split: Split, bits: int, images: int = 512
+) -> Classifier:
+    """Returns fn with the inputs of its products rounded to whole steps.
+
+    Steps are fixed, layer by layer: the largest input of some training images is the
+    top level. Inputs with both signs lose a bit to the sign.
+
+    Args:
+      fn: of a batch.
+      params: of the network.
+      split: the training images.
+      bits: of an input.
+      images: to find the ranges on, the first ones.
+    """
+    found: dict[str, tuple[Array, Array]] = {}
+
+    def look(path: str, x: Array, w: Array) -> Array:
+        found[path] = x.min(), x.max()
+        return x @ w
+
+    def ranges(params: PyTree, x: Array) -> dict[str, tuple[Array, Array]]:
+        hw.behaviour.through(fn, look)(params, x)
+        return dict(found)
+
+    pixels = np.asarray(split.images[:images], np.float32) / 255
+    ends = jax.device_get(jax.jit(ranges)(params, pixels))
+
+    def product(path: str, x: Array, w: Array) -> Array:
+        low, high = ends[path]
+        top = float(2 ** (bits - (low < 0)) - 1)
+        step = float(max(high, -low)) / top
+        return step * (jnp.clip(jnp.round(x / step), -top * (low < 0), top) @ w)
+
+    return hw.behaviour.through(fn, product)
+
+
+def accuracy(fn: Classifier, params: PyTree, split: Split) -> float:
+    """Returns the share of images whose class is right, %."""
+    run = jax.jit(lambda params, x: fn(params, x).argmax(-1))
+    images = np.asarray(split.images, np.float32) / 255
+    parts = np.array_split(images, max(len(images) // 1000, 1))
+    classes = np.concatenate([np.asarray(run(params, part)) for part in parts])
+    return 100 * float((classes == np.asarray(split.labels)).mean())
+
+
 def price(
     fn: Classifier,
     params: PyTree,
     densities: Mapping[str, float],
-    bits: int,
     batch: int,
+    *,
+    formats: tuple[int, int] | None = None,
+    share: float = 0.0,
 ) -> dict[str, dict[str, Any]]:
     """Returns totals of the network's cost on every target, by its name.
-
-    Weights of 32 bits are floats; with fewer bits the inputs of products have eight.
 
     Args:
       fn: of a batch of images.
       params: of the network.
-      densities: share of weights that are not 0, by path.
-      bits: of a weight.
+      densities: share of weights that are not 0, by path; they lie anywhere.
       batch: images at once.
+      formats: bits of weights and of inputs; None for the widest, up to 32, that each
+        target has.
+      share: of rows that are sums of two powers. Designs with two cores run them on
+        the second; floats have none.
     """
     x = jax.ShapeDtypeStruct((batch, 28, 28, 1), jnp.float32)
-    table = hw.workload(
-        fn,
-        params,
-        x,
-        density=dict(densities),
-        bits=bits,
-        input_bits=32 if bits == 32 else 8,
-    )
-    return {
-        name: hw.summary(hw.cost(table, target)) for name, target in hw.TARGETS.items()
-    }
+    table = hw.workload(fn, params, x, density=dict(densities))
+    found = {}
+    for name, target in hw.TARGETS.items():
+        bits, input_bits = formats or (
+            min(32.0, float(np.asarray(most)[1]))
+            for most in (target.weight_widths, target.input_widths)
+        )
+        mixed = target
+        if isinstance(target, Msq) or (formats and isinstance(target, Fpga)):
+            mixed = hw.replace(target, source="the network's rows", share=share)
+        made = hw.design(table, bits=bits, input_bits=input_bits)
+        found[name] = hw.summary(hw.cost(made, mixed))
+    return found

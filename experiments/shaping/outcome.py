@@ -31,9 +31,14 @@ def outcome(run: Run, config: Any, found: Found) -> Outcome:
         f"Certified: no change of any pixel by up to {config.eps:g} (of a range of 1) "
         f"changes the class, decided by beta-CROWN within {config.timeout_s:g} s an "
         f"image on average, for the first {config.images} test images. What is open "
-        "counts as not certified. Weights are on their levels; inputs are not rounded.",
+        "counts as not certified. Weights are on their levels; inputs are rounded to "
+        f"{config.input_bits} bits where accuracy and prices are of, and not where "
+        "networks are certified.",
         "Latency and energy are those of models of hardware (`hw`), simulated from "
-        "published constants; weights that are 0 help only where a target skips them. "
+        "published constants; weights that are 0 lie anywhere: they help where a "
+        "target skips those. The dense network is priced in the widest format, up to "
+        f"32 bits, that each target has; {config.share:g} of the rows run on the "
+        "second core of designs with two. What does not fit a target is marked. "
         f"Stored weights: {INDEX_BITS} bits of index for each one that is left.",
     ]
     return Outcome(rows, figures, notes)
@@ -79,19 +84,28 @@ def _sizes(every: list[Mapping[str, Shaped]]) -> Iterable[Row]:
 def _prices(every: list[Mapping[str, Shaped]]) -> Iterable[Row]:
     before, after = every[0]["before"].cost, every[0]["after"].cost
     for name in after:
-        fits = "" if after[name]["feasible"] else ", does not fit"
+        setting = _priced(name, before[name], after[name])
         for metric, key, scale, unit in (
             ("latency", "latency_s", 1e6, "us"),
             ("energy", "energy_j", 1e6, "uJ"),
         ):
             yield Row(
                 metric,
-                name + fits,
+                setting,
                 scale * after[name][key],
                 baseline=scale * before[name][key],
                 unit=unit,
                 simulated=True,
             )
+
+
+def _priced(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """A target, the format of the dense network on it, and what does not fit."""
+    title = f"{name}, not calibrated" if name == "host" else name
+    text = f"{title} (dense: {before['weight_bits']:g} bits)"
+    if not before["feasible"]:
+        text += ", dense does not fit"
+    return text if after["feasible"] else f"{text}, does not fit"
 
 
 def _quality_figure(every: list[Mapping[str, Shaped]]) -> Figure:

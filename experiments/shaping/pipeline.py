@@ -31,7 +31,7 @@ class Shaped(NamedTuple):
     """One network before or after.
 
     Attributes:
-      accuracy: on the test split, %.
+      accuracy: on the test split, %; with rounded inputs after quantization.
       sizes: weights of each kernel, by path.
       left: those that are not 0.
       bits: of a weight.
@@ -72,22 +72,20 @@ def run_all(run: Run, config: Any) -> dict[int, dict[str, Shaped]]:
     for seed in run.seeds:
         before, dense = made.trained(Trial(LENET300, seed, "dense", 1.0))
         pruned, _ = made.trained(Trial(LENET300, seed, "admm", config.rate))
-        after, on_levels = quantized(made, pruned, seed, config)
+        after = quantized(made, pruned, seed, config)
         found[seed] = {
             "before": _measured(
-                made, before.params, dense["accuracy"], 32, config, seed
+                made, before.params, dense["accuracy"], None, config, seed
             ),
             "after": _measured(
-                made, after, on_levels["projected_accuracy"], config.bits, config, seed
+                made, after, None, (config.bits, config.input_bits), config, seed
             ),
         }
     return found
 
 
-def quantized(
-    made: Protocol, pruned: TrainState, seed: int, config: Any
-) -> tuple[PyTree, dict[str, Any]]:
-    """Returns weights on levels, and the result of the stage that put them there.
+def quantized(made: Protocol, pruned: TrainState, seed: int, config: Any) -> PyTree:
+    """Returns weights on levels.
 
     ADMM draws the weights that are left to the levels of MSQ; those that were pruned
     stay 0, which is a level of both of its formats.
@@ -118,7 +116,7 @@ def quantized(
         mean=made.dataset.mean,
         std=made.dataset.std,
     )
-    state, result = fit(
+    state, _ = fit(
         made.run,
         stage,
         restart(pruned, optimizer),
@@ -128,7 +126,7 @@ def quantized(
         key=stage_key(seed, stage),
         watch=functools.partial(_watch, made, mix),
     )
-    return admm.project(state.params, [(KERNELS, mix)]), result
+    return admm.project(state.params, [(KERNELS, mix)])
 
 
 def _watch(
@@ -149,13 +147,28 @@ def _watch(
 
 
 def _measured(
-    made: Protocol, params: PyTree, accuracy: float, bits: int, config: Any, seed: int
+    made: Protocol,
+    params: PyTree,
+    accuracy: float | None,
+    formats: tuple[int, int] | None,
+    config: Any,
+    seed: int,
 ) -> Shaped:
+    """Measures a network; its accuracy too, with rounded inputs, if none is given."""
     fn = measures.classifier(LENET300.model, made.dataset)
     rows = gap.summary(params, [(KERNELS, True)])
     sizes = {row.path: row.size for row in rows}
     left = {row.path: row.kept for row in rows}
+    bits = formats[0] if formats else 32
     name = f"{LENET300.name}-s{seed}-{bits}bits"
+    if accuracy is None:
+
+        def rounded() -> dict[str, float]:
+            split = made.dataset.train
+            run = measures.rounded(fn, params, split, config.input_bits)
+            return {"accuracy": measures.accuracy(run, params, made.dataset.test)}
+
+        accuracy = float(made.run.stage(f"{name}-accuracy", rounded)["accuracy"])
     certified = made.run.stage(
         f"{name}-certify",
         lambda: measures.certify(fn, params, made.dataset.test, config),
@@ -163,6 +176,8 @@ def _measured(
     densities = {path: left[path] / sizes[path] for path in sizes}
     cost = made.run.stage(
         f"{name}-price",
-        lambda: measures.price(fn, params, densities, bits, config.batch),
+        lambda: measures.price(
+            fn, params, densities, config.batch, formats=formats, share=config.share
+        ),
     )
     return Shaped(accuracy, sizes, left, bits, certified, cost)

@@ -7,17 +7,20 @@ designs have units of one width. All arrays are of equal area, buffers and bandw
 import jax.numpy as jnp
 
 from core.types import Array, ArrayLike
+from hw import smooth
 from hw.constants import target, unit
 from hw.cost import Terms
+from hw.targets.base import Hardware
 from hw.workload import Workload
+
+SUM_BITS = 32.0
+"""Width of a sum that leaves the array: our choice."""
 
 
 @target()
-class AntArray:
+class AntArray(Hardware):
     """An output-stationary array whose units have one width, or split into four."""
 
-    name: str
-    origins: tuple[tuple[str, str, str], ...]
     rows: ArrayLike = unit("1", "rows of units")
     columns: ArrayLike = unit("1", "columns of units")
     unit_bits: ArrayLike = unit("bits", "width of a unit")
@@ -38,41 +41,44 @@ class AntArray:
         w = workload
         speed = self.speed(jnp.maximum(w.weight_bits, w.input_bits))
         down, across = jnp.ceil(w.m / self.rows), jnp.ceil(w.n / self.columns)
-        compute = w.calls * w.groups * down * across * w.k / speed
-        size_w, size_a = 8 * w.weight_bytes, w.inputs * w.input_bits
+        terms = w.k * self.time_share(w)
+        compute = w.calls * w.groups * down * across * terms / speed
+        size_w, size_a = self.stored_bytes(w), w.input_bytes
         # What does not fit its buffer comes again for each tile of the other one.
-        again_w = jnp.where(size_w / 8 <= self.weight_buffer, 1.0, down)
-        again_a = jnp.where(size_a / 8 <= self.input_buffer, 1.0, across)
-        cheaper = jnp.minimum(again_w * size_w + size_a, size_w + again_a * size_a)
-        moved = w.calls * (cheaper + w.outputs * w.output_bits)
+        again_w = (down - 1.0) * smooth.beyond(size_w, self.weight_buffer)
+        again_a = (across - 1.0) * smooth.beyond(size_a, self.input_buffer)
+        again = jnp.minimum(again_w * size_w, again_a * size_a)
+        moved = w.calls * (size_w + size_a + again + w.output_bytes)
         # A line of operands is read for each cycle of a tile.
         edge = self.rows * w.input_bits + self.columns * w.weight_bits
-        near = compute * speed * edge + w.calls * w.outputs * 32.0
-        busy = w.macs / (self.rows * self.columns * speed)
+        near = compute * speed * edge + w.calls * w.outputs * SUM_BITS
+        busy = w.macs * self.executed(w) / (self.rows * self.columns * speed)
         units = self.rows * self.columns
         product = w.is_product
         active = busy * units / self.clock * self.dynamic
         zero = jnp.zeros_like(moved)
         return Terms(
-            seconds={
-                "compute": jnp.where(product, compute, 0.0) / self.clock,
-                "memory": jnp.where(product, moved, 0.0) / self.interface / self.clock,
-            },
+            seconds={"compute": jnp.where(product, compute, 0.0) / self.clock},
             overhead=zero,
             joules={
                 "core": jnp.where(product, active, 0.0),
                 "buffer": jnp.where(product, near, 0.0) * self.near_j,
-                "memory": jnp.where(product, moved, 0.0) * self.far_j,
+                "memory": jnp.where(product, 8.0 * moved, 0.0) * self.far_j,
             },
             static_w=units * self.leakage + self.static,
+            moved=jnp.where(product, moved, 0.0),
+            bandwidth=self.interface / 8.0 * self.clock,
+            priced=product,
             used={"units": units * (1 + self.decoder_area)},
         )
 
     def speed(self, bits: Array) -> Array:
         """Returns products of a unit in a cycle: 4 of half its width, 1 of its own.
 
-        Wider numbers take a pass for each pair of parts. It is a power of the width
-        between these points, (unit / bits)^2, so that it has a gradient.
+        Wider numbers take a pass for each pair of parts; the passes are exact at whole
+        bits.
         """
-        most = jnp.where(jnp.asarray(self.splits) > 0, 4.0, 1.0)
-        return jnp.minimum((self.unit_bits / bits) ** 2, most)
+        splits = jnp.asarray(self.splits) > 0
+        part = jnp.where(splits, self.unit_bits / 2.0, self.unit_bits)
+        each = jnp.where(splits, 0.25, 1.0)
+        return 1.0 / smooth.between(lambda b: each * jnp.ceil(b / part) ** 2, bits)

@@ -2,6 +2,7 @@
 
 from hw.constants import Given, make
 from hw.targets.ant import AntArray
+from hw.targets.base import REMOVED, SPARSE, skips, widths
 from hw.targets.row_stationary import RowStationary
 from hw.targets.systolic import Dataflow, Systolic, Zeros
 
@@ -9,9 +10,24 @@ _S2TA = "arXiv 2107.07983"
 _S2TA_SPEC = "specification of arXiv 2107.07983, chosen there: 45 nm table, 16 nm node"
 _ANT = "arXiv 2208.14286, released simulator"
 _EYERISS = "doi 10.1109/JSSC.2016.2616357"
+_TABLES = f"{_EYERISS}, its tables as remembered"
 
 
-def _s2ta(name: str, zeros: Zeros, reuse: tuple[float, float]) -> Systolic:
+_DENSE = "no logic that skips zeros"
+
+
+def _zeros(zeros: Zeros) -> dict[str, Given]:
+    """What each kind of array skips by pattern."""
+    if zeros == "dense":
+        return skips("derived", _DENSE, REMOVED)
+    times = {"smt": SPARSE, "s2ta_w": {**REMOVED, "group": 1.0}}.get(zeros, REMOVED)
+    bounded = {**REMOVED, "group": 1.0} if zeros in ("s2ta_w", "s2ta_aw") else REMOVED
+    return skips("published", _S2TA, times, energy=SPARSE, storage=bounded)
+
+
+def _s2ta(
+    name: str, zeros: Zeros, reuse: tuple[float, float], validated: str
+) -> Systolic:
     chosen = {
         "multiply_j": 0.06e-12,
         "add_j": 0.03e-12,
@@ -38,21 +54,26 @@ def _s2ta(name: str, zeros: Zeros, reuse: tuple[float, float]) -> Systolic:
             "bandwidth": Given(1e15, "published", f"{_S2TA}: memory is not modelled"),
             "far_j": Given(0.0, "published", f"{_S2TA}: memory is not modelled"),
             "static": Given(0.0, "chosen", "the paper's figures are dynamic energy"),
+            **widths((8, 8), (8, 8), "published", f"{_S2TA}: units of 8 bits"),
+            **_zeros(zeros),
         },
+        validated,
         dataflow="output",
         zeros=zeros,
     )
 
 
-SA = _s2ta("sa_dense", "dense", (1, 1))
+_SCALESIM = "SCALE-Sim's cycles (benchmarks/cost_model.py); no published row"
+_GATED = "rows of hw_tables: gains of S2TA-AW, at least 2x"
+SA = _s2ta("sa_dense", "dense", (1, 1), _SCALESIM)
 """A systolic array of 2,048 8-bit units."""
-SA_ZVCG = _s2ta("sa_zvcg", "gated", (1, 1))
+SA_ZVCG = _s2ta("sa_zvcg", "gated", (1, 1), _GATED)
 """The same with gated zeros: the baseline of S2TA's paper."""
-SA_SMT = _s2ta("sa_smt", "smt", (1, 1))
+SA_SMT = _s2ta("sa_smt", "smt", (1, 1), "")
 """The same with queues, for zeros anywhere."""
-S2TA_W = _s2ta("s2ta_w", "s2ta_w", (4, 4))
+S2TA_W = _s2ta("s2ta_w", "s2ta_w", (4, 4), "")
 """Bounded weights, at most 4 of 8."""
-S2TA_AW = _s2ta("s2ta_aw", "s2ta_aw", (4, 8))
+S2TA_AW = _s2ta("s2ta_aw", "s2ta_aw", (4, 8), _GATED)
 """Bounded weights and inputs; as many cycles a block as inputs are kept."""
 
 
@@ -67,7 +88,10 @@ def systolic_array(
       dataflow: what stays in the units.
       clock: in hertz.
     """
-    given = {key: Given(getattr(SA, key), *rest) for key, *rest in SA.origins}  # type: ignore[misc]
+    given = {
+        key: Given(getattr(SA, key), origin, source)  # type: ignore[arg-type]
+        for key, origin, source in SA.provenance.origins
+    }
     mine = "as asked for"
     given |= {
         "rows": Given(rows, "design", mine),
@@ -80,10 +104,10 @@ def systolic_array(
         ),
     }
     name = f"systolic_{rows}x{columns}_{dataflow}"
-    return make(Systolic, name, given, dataflow=dataflow, zeros="dense")
+    return make(Systolic, name, given, _SCALESIM, dataflow=dataflow, zeros="dense")
 
 
-def _ant(name, shape, bits, splits, unit_nw) -> AntArray:
+def _ant(name, shape, bits, splits, unit_nw, numbers) -> AntArray:
     dynamic, leakage = unit_nw
     return make(
         AntArray,
@@ -102,22 +126,27 @@ def _ant(name, shape, bits, splits, unit_nw) -> AntArray:
             "static": Given(0.3, "chosen", "buffers and interface, whatever runs"),
             "near_j": Given(0.08e-12, "chosen", "SRAM of 128 KB at 28 nm"),
             "far_j": Given(4e-12, "chosen", "memory, 4 pJ a bit"),
+            **widths(numbers, numbers, "published", _ANT),
+            **skips("derived", _DENSE, REMOVED),
             "decoder_area": Given(0.002, "published", f"{_ANT}: at the array's edges"),
         },
+        "rows of hw_tables: time"
+        + (" and energy" if name in ("ant", "bitfusion") else "")
+        + " over AdaptivFloat's",
     )
 
 
 _UNIT_8 = 279_960, 64_314
 _UNIT_6 = 123_882, 28_458
-ANT = _ant("ant", (32, 32), 8, 1, _UNIT_8)
+ANT = _ant("ant", (32, 32), 8, 1, _UNIT_8, (4, 8))
 """ANT: 1,024 units of 8 bits or 4,096 of 4, operands decoded at the edges."""
-BITFUSION = _ant("bitfusion", (32, 32), 8, 1, _UNIT_8)
+BITFUSION = _ant("bitfusion", (32, 32), 8, 1, _UNIT_8, (4, 16))
 """BitFusion: the same units, integers alone."""
-ADAFLOAT = _ant("adafloat", (32, 28), 8, 0, _UNIT_8)
+ADAFLOAT = _ant("adafloat", (32, 28), 8, 0, _UNIT_8, (8, 8))
 """AdaptivFloat: 896 units of 8 bits."""
-BISCALED = _ant("biscaled", (32, 80), 6, 0, _UNIT_6)
+BISCALED = _ant("biscaled", (32, 80), 6, 0, _UNIT_6, (6, 6))
 """BiScaled: 2,560 units of 6 bits."""
-OLACCEL = _ant("olaccel", (16, 18), 8, 1, _UNIT_8)
+OLACCEL = _ant("olaccel", (16, 18), 8, 1, _UNIT_8, (4, 8))
 """OLAccel: 1,152 units of 4 bits, as 288 of 8."""
 
 EYERISS = make(
@@ -127,16 +156,21 @@ EYERISS = make(
         "rows": Given(12, "published", _EYERISS),
         "columns": Given(14, "published", _EYERISS),
         "clock": Given(200e6, "published", _EYERISS),
-        "filling": Given(0.78, "fitted", f"{_EYERISS}: AlexNet's 115.3 ms in all"),
+        "filling": Given(0.78, "fitted", f"{_TABLES}: AlexNet's 115.3 ms in all"),
         "strip": Given(14, "published", f"{_EYERISS}: the array's columns"),
         "batch": Given(4, "published", f"{_EYERISS}: AlexNet; VGG-16 had 3"),
         "bandwidth": Given(0.96e9, "derived", "two links of 64 bits at 60 MHz"),
-        "mac_j": Given(8.5e-12, "fitted", f"{_EYERISS}: AlexNet's power by layer"),
+        "mac_j": Given(8.5e-12, "fitted", f"{_TABLES}: AlexNet's power by layer"),
         "zero_saving": Given(0.45, "published", f"{_EYERISS}: gating saves 45 %"),
         "far_j": Given(
             200 / 2 * 8.5e-12 / 8, "derived", "200 MACs a word of 16 bits, chip apart"
         ),
-        "static": Given(0.12, "fitted", f"{_EYERISS}: AlexNet's power by layer"),
+        **widths((16, 16), (16, 16), "published", f"{_EYERISS}: 16-bit fixed point"),
+        **skips(
+            "derived", "zeros of inputs save energy, those of weights none", REMOVED
+        ),
+        "static": Given(0.12, "fitted", f"{_TABLES}: AlexNet's power by layer"),
     },
+    "rows of hw_tables (remembered): latency and power of VGG-16",
 )
 """Eyeriss: 168 units of 16 bits, 65 nm."""

@@ -3,6 +3,7 @@
 import math
 
 from hw.constants import Given, make
+from hw.targets.base import REMOVED, skips, widths
 from hw.targets.processor import Processor
 
 _865 = "Snapdragon 865, 1 x 2.84 + 3 x 2.42 + 4 x 1.8 GHz (public specification)"
@@ -13,6 +14,12 @@ _OPS = "chosen: vector units at one operation a lane and cycle, half used"
 _SPARSE = "arXiv 2106.09166: unstructured 0.2-0.3, pattern 0.85, block 0.8, filter 0.95"
 _CALL = "chosen: a call of a kernel"
 _NONE = "no kernels that skip zeros"
+
+_REMOVED = {name: 0.95 * value for name, value in REMOVED.items()}
+
+
+def _phone(**others: float) -> dict[str, float]:
+    return {"kernel": 0.85, "block": 0.8, **_REMOVED, **others}
 
 
 def _chosen(values: dict[str, float], source: str) -> dict[str, Given]:
@@ -30,7 +37,8 @@ MOBILE_CPU = make(
         **_chosen({"half_rows": 2.0, "half_terms": 8.0, "half_columns": 4.0}, _SHAPE),
         "narrow": Given(8.0, "published", "int8 dot products, about 4 times fp32"),
         "gain": Given(1.0, "published", "int8 dot products, about 4 times fp32"),
-        "kept": Given((1, 0.25, 0.85, 0.8, 0.5, 0.95), "chosen", _SPARSE),
+        **widths((1, 32), (1, 32), "chosen", "packed, and unpacked to compute"),
+        **skips("chosen", _SPARSE, _phone(unstructured=0.25, group=0.5)),
         **_chosen({"elements": 3e10, "functions": 2e9, "windows": 1e10}, _OPS),
         "near": Given(120e9, "chosen", "shared 4 MB of L3"),
         "far": Given(34e9, "derived", "LPDDR5, 44 GB/s at best, 77 % reached"),
@@ -59,7 +67,8 @@ MOBILE_GPU = make(
         ),
         "narrow": Given(16.0, "published", "float16 at twice the rate, nothing below"),
         "gain": Given(1.0, "published", "float16 at twice the rate"),
-        "kept": Given((1, 0.2, 0.85, 0.8, 0.4, 0.95), "chosen", _SPARSE),
+        **widths((1, 32), (1, 32), "chosen", "packed, and unpacked to compute"),
+        **skips("chosen", _SPARSE, _phone(unstructured=0.2, group=0.4)),
         **_chosen({"elements": 2e11, "functions": 2e10, "windows": 5e10}, _OPS),
         "near": Given(150e9, "chosen", "system cache"),
         "far": Given(34e9, "derived", "LPDDR5, 44 GB/s at best, 77 % reached"),
@@ -94,7 +103,15 @@ SERVER_GPU = make(
             "32 times the float32 rate at 8 bits (float16: 16 times by the data sheet, "
             "5.7 by this exponent)",
         ),
-        "kept": Given((1, 0.05, 0.1, 0.8, 0.5, 0.95), "chosen", "2:4 doubles the rate"),
+        **widths((4, 32), (4, 32), "published", "A100: int4 to float32"),
+        **skips(
+            "chosen",
+            "2:4 doubles the rate; others as libraries have them",
+            {
+                **{"unstructured": 0.05, "kernel": 0.1, "block": 0.8},
+                **{"group": 0.5, "filter": 0.95},
+            },
+        ),
         **_chosen({"elements": 8e12, "functions": 1e12, "windows": 2e12}, _OPS),
         "near": Given(4.5e12, "chosen", "L2 of 40 MB"),
         "far": Given(1.4e12, "derived", "HBM2, 1,555 GB/s at best, 90 % reached"),
@@ -114,15 +131,20 @@ TPU_V1 = make(
     Processor,
     "tpu_v1",
     {
-        "peak": Given(46e12, "published", "arXiv 1704.04760: 92 TOPS at 8 bits"),
+        "peak": Given(
+            46e12 / 16, "derived", "arXiv 1704.04760: 92 TOPS at 8 bits, 16 times this"
+        ),
         **_chosen(
             {"matmul": 1.0, "conv": 0.94, "depthwise": 0.02, "attention": 1.0},
             "the roofline itself; convolutions as CNN0's 86 of 92 TOPS",
         ),
         **_chosen({"half_rows": 0.0, "half_terms": 0.0, "half_columns": 0.0}, "none"),
-        "narrow": Given(32.0, "published", "the peak is that of 8 bits"),
-        "gain": Given(0.0, "published", "the peak is that of 8 bits"),
-        "kept": Given((1, 0, 0, 0, 0, 0.95), "derived", _NONE),
+        "narrow": Given(8.0, "published", "arXiv 1704.04760: multipliers of 8 bits"),
+        "gain": Given(
+            2.0, "published", "arXiv 1704.04760: a quarter of the rate at 16 bits"
+        ),
+        **widths((8, 16), (8, 16), "published", "arXiv 1704.04760: 8 or 16 bits"),
+        **skips("derived", _NONE, _REMOVED),
         **_chosen({"elements": 1.8e11, "functions": 1.8e11, "windows": 1.8e11}, _OPS),
         "near": Given(167e9 * 8, "chosen", "unified buffer of 24 MiB"),
         "far": Given(34e9, "published", "arXiv 1704.04760: DDR3, weights only"),
@@ -137,6 +159,7 @@ TPU_V1 = make(
         "far_j": Given(16e-12 * 8, "chosen", "DDR3, 15-20 pJ a bit"),
         "static": Given(28.0, "published", "arXiv 1704.04760: idle power of a die"),
     },
+    "rows of hw_tables: throughput of six applications",
 )
 """Google's first TPU: 256 x 256 multipliers of 8 bits at 700 MHz."""
 
@@ -152,7 +175,8 @@ HOST = make(
         **_chosen({"half_rows": 4.0, "half_terms": 8.0, "half_columns": 8.0}, _SHAPE),
         "narrow": Given(32.0, "derived", "XLA computes in float32 on CPU"),
         "gain": Given(0.0, "derived", "XLA computes in float32 on CPU"),
-        "kept": Given((1, 0, 0, 0, 0, 0.95), "derived", _NONE),
+        **widths((8, 32), (8, 32), "derived", "types that XLA stores"),
+        **skips("derived", _NONE, _REMOVED),
         **_chosen({"elements": 4e9, "functions": 5e8, "windows": 1e9}, _OPS),
         "near": Given(3e10, "chosen", "before `hw.calibrate`"),
         "far": Given(1e10, "chosen", "before `hw.calibrate`"),

@@ -10,17 +10,27 @@ import itertools
 import jax.numpy as jnp
 
 from core.types import Array, ArrayLike
-from hw import energy, patterns
-from hw.constants import target, unit
+from hw import energy
+from hw.constants import target, unit, with_values
 from hw.cost import Terms
+from hw.targets.base import Hardware
 from hw.workload import Workload
 
 _TILES = (8.0, 32.0, 128.0, 512.0)
-"""Edges of tiles that are tried."""
+"""Edges of tiles that are tried: our choice."""
+_TERMS = 512.0
+"""Terms of a sum in a tile at most: our choice."""
+_BRAM_BITS = 36_864.0
+"""Of a BRAM36 (Xilinx data sheet)."""
+_SUM_BITS = 32.0
+"""Width of a sum in a tile (2106.09166)."""
+_SHIFT_J = 2.0 * energy.ADD_32 * 16 / 32
+"""Joules of a sum of two shifted inputs at 45 nm: two additions of 16 bits (2106.09166,
+chosen there)."""
 
 
 @target()
-class Fpga:
+class Fpga(Hardware):
     """DSP slices for fixed point and LUTs for sums of two powers, side by side.
 
     A row of the workload is split by the share of its outputs that are sums of two
@@ -28,18 +38,21 @@ class Fpga:
     lut / (lut + dsp), see `best_share`.
     """
 
-    name: str
-    origins: tuple[tuple[str, str, str], ...]
     dsps: ArrayLike = unit("DSP", "slices of the device")
     luts: ArrayLike = unit("LUT", "look-up tables of the device")
     brams: ArrayLike = unit("BRAM36", "blocks of 36 Kbit")
     clock: ArrayLike = unit("Hz", "of the design")
-    dsp_use: ArrayLike = unit("1", "share of the slices that multiply")
-    lut_use: ArrayLike = unit("1", "share of the tables that multiply")
-    share: ArrayLike = unit("1", "share of outputs with sums of two powers, on LUTs")
-    conv: ArrayLike = unit("1", "share of cycles in which products run")
-    depthwise: ArrayLike = unit("1", "share of multipliers that depthwise layers use")
-    kept: ArrayLike = unit("1", "share of a pattern's ideal gain that is kept")
+    dsp_use: ArrayLike = unit("1", "share of the slices that multiply", 1.0)
+    lut_use: ArrayLike = unit("1", "share of the tables that multiply", 1.0)
+    share: ArrayLike = unit(
+        "1", "share of outputs with sums of two powers, on LUTs", 1.0
+    )
+    conv: ArrayLike = unit("1", "share of cycles in which products run", 1.0)
+    depthwise: ArrayLike = unit(
+        "1", "share of multipliers that depthwise layers use", 1.0
+    )
+    idle_luts: ArrayLike = unit("1", "share of the tables without multipliers", 1.0)
+    reuse: ArrayLike = unit("1", "products for each read of block RAM")
     bandwidth: ArrayLike = unit("B/s", "of the memory")
     far_j: ArrayLike = unit("J/B", "energy of a byte of the memory")
     near_j: ArrayLike = unit("J/B", "energy of a byte of block RAM")
@@ -50,33 +63,34 @@ class Fpga:
         """Returns what the rows of a workload take."""
         w = workload
         dsp, lut = self.rates(w.weight_bits, w.input_bits)
-        work = w.macs * energy.sparse_time(
-            w.density, patterns.select(w.pattern, self.kept)
-        )
+        work = w.macs * self.time_share(w)
         use = jnp.where(w.mask("depthwise"), self.depthwise, self.conv)
         far, tile_bits = self._tiles(w)
-        shifts = jnp.minimum(2.0 * energy.ADD_32 * 16 / 32, energy.MULTIPLY_8)
+        executed = w.macs * self.executed(w)
         fixed = energy.mac_energy(w.weight_bits, w.input_bits)
-        mac_j = (1 - self.share) * fixed + self.share * jnp.minimum(shifts, fixed)
-        near = w.macs * (w.weight_bits + w.input_bits) / 8 / 16.0
+        mac_j = (1 - self.share) * fixed + self.share * jnp.minimum(_SHIFT_J, fixed)
+        near = executed * (w.weight_bits + w.input_bits) / 8 / self.reuse
         product = w.is_product
         return Terms(
             seconds={
                 "dsp": jnp.where(product, work * (1 - self.share) / (dsp * use), 0.0),
                 "lut": jnp.where(product, work * self.share / (lut * use), 0.0),
-                "memory": jnp.where(product, far, 0.0) / self.bandwidth,
             },
             overhead=jnp.zeros_like(work),
             joules={
-                "compute": w.kept_macs * mac_j * self.mac_scale,
+                "compute": executed * mac_j * self.mac_scale,
                 "bram": jnp.where(product, near, 0.0) * self.near_j,
                 "memory": jnp.where(product, far, 0.0) * self.far_j,
             },
             static_w=self.static,
+            moved=jnp.where(product, far, 0.0),
+            bandwidth=self.bandwidth,
+            priced=product,
             used={
                 "dsp": self.dsps * self.dsp_use,
-                "lut": self.luts * jnp.where(self.share > 0, self.lut_use, 0.3),
-                "bram": jnp.max(tile_bits) / 36864.0,
+                "lut": self.luts
+                * jnp.where(self.share > 0, self.lut_use, self.idle_luts),
+                "bram": jnp.max(tile_bits) / _BRAM_BITS,
             },
             limits={"dsp": self.dsps, "lut": self.luts, "bram": self.brams},
         )
@@ -99,13 +113,13 @@ class Fpga:
         Weights come again for every tile of rows and inputs for every tile of columns;
         inputs themselves once, not their windows.
         """
-        k = jnp.clip(w.k, 1.0, 512.0)
-        weights, inputs = w.calls * w.weight_bytes, w.calls * w.input_bytes
-        capacity = self.brams * 36864.0
+        k = jnp.clip(w.k, 1.0, _TERMS)
+        weights, inputs = w.calls * self.stored_bytes(w), w.calls * w.input_bytes
+        capacity = self.brams * _BRAM_BITS
         far, bits = jnp.full_like(k, jnp.inf), jnp.zeros_like(k)
         for high, wide in itertools.product(_TILES, _TILES):
             size = high * k * w.input_bits + k * wide * w.weight_bits
-            size = 2.0 * (size + high * wide * 32.0)
+            size = 2.0 * (size + high * wide * _SUM_BITS)
             again = jnp.ceil(jnp.maximum(w.m / high, 1.0))
             across = jnp.ceil(jnp.maximum(w.n / wide, 1.0))
             moved = weights * again + inputs * across
@@ -127,18 +141,16 @@ def macs_per_dsp(bits: Array) -> Array:
     return (16.0 / width) ** exponent
 
 
-def luts_per_product(weight_bits: Array, input_bits: Array) -> Array:
-    """Returns LUTs of a fixed-point multiply-accumulate (arXiv 2106.09166)."""
-    return 0.6 * weight_bits * input_bits + 4.0 + 16.0
-
-
 def luts_per_shift(input_bits: Array) -> Array:
-    """Returns LUTs of a sum of two shifted inputs, and of adding it (2106.09166)."""
-    return 2.0 * input_bits + 16.0 + 16.0
+    """Returns LUTs of a sum of two shifted inputs, and of adding it (2106.09166).
+
+    2 bits + 16 for shifts and their sum, 16 for the accumulator: chosen there.
+    """
+    return 2.0 * input_bits + 32.0
 
 
 @target()
-class Msq:
+class Msq(Hardware):
     """Two matrix cores that share a stream of inputs (arXiv 2012.04240).
 
     A core of DSP slices for fixed-point rows and one of LUTs for rows of sums of two
@@ -147,13 +159,11 @@ class Msq:
     / sp2 outputs)) cycles.
     """
 
-    name: str
-    origins: tuple[tuple[str, str, str], ...]
     batch: ArrayLike = unit("1", "positions at a time")
     inputs: ArrayLike = unit("1", "terms of a sum at a time")
     fixed: ArrayLike = unit("1", "fixed-point outputs at a time")
     sp2: ArrayLike = unit("1", "outputs of sums of two powers at a time")
-    share: ArrayLike = unit("1", "share of a layer's outputs that are such sums")
+    share: ArrayLike = unit("1", "share of a layer's outputs that are such sums", 1.0)
     clock: ArrayLike = unit("Hz", "of the design")
     stall: ArrayLike = unit("1", "cycles of a layer over those of the formula")
     dsps: ArrayLike = unit("DSP", "slices of the device")
@@ -172,6 +182,21 @@ class Msq:
         outputs = jnp.asarray(self.fixed + self.sp2)
         return jnp.asarray(2.0 * self.batch * self.inputs * outputs * self.clock)
 
+    def best_design(self, use: float = 0.8, step: float = 8.0) -> "Msq":
+        """Returns the design with the largest core of LUTs, and its share of outputs.
+
+        The core has the largest multiple of `step` outputs whose LUTs are within `use`
+        of the device's (2012.04240's specification; its published designs have fewer).
+
+        Args:
+          use: share of the tables that the design may take.
+          step: outputs that are added at a time.
+        """
+        free = use * self.luts - self.lut_base
+        units = self.batch * self.inputs * self.lut_sp2
+        sp2 = step * jnp.maximum(jnp.floor(free / units / step), 0.0)
+        return with_values(self, {"sp2": sp2, "share": sp2 / (sp2 + self.fixed)})
+
     def terms(self, workload: Workload) -> Terms:
         """Returns what the rows of a workload take."""
         w = workload
@@ -180,46 +205,54 @@ class Msq:
         outputs = jnp.where(deep, w.groups * w.n, w.n)
         terms = jnp.ceil(w.k / self.inputs) * jnp.where(deep, 1.0, w.groups)
         outer = jnp.ceil(w.m / self.batch) * terms
-        outer = outer * w.calls * self.stall / self.clock
+        outer = outer * w.calls * self.stall / self.clock * self.time_share(w)
         rows = jnp.round(outputs * self.share)
         fixed = jnp.ceil((outputs - rows) / jnp.maximum(self.fixed, 1e-6))
         sp2 = jnp.ceil(rows / jnp.maximum(self.sp2, 1e-6))
         product = w.is_product
-        far = jnp.where(product, w.bytes, 0.0)
+        far = self.moved_bytes(w)
         fixed_j = energy.mac_energy(w.weight_bits, w.input_bits)
-        shifts = jnp.minimum(energy.ADD_32, fixed_j)
+        shifts = jnp.minimum(_SHIFT_J, fixed_j)
         mac_j = fixed_j * (1 - self.share) + shifts * self.share
         units = self.batch * self.inputs
         return Terms(
             seconds={
                 "dsp": jnp.where(product, outer * fixed, 0.0),
                 "lut": jnp.where(product, outer * sp2, 0.0),
-                "memory": far / self.bandwidth,
             },
             overhead=jnp.zeros_like(far),
             joules={
-                "compute": w.macs * mac_j * self.mac_scale,
+                "compute": w.macs * self.executed(w) * mac_j * self.mac_scale,
                 "memory": far * self.far_j,
             },
             static_w=self.static,
+            moved=far,
+            bandwidth=self.bandwidth,
+            priced=product,
             used={
                 "dsp": units * self.fixed / self.dsp_pack,
                 "lut": self.lut_base + units * self.sp2 * self.lut_sp2,
+                "fixed_rows": 1.0 - self.share,
+                "sp2_rows": self.share,
             },
-            limits={"dsp": self.dsps, "lut": self.luts},
+            limits={
+                "dsp": self.dsps,
+                "lut": self.luts,
+                # Rows of a kind need a core of that kind.
+                "fixed_rows": jnp.where(self.fixed > 0, 1.0, 0.0),
+                "sp2_rows": jnp.where(self.sp2 > 0, 1.0, 0.0),
+            },
         )
 
 
 @target()
-class Esb:
+class Esb(Hardware):
     """Multipliers of significands from LUTs, a shifter and an adder; no DSP slices.
 
     Numbers are 2^e times a significand of `significant` + 1 bits, with exponents up to
     `largest` (arXiv 2109.03513). The area of a unit follows from both.
     """
 
-    name: str
-    origins: tuple[tuple[str, str, str], ...]
     weight_significant: ArrayLike = unit("bits", "significant bits of a weight, k")
     weight_largest: ArrayLike = unit("1", "the largest exponent of a weight, N")
     input_significant: ArrayLike = unit("bits", "significant bits of an input, k")
@@ -227,7 +260,7 @@ class Esb:
     fan_in: ArrayLike = unit("1", "terms of a sum that the accumulator holds")
     clock: ArrayLike = unit("Hz", "of the design")
     luts: ArrayLike = unit("LUT", "look-up tables of the device")
-    lut_use: ArrayLike = unit("1", "share of the tables in multipliers")
+    lut_use: ArrayLike = unit("1", "share of the tables in multipliers", 1.0)
     bandwidth: ArrayLike = unit("B/s", "of the memory")
     far_j: ArrayLike = unit("J/B", "energy of a byte of the memory")
     lut_j: ArrayLike = unit("J", "energy of a LUT in a cycle")
@@ -257,16 +290,19 @@ class Esb:
         w = workload
         units = self.luts * self.lut_use / self.mac_luts
         product = w.is_product
-        far = jnp.where(product, w.bytes, 0.0)
-        compute = jnp.where(product, w.macs / (units * self.clock), 0.0)
+        far = self.moved_bytes(w)
+        compute = w.macs * self.time_share(w) / (units * self.clock)
         return Terms(
-            seconds={"lut": compute, "memory": far / self.bandwidth},
+            seconds={"lut": jnp.where(product, compute, 0.0)},
             overhead=jnp.zeros_like(far),
             joules={
-                "compute": w.macs * self.mac_luts * self.lut_j,
+                "compute": w.macs * self.executed(w) * self.mac_luts * self.lut_j,
                 "memory": far * self.far_j,
             },
             static_w=self.static,
+            moved=far,
+            bandwidth=self.bandwidth,
+            priced=product,
             used={"lut": self.luts * self.lut_use},
             limits={"lut": self.luts},
         )

@@ -1,12 +1,14 @@
 """FPGA designs by name."""
 
 from hw.constants import Given, make
+from hw.targets.base import REMOVED, skips, widths
 from hw.targets.fpga import Esb, Fpga, Msq
 
 _SHEET = "Xilinx data sheet"
 _STUDY = "specification of arXiv 2106.09166, chosen there"
 _MSQ = "arXiv 2012.04240"
 _TABLE = "arXiv 2012.04240, table of implementations as remembered"
+_DENSE = "fixed loops: no logic that skips zeros"
 _DDR3 = Given(16e-12 * 8, "chosen", "DDR3, 15 to 20 pJ a bit")
 _DDR4 = Given(8e-12 * 8, "chosen", "DDR4, 6 to 8 pJ a bit")
 
@@ -26,7 +28,17 @@ def _fpga(name, device, clock, bandwidth, far_j, node, static) -> Fpga:
             "share": Given(0.0, "design", "fixed point alone; see `best_share`"),
             "conv": Given(0.8, "chosen", "edges of tiles and pipelines"),
             "depthwise": Given(0.25, "chosen", "channels share no input"),
-            "kept": Given((1, 0.2, 0.5, 0.85, 0.85, 0.95), "chosen", _STUDY),
+            "idle_luts": Given(0.3, "chosen", "control and buffers of a design"),
+            "reuse": Given(16.0, "chosen", "an operand serves a row of multipliers"),
+            **widths((1, 32), (1, 32), "derived", "logic of any width; floats of 32"),
+            **skips(
+                "chosen",
+                _STUDY,
+                {
+                    **{"unstructured": 0.2, "kernel": 0.5, "block": 0.85},
+                    **{"group": 0.85, "filter": 0.95},
+                },
+            ),
             "bandwidth": bandwidth,
             "far_j": far_j,
             "near_j": Given(1.25e-12 * node, "derived", "8 KB SRAM at 45 nm, node"),
@@ -80,7 +92,7 @@ def _msq(name, batch, sp2, share, device, base, pack, bandwidth) -> Msq:
             "sp2": Given(sp2, "published", _MSQ),
             "share": Given(share, "published", f"{_MSQ}: the ratio of the cores"),
             "clock": Given(100e6, "published", _MSQ),
-            "stall": Given(1.42, "fitted", "ResNet-18 on XC7Z020, 47.1 ms"),
+            "stall": Given(1.42, "fitted", f"{_TABLE}: ResNet-18 on XC7Z020, 47.1 ms"),
             "dsps": Given(dsps, "published", _SHEET),
             "luts": Given(luts, "published", _SHEET),
             "dsp_pack": Given(pack, "fitted", f"{_TABLE}: all slices are taken"),
@@ -88,9 +100,13 @@ def _msq(name, batch, sp2, share, device, base, pack, bandwidth) -> Msq:
             "lut_sp2": Given(42.0, "fitted", f"{_TABLE}: 16,128 LUTs for 384 units"),
             "bandwidth": Given(bandwidth, "chosen", "a port of DDR3"),
             "far_j": _DDR3,
+            **widths((4, 4), (4, 4), "published", f"{_MSQ}: 4-bit rows and inputs"),
+            **skips("chosen", _DENSE, REMOVED),
             "mac_scale": Given(2.5 * 0.65, "chosen", _STUDY),
             "static": Given(1.0 if batch == 1 else 2.0, "chosen", "idle power"),
         },
+        validated="rows of hw_tables: throughput (remembered), MobileNetV2"
+        + ("" if batch == 1 else " and ResNet-18"),
     )
 
 
@@ -113,6 +129,8 @@ ESB_ZCU102 = make(
         "clock": Given(98.55e6, "fitted", "10.95 GOPS a 1,000 LUT at 2 bits, k = 0"),
         "luts": Given(274_080, "published", _SHEET),
         "lut_use": Given(0.6, "chosen", _STUDY),
+        **widths((4, 4), (4, 4), "design", "units of 4 bits, one significant"),
+        **skips("chosen", _DENSE, REMOVED),
         "bandwidth": Given(19.2e9, "published", "64 bits of DDR4-2400"),
         "far_j": _DDR4,
         "lut_j": Given(1.5e-14, "chosen", "a LUT with its routing at 16 nm"),

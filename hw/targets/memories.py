@@ -1,6 +1,7 @@
 """Products within memories, by name."""
 
 from hw.constants import Given, make
+from hw.targets.base import REMOVED, skips, widths
 from hw.targets.in_memory import CapRam, Memristor
 
 _CAPRAM = "arXiv 2107.02388"
@@ -21,7 +22,9 @@ CAPRAM = make(
         "clock": Given(35e6, "derived", f"{_CAPRAM}: 573.4 GOPS of 64 x 128 products"),
         "cells_per_bit": Given(1.0, "published", "two for a ternary weight"),
         "conversions": Given(1.0, "design", "pairs are subtracted as charge"),
-        "input_bits": Given(3.0, "published", f"{_CAPRAM}: eight levels"),
+        "digit_bits": Given(3.0, "published", f"{_CAPRAM}: eight levels"),
+        **widths((1, 6), (3, 9), "derived", f"{_CAPRAM}: six widths; three digits"),
+        **skips("derived", "removed rows and columns need no cells", REMOVED),
         "cycle_j": Given(331.7e-12, "derived", f"{_CAPRAM}: 49.4 TOPS/W at the peak"),
         "fixed": Given(0.3, "chosen", "converters' references and control"),
         "load_bits": Given(128, "chosen", "a row of the array in a cycle"),
@@ -41,7 +44,9 @@ MEMRISTOR = make(
         "polarity": Given(2, "chosen", "pairs of columns for the sign"),
         "adc_share": Given(8, "chosen", f"{_CROSSBAR}: a converter for some columns"),
         "read": Given(1e-7, "chosen", "100 ns a read"),
-        "input_bits": Given(1, "chosen", "a bit of inputs at a time"),
+        "digit_bits": Given(1, "chosen", "a bit of inputs at a time"),
+        **widths((2, 16), (1, 16), "chosen", "a sign and cells; bits in turn"),
+        **skips("derived", "removed rows and columns need no arrays", REMOVED),
         "array_mm2": Given(_ARRAY, "derived", _CELL),
         "dac_mm2": Given(0.1 * (_TILE - _ARRAY) / 128, "fitted", _FITTED),
         "adc_mm2": Given(0.9 * (_TILE - _ARRAY) / 8, "fitted", _FITTED),
@@ -51,5 +56,6 @@ MEMRISTOR = make(
         "arrays": Given(65_536, "design", "of a chip"),
         "static": Given(0.0, "chosen", "the published power holds it"),
     },
+    validated="rows of hw_tables: VGG-16's area and power",
 )
 """Crossbars of 128 x 64 cells of 4 bits, 45 nm."""

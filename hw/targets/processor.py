@@ -10,33 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.types import Array, ArrayLike
-from hw import energy, patterns
+from hw import energy
 from hw.constants import target, unit
 from hw.cost import Terms
+from hw.targets.base import Hardware
 from hw.workload import PRODUCT_KINDS, Workload
 
 
 @target()
-class Processor:
-    """A processor with a cache and a memory.
+class Processor(Hardware):
+    """A processor with a cache and a memory; constants as `hw.constants_table` says."""
 
-    Attributes: see `hw.constants_table`; arrays by pattern are in the order of
-    `PATTERNS`.
-    """
-
-    name: str
-    origins: tuple[tuple[str, str, str], ...]
     peak: ArrayLike = unit("MAC/s", "float32 multiply-accumulates at best")
-    matmul: ArrayLike = unit("1", "share of the peak that large products reach")
-    conv: ArrayLike = unit("1", "share of the peak that convolutions reach")
-    depthwise: ArrayLike = unit("1", "share that depthwise convolutions reach")
-    attention: ArrayLike = unit("1", "share that products of two activations reach")
+    matmul: ArrayLike = unit("1", "share of the peak that large products reach", 1.0)
+    conv: ArrayLike = unit("1", "share of the peak that convolutions reach", 1.0)
+    depthwise: ArrayLike = unit("1", "share that depthwise convolutions reach", 1.0)
+    attention: ArrayLike = unit(
+        "1", "share that products of two activations reach", 1.0
+    )
     half_rows: ArrayLike = unit("1", "rows of data at which half of that is reached")
     half_terms: ArrayLike = unit("1", "terms of a sum at which half is reached")
     half_columns: ArrayLike = unit("1", "columns at which half of that is reached")
     narrow: ArrayLike = unit("bits", "the narrowest numbers that compute faster")
     gain: ArrayLike = unit("1", "exponent of 32 / width in the rate of narrow numbers")
-    kept: ArrayLike = unit("1", "share of a pattern's ideal gain that is kept")
     elements: ArrayLike = unit("op/s", "cheap operations")
     functions: ArrayLike = unit("op/s", "functions such as exp")
     windows: ArrayLike = unit("op/s", "operations of pools")
@@ -55,21 +51,24 @@ class Processor:
     def terms(self, workload: Workload) -> Terms:
         """Returns what the rows of a workload take."""
         w = workload
-        width = jnp.maximum(jnp.maximum(w.weight_bits, w.input_bits), self.narrow)
-        faster = (32.0 / jnp.minimum(width, 32.0)) ** self.gain
-        sparse = energy.sparse_time(w.density, patterns.select(w.pattern, self.kept))
+        wide_w, wide_a = (
+            jnp.maximum(bits, self.narrow) for bits in (w.weight_bits, w.input_bits)
+        )
+        width = jnp.minimum(jnp.maximum(wide_w, wide_a), 32.0)
+        faster = (32.0 / width) ** self.gain
         rate = self.peak * self._utilisation(w) * faster
         near, far = self._bytes(w)
         work = w.calls * (w.elements / self._rate(w) + w.functions / self.functions)
         product = w.is_product
         overhead = jnp.where(product, self.overhead, self.chain_overhead)
-        spent = w.kept_macs * energy.mac_energy(w.weight_bits, w.input_bits)
-        adds = w.calls * (w.elements + 10.0 * w.functions) * energy.ADD_32
+        spent = w.macs * self.executed(w) * energy.mac_energy(wide_w, wide_a)
+        adds = w.elements + energy.FUNCTION_ADDS * w.functions
+        adds = w.calls * adds * energy.ADD_32
+        compute = w.macs * self.time_share(w) / rate
         return Terms(
             seconds={
-                "compute": jnp.where(product, w.macs * sparse / rate, work),
+                "compute": jnp.where(product, compute, work),
                 "cache": near / self.near,
-                "memory": far / self.far,
             },
             overhead=w.calls * overhead + self.launch / len(w),
             joules={
@@ -78,6 +77,8 @@ class Processor:
                 "memory": far * self.far_j,
             },
             static_w=self.static,
+            moved=far,
+            bandwidth=self.far,
         )
 
     def _utilisation(self, w: Workload) -> Array:
@@ -103,7 +104,7 @@ class Processor:
         A network is run again and again: its weights stay in the cache if all of them
         fit. Activations do if those of one operator fit.
         """
-        weights = w.weight_bytes
+        weights = self.stored_bytes(w)
         own = w.copies * weights
         lost = spill(jnp.sum(own), self.weight_cache)
         again = (w.calls - w.copies) * weights

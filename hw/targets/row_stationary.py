@@ -10,24 +10,25 @@ import jax.numpy as jnp
 from core.types import Array, ArrayLike
 from hw.constants import target, unit
 from hw.cost import Terms
+from hw.targets.base import Hardware
 from hw.workload import Workload
 
 
 @target()
-class RowStationary:
+class RowStationary(Hardware):
     """An array of units with a scratchpad each, and a buffer for all."""
 
-    name: str
-    origins: tuple[tuple[str, str, str], ...]
     rows: ArrayLike = unit("1", "rows of units")
     columns: ArrayLike = unit("1", "columns of units")
     clock: ArrayLike = unit("Hz", "of the units")
-    filling: ArrayLike = unit("1", "share of cycles in which a mapped unit multiplies")
+    filling: ArrayLike = unit(
+        "1", "share of cycles in which a mapped unit multiplies", 1.0
+    )
     strip: ArrayLike = unit("1", "most columns of outputs of a set")
     batch: ArrayLike = unit("1", "examples that share a load of weights")
     bandwidth: ArrayLike = unit("B/s", "of the memory")
     mac_j: ArrayLike = unit("J", "of a multiply-accumulate and its scratchpad")
-    zero_saving: ArrayLike = unit("1", "share of that which a zero input saves")
+    zero_saving: ArrayLike = unit("1", "share of that which a zero input saves", 1.0)
     far_j: ArrayLike = unit("J/B", "energy of a byte of the memory")
     static: ArrayLike = unit("W", "power that is drawn whatever happens")
 
@@ -51,19 +52,21 @@ class RowStationary:
         w = workload
         product = w.is_product
         rate = self.active(w) * self.filling * self.clock
-        far = w.calls * (w.weight_bytes + w.input_bytes + w.output_bytes)
+        far = self.moved_bytes(w)
         useful = 1.0 - self.zero_saving * (1.0 - w.input_density)
         return Terms(
             seconds={
-                "array": jnp.where(product, w.macs / rate, 0.0),
-                "memory": jnp.where(product, far / self.bandwidth, 0.0),
+                "array": jnp.where(product, w.macs * self.time_share(w) / rate, 0.0),
             },
             overhead=jnp.zeros_like(far),
             joules={
-                "array": w.macs * useful * self.mac_j,
-                "memory": jnp.where(product, far, 0.0) * self.far_j,
+                "array": w.macs * self.executed(w) * useful * self.mac_j,
+                "memory": far * self.far_j,
             },
             static_w=self.static,
+            moved=far,
+            bandwidth=self.bandwidth,
+            priced=product,
             used={"units": jnp.max(jnp.where(product, self.active(w), 0.0))},
             limits={"units": self.rows * self.columns},
         )

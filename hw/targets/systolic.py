@@ -12,29 +12,36 @@ from typing import Literal
 import jax.numpy as jnp
 
 from core.types import Array, ArrayLike
+from hw import patterns, smooth
 from hw.constants import target, unit
 from hw.cost import Terms
+from hw.targets.base import Hardware
 from hw.workload import Workload
 
 BLOCK = 8.0
+OPERATION_BITS = 8.0
+"""Width of the units: `multiply_j` is of such a product."""
+PRUNING = 7.0
+"""Comparisons that find the largest of a block of 8 (2107.07983)."""
+MOST_INPUTS, MOST_WEIGHTS = 5.0, 4.0
+"""Non-zeros of a block that S2TA's pruning and its multiplexers can hold."""
 Dataflow = Literal["output", "weight", "input"]
 Zeros = Literal["dense", "gated", "smt", "s2ta_w", "s2ta_aw"]
 
 
 @target("dataflow", "zeros")
-class Systolic:
+class Systolic(Hardware):
     """An array of multiply-accumulate units that pass operands to their neighbours.
 
     `zeros` says what it makes of zeros: 'dense' nothing; 'gated' saves the energy of
     their products; 'smt' packs two streams into one by queues; 's2ta_w' skips bounded
-    weights; 's2ta_aw' takes a cycle for each bounded input and skips weights besides.
-    For the last two, `density` and `input_density` of a workload are the bounds over 8,
-    and natural zeros inside of the bound are not known; for the others they are
-    the densities themselves.
+    weights; 's2ta_aw' takes a cycle for each bounded input where weights are bounded
+    too. Weights are bounded if their pattern is 'group': `density` is the bound over 8
+    then. `input_density` is the bound of inputs for 's2ta_aw', which prunes them
+    itself; natural zeros inside of a bound are not known. Elsewhere both are the
+    densities themselves.
     """
 
-    name: str
-    origins: tuple[tuple[str, str, str], ...]
     dataflow: Dataflow
     zeros: Zeros
     rows: ArrayLike = unit("1", "rows of the array")
@@ -64,10 +71,9 @@ class Systolic:
         cycles = self.cycles(w)
         bound_w, bound_a = self._bounds(w)
         slots = cycles * self.rows * self.columns
-        if self.zeros == "dense":
-            products = w.macs
-        else:
-            products = w.macs * w.density * w.input_density
+        products = w.macs * self.executed(w)
+        if self.zeros != "dense":
+            products = products * w.input_density
         products = jnp.minimum(products, slots)
         skips = self.zeros in ("s2ta_w", "s2ta_aw")
         packed_w = stored(bound_w) if skips else jnp.ones_like(bound_w)
@@ -75,13 +81,21 @@ class Systolic:
         registers = slots * (packed_a / self.reuse_input + packed_w / self.reuse_weight)
         down = jnp.ceil(w.m / self.rows)
         across = jnp.ceil(w.n / self.columns)
-        size_w = w.groups * w.k * w.n * w.weight_bits / 8 * packed_w
+        removed = patterns.select(w.pattern, patterns.by_name(filter=1.0))
+        left = 1.0 - removed * (1.0 - w.density)
+        size_w = w.groups * w.k * w.n * w.weight_bits / 8 * packed_w * left
         size_a = w.inputs * w.input_bits / 8 * packed_a
         buffers = w.calls * (size_w * down + size_a * across + w.output_bytes)
         kept = BLOCK * bound_a
-        pruned = (w.outputs / BLOCK) * 7.0 * kept if self.zeros == "s2ta_aw" else 0.0
+        pruned = 0.0
+        if self.zeros == "s2ta_aw":
+            pruned = w.outputs / BLOCK * PRUNING * kept
         queues = slots * self.queue_j if self.zeros == "smt" else 0.0
-        far = w.calls * (size_w + size_a + w.output_bytes)
+        # What does not fit its buffer comes again for each tile of the other operand.
+        again_w = (down - 1.0) * smooth.beyond(size_w, self.weight_buffer)
+        again_a = (across - 1.0) * smooth.beyond(size_a, self.input_buffer)
+        again = jnp.minimum(again_w * size_w, again_a * size_a)
+        far = w.calls * (size_w + size_a + again + w.output_bytes)
         joules = {
             "multiply": products * (self.multiply_j + self.add_j),
             "gated": (slots - products) * self.gate_j,
@@ -92,21 +106,13 @@ class Systolic:
         }
         zero = jnp.zeros_like(far)
         return Terms(
-            seconds={
-                "array": jnp.where(product, cycles / self.clock, 0.0),
-                "memory": jnp.where(product, far / self.bandwidth, 0.0),
-            },
+            seconds={"array": jnp.where(product, cycles / self.clock, 0.0)},
             overhead=zero,
             joules={k: jnp.where(product, v, zero) for k, v in joules.items()},
             static_w=self.static,
-            used={
-                "weight_buffer_bytes": jnp.max(size_w),
-                "input_buffer_bytes": jnp.max(size_a),
-            },
-            limits={
-                "weight_buffer_bytes": self.weight_buffer,
-                "input_buffer_bytes": self.input_buffer,
-            },
+            moved=jnp.where(product, far, zero),
+            bandwidth=self.bandwidth,
+            priced=product,
         )
 
     def cycles(self, workload: Workload) -> Array:
@@ -114,43 +120,57 @@ class Systolic:
         w = workload
         m, k, n = (jnp.maximum(x, 1.0) for x in (w.m, w.k, w.n))
         rows, columns = self.rows, self.columns
-        skips = self.zeros in ("s2ta_w", "s2ta_aw")
-        terms = self._terms(w, k, whole=not skips)
+        terms = self._terms(w, k)
         if self.dataflow == "output":
             tiles = jnp.ceil(m / rows) * jnp.ceil(n / columns)
             cycles = tiles * (terms + (1 + self.drain) * rows + columns - 2)
         else:
             streamed, held = (m, n) if self.dataflow == "weight" else (n, m)
-            tiles = jnp.ceil(terms / rows) * jnp.ceil(held / columns)
+            tiles = smooth.pieces(terms, k, rows) * jnp.ceil(held / columns)
             cycles = tiles * (streamed + (1 + self.drain) * rows + columns - 2)
         return w.calls * w.groups * cycles
 
-    def _terms(self, w: Workload, k: Array, whole: bool) -> Array:
-        """Cycles of the terms of a sum."""
+    def _terms(self, w: Workload, k: Array) -> Array:
+        """Cycles of the terms of a sum; removed inputs or outputs leave fewer."""
+        removed = patterns.select(w.pattern, patterns.by_name(filter=1.0))
+        left = 1.0 - removed * (1.0 - w.density)
         if self.zeros == "smt":
-            both = w.density * w.input_density
-            return k * jnp.maximum(both, 0.5) / (1 - self.queue_loss)
-        if whole:
-            return k
+            scattered = patterns.select(w.pattern, self.skip_time) * (1.0 - removed)
+            both = (1.0 - scattered * (1.0 - w.density)) * w.input_density
+            return left * k * jnp.maximum(both, 0.5) / (1 - self.queue_loss)
+        if self.zeros not in ("s2ta_w", "s2ta_aw"):
+            return left * k
         channels = k / jnp.maximum(w.window, 1.0)
         blocks = w.window * jnp.ceil(channels / BLOCK)
         bound_w, bound_a = self._bounds(w)
         skipped = BLOCK * blocks * (bound_w if self.zeros == "s2ta_w" else bound_a)
         # Fewer channels than a block make none: the layer runs as on a dense array.
-        return jnp.where(channels < BLOCK, k, skipped)
+        return left * jnp.where(channels < BLOCK, k, skipped)
 
     def _bounds(self, w: Workload) -> tuple[Array, Array]:
-        """The bounds that the hardware has, over 8: 4 of weights, 5 of inputs, or 8."""
+        """The bounds that the hardware has, over 8; whole non-zeros are exact."""
         if self.zeros not in ("s2ta_w", "s2ta_aw"):
             return w.density, w.input_density
+        group = patterns.select(w.pattern, patterns.by_name(group=1.0))
+        given = BLOCK * (1.0 - group * (1.0 - w.density))
         if self.zeros == "s2ta_w":
-            weights = jnp.where(w.density <= 0.5, 0.5, 1.0)
+            held = jnp.clip(given, MOST_WEIGHTS, MOST_WEIGHTS + 1.0) - MOST_WEIGHTS
+            weights = MOST_WEIGHTS + held * (BLOCK - MOST_WEIGHTS)
         else:
-            weights = jnp.where(w.density <= 0.5, w.density, 1.0)
-        inputs = jnp.where(w.input_density <= 5 / BLOCK, w.input_density, 1.0)
-        return weights, inputs
+            weights = _up_to(given, MOST_WEIGHTS)
+        inputs = _up_to(BLOCK * w.input_density, MOST_INPUTS)
+        # A multiplexer finds the weight of each kept input among at most four.
+        free = jnp.clip(given - MOST_WEIGHTS, 0.0, 1.0)
+        return weights / BLOCK, (inputs + free * (BLOCK - inputs)) / BLOCK
+
+
+def _up_to(nonzeros: Array, most: float) -> Array:
+    """Non-zeros of a block that hardware takes: all 8 above the most it can find."""
+    beyond = jnp.clip(nonzeros - most, 0.0, 1.0)
+    held = jnp.minimum(nonzeros, most)
+    return held + beyond * (BLOCK - most)
 
 
 def stored(bound: Array) -> Array:
-    """Returns bytes of a block over 8: z values and a mask, or 8 (2107.07983)."""
-    return jnp.where(bound < 1, bound + 1 / BLOCK, 1.0)
+    """Returns bytes of a block over 8: z values and a mask, at most 8 (2107.07983)."""
+    return jnp.minimum(bound + 1 / BLOCK, 1.0)

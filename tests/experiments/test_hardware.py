@@ -17,8 +17,13 @@ def test_factors_count_to_both_sides_and_fitted_rows_prove_nothing():
         Entry("a", "x", "2", 1.0, 1.25, "s"),
         Entry("a", "x", "3", 9.0, 1.0, "s", "fitted"),
         Entry("b", "x", "1", 3.0, 1.0, "s"),
+        Entry("b", "x", "2", 1.0, 1.0, "s", "identity"),
+        Entry("c", "x", "1", 3.0, 1.0, "s", least=True),
+        Entry("c", "x", "2", 0.9, 1.0, "s", least=True),
     ]
-    assert [row.holds for row in entry.rows(entries)] == [True, True, None, False]
+    holds = [row.holds for row in entry.rows(entries)]
+    assert holds == [True, True, None, False, None, True, False]
+    assert not any(r.setting.startswith("c") for r in entry.summaries(entries))
     found = {(r.setting, r.metric.split()[0]): r for r in entry.summaries(entries)}
     median = found["a, 2 rows", "median"]
     assert median.measured == pytest.approx((2 + 1.25) / 2)
@@ -73,10 +78,27 @@ def test_designs_and_claims_of_the_edge():
     assert len(points) == len(set(points)) == 5 * 13
     assert edge.Point(4, "block", 0.25, True).title == "4 bits, SP2, block 0.25"
     speeds = {t: dict.fromkeys(edge.SINGLE, 1.0) for t in edge.TARGETS}
-    assert not any(
-        v for k, v in edge.conclusions(speeds).items() if k != edge.CLAIMS[3]
-    )
-    assert edge.conclusions(speeds)[edge.CLAIMS[3]]
+    assert not any(edge.conclusions(speeds).values())
+
+
+@pytest.mark.parametrize("name", edge.TARGETS)
+def test_every_constant_is_drawn_and_no_share_piles_up_at_its_end(name):
+    target = hw.get(name)
+    keys = jax.random.split(jax.random.key(0), 400)
+    drawn = jax.vmap(lambda k: edge.perturbed(target, k))(keys)
+    for each in hw.constants(target):
+        found = np.asarray(getattr(drawn, each.name))
+        value = np.asarray(each.value, np.float32)
+        if each.name.endswith("_widths"):
+            assert np.all(found == value)
+            continue
+        assert np.all(found <= 1.5 * value * (1 + 1e-6))
+        assert np.all(found >= 0.5 * value * (1 - 1e-6))
+        assert np.all(found <= each.most)
+        free = (value > 0) & (value < each.most)
+        assert np.all(np.std(found, axis=0)[free] > 0)
+        assert np.all(np.mean(found == each.most, axis=0)[free] == 0)
+        assert np.all(np.abs(np.mean(found < value, axis=0)[free] - 0.5) < 0.1)
 
 
 def test_networks_are_named():

@@ -5,8 +5,9 @@ import pytest
 
 import hw
 from core.errors import InputError
+from experiments.hardware import host
 from hw import calibration
-from hw.micro import micros, seconds_of
+from hw.micro import micros, repeated, seconds_of
 
 
 def test_a_simulated_machine_is_found_again():
@@ -23,6 +24,33 @@ def test_a_simulated_machine_is_found_again():
     assert len(str(found).splitlines()) == len(names) + 1
     assert "measured on this machine" in hw.constants_table(found.target)
     assert not hw.explain(tables[0], found.target).simulated
+
+
+def test_microbenchmarks_are_no_layers_of_the_networks_that_are_predicted():
+    def layers(table):
+        fields = (table.groups, table.m, table.k, table.n, table.window)
+        rows = zip(table.kinds, *(np.asarray(f) for f in fields), strict=True)
+        return {row for row, p in zip(rows, table.is_product, strict=True) if p}
+
+    unseen = set().union(*(layers(host.table_of(*case)) for case in host.UNSEEN))
+    known = set().union(*(layers(t) for t in calibration.tables_of(micros())))
+    assert len(unseen) > 100
+    assert not known & unseen
+
+
+def test_times_are_medians_of_turns():
+    turns = []
+    times = {"a": iter([1.0, 9.0, 2.0]), "b": iter([5.0, 4.0, 60.0])}
+
+    def timer(name):
+        turns.append(name)
+        return next(times[name])
+
+    found = repeated([lambda: timer("a"), lambda: timer("b")])
+    assert found == [2.0, 5.0]
+    assert turns == ["a", "b"] * 3
+    with pytest.raises(InputError, match="repeats"):
+        repeated([], repeats=2)
 
 
 def test_bad_measurements_are_refused():

@@ -88,10 +88,64 @@ def test_calibration_brings_chips_below_two_steps(chips):
     spec, made = chips
     for chip, found in made:
         raw = capram.linearity(chip, capram.uncalibrated(spec), jax.random.key(9), spec)
-        most, rms = capram.linearity(chip, found, jax.random.key(9), spec)
-        assert float(most) < 2
-        assert float(rms) < 0.7
-        assert float(raw[1]) > 2 * float(rms)
+        swept = capram.linearity(chip, found, jax.random.key(9), spec)
+        assert float(swept.most) < 2
+        assert float(swept.rms) < 0.7
+        assert float(raw.rms) > 2 * float(swept.rms)
+        # Gains and offsets push some converters out of their range at both ends.
+        assert 0 < float(swept.low) < 0.05
+        assert 0.9 < float(swept.high) < 1
+        assert float(swept.ends) > 2
+
+
+def test_a_perfect_macro_is_linear_to_half_a_step_up_to_its_ends():
+    spec = capram.ideal()
+    chip = capram.sample_chip(jax.random.key(0), spec)
+    swept = capram.linearity(chip, capram.uncalibrated(spec), jax.random.key(1), spec)
+    assert float(swept.most) <= 0.5 + 1e-4
+    assert float(swept.low) < 1 / spec.top  # half a step reads as nothing
+    assert float(swept.high) > 1 - 1 / spec.top
+    assert float(swept.ends) <= 0.5 + 1e-4
+    # Capacitors that differ bend the sum where only some of them are charged.
+    uneven = spec._replace(mismatch=0.1)
+    chip = capram.sample_chip(jax.random.key(0), uneven)
+    bent = capram.linearity(
+        chip, capram.uncalibrated(uneven), jax.random.key(1), uneven
+    )
+    assert float(bent.most) > 1
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("ternary", 1), ("binary", 3)])
+def test_sums_that_converters_cut_off_have_no_gradient(scheme, bits):
+    spec = capram.ideal()
+    chip = capram.sample_chip(jax.random.key(1), spec)
+    # Two groups of 64: the first sum is 7 * 64 of a range of a quarter, the other fits.
+    x = jnp.concatenate([jnp.full((1, 64), 7.0), jnp.full((1, 64), 1.0)], 1)
+    w = jnp.ones((128, 2)).at[:, 1].set(0.0)
+
+    def total(x, w, full_scale):
+        return capram.macro_matmul(
+            x,
+            w,
+            jax.random.key(0),
+            chip=chip,
+            calibration=capram.uncalibrated(spec),
+            spec=spec,
+            bits=bits,
+            scheme=scheme,
+            full_scale=full_scale,
+        ).sum()
+
+    by_x, by_w = jax.grad(total, (0, 1))(x, w, 0.25)
+    np.testing.assert_array_equal(by_x[0, :64], 0.0)
+    np.testing.assert_allclose(by_x[0, 64:], 1.0)
+    cut = 0.0 if bits == 1 else 6 / 7  # planes of 2 and 4 hold nothing that is cut
+    np.testing.assert_allclose(by_w[:64, 0], 7.0 * cut, rtol=1e-6)
+    np.testing.assert_allclose(by_w[64:, 0], 1.0)
+    np.testing.assert_allclose(by_w[:64, 1], 7.0)
+    by_x, by_w = jax.grad(total, (0, 1))(x, w, 2.0)
+    np.testing.assert_allclose(by_x, w.sum(1)[None], rtol=1e-6)
+    np.testing.assert_allclose(by_w, jnp.broadcast_to(x.T, w.shape), rtol=1e-6)
 
 
 def test_noise_differs_between_conversions_and_chips_do_not(chips):
@@ -123,14 +177,21 @@ def test_full_scale_covers_the_sums():
 
 
 def test_conductances_hold_every_weight_and_zero_cancels():
-    xbar = memristor.Crossbar()
-    w = jnp.arange(-255.0, 256.0)[:, None]
-    g = memristor.to_conductance(w, xbar)
-    assert float(g.min()) >= 1 / xbar.r_off * (1 - 1e-6)
-    assert float(g.max()) <= 1 / xbar.r_on * (1 + 1e-6)
-    np.testing.assert_allclose(memristor.from_conductance(g, xbar), w, atol=1e-2)
-    with pytest.raises(InputError, match="256"):
-        memristor.to_conductance(w + 1, xbar)
+    for cell_bits, bits in ((4, 8), (4, 5), (4, 12), (2, 8), (1, 3)):
+        xbar = memristor.Crossbar(cell_bits=cell_bits)
+        top = 2.0 ** (bits - 1) - 1
+        w = jnp.arange(-top, top + 1)[:, None]
+        g = memristor.to_conductance(w, xbar, bits)
+        count = -(-(bits - 1) // cell_bits)
+        assert g.shape == (2, count, len(w), 1)
+        assert memristor.cells(bits, cell_bits) == 2 * count
+        assert float(memristor.cells(jnp.float32(bits), cell_bits)) == 2 * count
+        assert float(g.min()) >= 1 / xbar.r_off * (1 - 1e-6)
+        assert float(g.max()) <= 1 / xbar.r_on * (1 + 1e-6)
+        found = memristor.from_conductance(g, xbar)
+        np.testing.assert_allclose(found, w, atol=1e-5 * 2**bits)
+        with pytest.raises(InputError, match=f"{top + 1}"):
+            memristor.to_conductance(w + 1, xbar, bits)
 
 
 def test_crossbars_multiply_integers_and_noise_spreads():
@@ -148,8 +209,30 @@ def test_crossbars_multiply_integers_and_noise_spreads():
     assert 0 < errors[0] < errors[1]
     aged = memristor.crossbar_matmul(x, w, memristor.Crossbar(drift=0.05), key, 1e4)
     np.testing.assert_allclose(aged, exact * 1e4**-0.05, rtol=2e-3, atol=2.0)
-    coarse = memristor.crossbar_matmul(x, w, memristor.Crossbar(adc_bits=6), key)
-    assert 0 < float(jnp.abs(coarse - exact).mean()) < np.abs(exact).max() / 4
+
+
+def test_converters_have_one_range_for_all_inputs():
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.integers(0, 16, (4, 200)), jnp.float32)
+    w = jnp.asarray(rng.integers(-127, 128, (200, 6)), jnp.float32)
+    exact, key = np.asarray(x) @ np.asarray(w), jax.random.key(0)
+    scale = memristor.fit_full_scale(x, w, memristor.Crossbar(), input_bits=4)
+    assert 1 / 256 < float(scale) < 0.2
+    errors = []
+    for bits in (6, 8, 10):
+        xbar = memristor.Crossbar(adc_bits=bits)
+        args = {"input_bits": 4, "full_scale": scale}
+        found = memristor.crossbar_matmul(x, w, xbar, key, **args)
+        errors.append(float(jnp.abs(found - exact).mean()))
+        # An input is converted as it is alone, whatever else is in its batch.
+        alone = memristor.crossbar_matmul(x[:1], w[:, :1], xbar, key, **args)
+        np.testing.assert_allclose(alone[0, 0], found[0, 0], rtol=1e-5, atol=1e-2)
+    assert 0 < errors[2] < errors[1] < errors[0] < np.abs(exact).max() / 4
+    # The whole range of the converters is coarser than what the sums need.
+    wide = memristor.crossbar_matmul(
+        x, w, memristor.Crossbar(adc_bits=6), key, input_bits=4
+    )
+    assert float(jnp.abs(wide - exact).mean()) > errors[0]
 
 
 def test_through_replaces_kernels_products_alone():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import hw
-from hw.energy import mac_energy, sparse_time
+from hw.energy import mac_energy
+from hw.patterns import time_share
 from hw.targets import fpga
 from hw.targets.arrays import systolic_array
 from hw.targets.processor import spill
@@ -41,7 +42,7 @@ def test_cycles_are_those_that_scalesim_walks_through(shape, output, weight, inp
         assert float(systolic_array(8, 12, flow).cycles(table)[0]) == cycles
 
 
-def convolution(c=64, n=64, density=1.0, input_density=1.0):
+def convolution(c=64, n=64, density=1.0, input_density=1.0, pattern="group"):
     def fn(p, x):
         return jax.lax.conv_general_dilated(
             x, p["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -56,6 +57,7 @@ def convolution(c=64, n=64, density=1.0, input_density=1.0):
             input_bits=8,
             density=density,
             input_density=input_density,
+            pattern=pattern,
         )
     )
 
@@ -73,7 +75,30 @@ def test_s2ta_is_as_fast_as_its_inputs_are_bounded():
     assert float(w.cycles(two)[0]) == tiles * (4 * 9 * 8 + fill)
     # 6 of 8 is more than five stages find: the layer runs dense.
     dense = aw.cycles(convolution(density=0.5))[0]
+    # Without a bound nothing is skipped: neither by 8:1 nor by 4:1 multiplexers.
+    scattered = convolution(density=0.5, input_density=0.25, pattern="unstructured")
+    assert float(w.cycles(scattered)[0]) == float(dense)
+    assert float(aw.cycles(scattered)[0]) == float(dense)
     assert float(aw.cycles(convolution(density=0.5, input_density=0.75))[0]) == dense
+
+
+def test_a_systolic_array_fetches_again_what_does_not_fit():
+    table = convolution(c=512, n=512)
+    array = hw.replace(hw.get("sa_dense"), bandwidth=1e9)
+    need = 9 * 512 * 512
+    moved = [
+        float(hw.cost(table, hw.replace(array, weight_buffer=b)).moved[0])
+        for b in (need, need / 2, need / 8)
+    ]
+    once = need + 2 * 16 * 16 * 512
+    assert moved[0] == pytest.approx(once, rel=1e-5)
+    # 256 positions are 8 tiles of rows: the half that does not fit comes 7 times more,
+    # unless the inputs do, which fit.
+    assert moved[1] == pytest.approx(once, rel=1e-5)
+    both = hw.replace(array, weight_buffer=need / 2, input_buffer=1.0)
+    inputs = 16 * 16 * 512
+    again = min(7 * need / 2, 7 * inputs)
+    assert float(hw.cost(table, both).moved[0]) == pytest.approx(once + again, rel=1e-4)
 
 
 def test_gated_arrays_save_energy_and_no_time():
@@ -94,6 +119,12 @@ def test_msq_takes_the_longer_of_its_cores():
         cycles = 7 * 3 * max(-(-(100 - sp2) // 16), -(-sp2 // 24))
         found = float(hw.cost(table, made).latency_s)
         assert found == pytest.approx(cycles / 100e6, rel=1e-5)
+    larger = design.best_design()  # 80 % of 53,200 LUTs
+    assert float(larger.sp2) == 40
+    assert float(larger.share) == pytest.approx(40 / 56)
+    assert bool(hw.cost(table, larger).feasible)
+    used = float(hw.cost(table, larger).resources["lut"])
+    assert used <= 0.8 * 53_200 < used + 8 * 16 * 42
     alone = hw.replace(design, sp2=0.0, share=0.0)  # an idle core divides by nothing
     assert np.isfinite(float(hw.cost(table, alone).latency_s))
     assert float(hw.get("msq_xc7z020").peak_ops) == 2 * 16 * 40 * 100e6
@@ -158,11 +189,13 @@ def test_esb_pays_for_significant_bits():
 
 def test_ant_splits_its_units():
     table = arrays(product(1024, 1024, 1024))
-    at = {b: hw.design(table, bits=b, input_bits=b) for b in (4.0, 8.0, 16.0)}
+    at = {b: hw.design(table, bits=b, input_bits=b) for b in (4.0, 6.0, 8.0, 16.0)}
     cycles = {
-        b: float(hw.cost(t, hw.get("ant")).seconds["compute"][0]) for b, t in at.items()
+        b: float(hw.cost(t, hw.get("bitfusion")).seconds["compute"][0])
+        for b, t in at.items()
     }
     assert cycles[8.0] / cycles[4.0] == pytest.approx(4)
+    assert cycles[6.0] == pytest.approx(cycles[8.0])  # as many parts
     assert cycles[16.0] / cycles[8.0] == pytest.approx(4)
     eight = hw.cost(at[4.0], hw.get("adafloat")).seconds["compute"][0]
     assert float(eight) == pytest.approx(
@@ -176,6 +209,8 @@ def test_capram_is_as_published_at_its_peak():
     found = hw.cost(arrays(product(100, 64, 64, bits=2, input_bits=3)), target)
     assert float(found.latency_s) == pytest.approx(100 / 35e6, rel=1e-5)
     assert float(found.energy_j) == pytest.approx(100 * 331.7e-12, rel=1e-5)
+    digits = hw.cost(arrays(product(100, 64, 64, bits=2, input_bits=4)), target)
+    assert float(digits.latency_s) == pytest.approx(2 * float(found.latency_s))
     half = hw.cost(arrays(product(100, 32, 64, bits=2, input_bits=3)), target)
     assert float(half.latency_s) == float(found.latency_s)  # rows are left unused
     wide = hw.cost(arrays(product(100, 64, 64, bits=2, input_bits=6)), target)
@@ -187,6 +222,8 @@ def test_crossbars_are_counted_with_their_edges():
     for k, n, tiles in ((128, 16, 1), (129, 16, 2), (128, 17, 2), (300, 40, 9)):
         found = hw.cost(arrays(product(1, k, n, bits=8, input_bits=8)), target)
         # Two cells and a pair of columns for each weight.
+        four = hw.cost(arrays(product(1, k, n, bits=5, input_bits=8)), target)
+        assert float(four.resources["arrays"]) == -(-k // 128) * -(-n // 32)
         assert float(found.resources["arrays"]) == tiles, (k, n)
 
 
@@ -218,13 +255,17 @@ def test_the_gpu_of_a_phone_gains_nothing_below_sixteen_bits():
 
 
 def test_small_laws():
-    density = jnp.asarray([1.0, 0.5, 0.01])
-    ideal, none = sparse_time(density, 1.0), sparse_time(density, 0.0)
-    np.testing.assert_allclose(ideal, density, rtol=1e-6)
-    np.testing.assert_allclose(none, 1.0, rtol=1e-3)
-    some = sparse_time(density, 0.5)
-    assert np.all(some >= ideal)
-    assert np.all(some <= none)
+    density = jnp.linspace(0.01, 1.0, 100)
+    np.testing.assert_allclose(time_share(density, 1.0), density, atol=1e-5)
+    np.testing.assert_array_equal(time_share(density, 0.0), 1.0)
+    for kept in (0.2, 0.25, 0.5, 0.85, 0.95):
+        some = np.asarray(time_share(density, kept))
+        assert np.all(np.diff(some) >= -1e-7)
+        assert float(some[-1]) == 1
+        # min(1, density / kept), and 2.5 % below at its corner (2106.09166).
+        wanted = np.minimum(1, density / kept)
+        assert np.all(some <= wanted + 1e-6)
+        np.testing.assert_allclose(some, wanted, atol=0.026)
     assert float(spill(4e6, 4e6)) == pytest.approx(0.5)
     assert float(spill(1e9, 4e6)) > 0.999
     assert np.isfinite(float(spill(1e12, 1.0)))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from jax import lax
 
+import gap
 import graph
 import hw
+import quant
 from core import trees
 from core.errors import GraphError, InputError, RuleError, UnknownNameError
 from experiments.hardware import networks
@@ -223,6 +225,120 @@ def test_a_function_without_data_is_refused():
         hw.workload(lambda x: x * 2, jnp.ones(3))
 
 
+def test_summaries_join_on_paths():
+    params = {
+        "a": {"kernel": np.ones((6, 8), np.float32), "bias": np.ones(8, np.float32)},
+        "b": {"kernel": np.eye(8, 4, dtype=np.float32)},
+    }
+
+    def fn(p, x):
+        y = jax.nn.relu(x @ p["a"]["kernel"] + p["a"]["bias"][None])
+        return y @ p["b"]["kernel"]
+
+    x = STRUCT((5, 6), jnp.float32)
+    table = hw.workload(fn, params, x, density=gap.summary(params))
+    at = rows(table)
+    assert float(table.density[at["a/kernel"]]) == 1
+    assert float(table.density[at["b/kernel"]]) == 0.125
+    assert table.names == ("a/kernel", "a/kernel: add+relu", "b/kernel")
+    layer = quant.Layer(weights=quant.RowMix(4, 0.5))
+    table = hw.workload(
+        fn, params, x, bits=quant.summary(params, [("b/kernel", layer)])
+    )
+    assert float(table.weight_bits[at["a/kernel"]]) == 32
+    assert float(table.weight_bits[at["b/kernel"]]) == 4
+    other = gap.summary({"c": {"kernel": np.ones((2, 2))}})
+    with pytest.raises(RuleError, match="b/kernel"):
+        hw.workload(fn, params, x, density=other)
+    with pytest.raises(InputError, match="rows with a path"):
+        hw.workload(fn, params, x, density=[0.5, 0.5])
+
+
+def test_widths_are_those_of_what_is_read_and_written():
+    def fn(p, x):
+        y = jax.lax.dot_general(
+            x, p["w"], (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
+        )
+        z = jnp.where(y > 0, y, 0.1 * y)  # the first result is of booleans
+        return z @ (p["q"].astype(jnp.float32) * p["s"][None])
+
+    half, byte = jnp.bfloat16, jnp.int8
+    shapes = {"w": STRUCT((6, 8), half), "q": STRUCT((8, 4), byte)}
+    shapes["s"] = STRUCT((4,), jnp.float32)
+    table = hw.workload(fn, shapes, STRUCT((5, 6), half))
+    widths = [
+        (float(a), float(b), float(c))
+        for a, b, c in zip(
+            table.weight_bits, table.input_bits, table.output_bits, strict=True
+        )
+    ]
+    assert table.paths == ("w", "", "q")
+    assert widths == [(16, 16, 32), (32, 32, 32), (8, 32, 32)]
+    eight = hw.workload(lambda p, x: x.astype(jnp.float32) @ p, *(
+        STRUCT((6, 8), jnp.float32), STRUCT((5, 6), byte)
+    ))  # fmt: skip
+    assert float(eight.input_bits[0]) == 8
+
+
+def test_products_of_data_have_the_bits_of_data():
+    table = published("transformer")
+    scores = table.mask("attention")
+    given = hw.workload(
+        networks.apply_of("transformer"),
+        *networks.shapes("transformer"),
+        bits=4,
+        input_bits=8,
+    )
+    made = hw.design(table, bits=4.0, input_bits=8.0)
+    for each in (given, made):
+        assert np.all(np.asarray(each.weight_bits)[scores] == 8)
+    sizes = np.asarray(made.weight_bytes + made.input_bytes)[scores]
+    full = np.asarray(table.weight_bytes + table.input_bytes)[scores]
+    np.testing.assert_allclose(4 * sizes, full)
+
+
+def test_transposed_convolutions_multiply_no_inserted_zeros():
+    def fn(p, x):
+        return lax.conv_transpose(x, p["k"], (2, 2), "SAME")
+
+    shapes = {"k": STRUCT((4, 4, 16, 16), jnp.float32)}
+    table = hw.workload(fn, shapes, STRUCT((1, 32, 32, 16), jnp.float32))
+    assert table.total_macs == 32 * 32 * 16 * 16 * 16  # input by input
+    assert table.kinds == ("conv",)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"density": float("nan")}, "density"),
+        ({"density": 1.5}, "density"),
+        ({"bits": -4.0}, "bits"),
+        ({"bits": np.array([4.0, np.inf, 4.0])}, "bits"),
+        ({"input_bits": 0.0}, "input_bits"),
+        ({"input_density": 2.0}, "input_density"),
+        ({"pattern": 17}, "pattern"),
+    ],
+)
+def test_designs_that_cannot_be_are_refused(given, words):
+    with pytest.raises(InputError, match=words):
+        hw.design(model("lenet5"), **given)
+
+
+def test_a_dense_row_with_a_density_is_a_list():
+    table = model("lenet5")
+    kernel = np.array([bool(p) for p in table.paths])
+    for density in (0.1, jnp.float32(0.1)):
+        made = hw.design(table, density=density)
+        codes = np.asarray(made.pattern)
+        assert np.all(codes[kernel] == hw.PATTERNS.index("unstructured"))
+        assert np.all(codes[~kernel] == hw.PATTERNS.index("dense"))
+    assert np.all(np.asarray(hw.design(table, density=1.0).pattern) == 0)
+    made = hw.design(table, density=0.1, pattern="block")
+    assert np.all(np.asarray(made.pattern)[kernel] == hw.PATTERNS.index("block"))
+    with pytest.raises(UnknownNameError, match="block"):
+        hw.design(table, pattern="blocks")
+
+
 def test_distinct_rows_keep_totals():
     table = published("resnet50")
     small = hw.distinct(table)
@@ -241,7 +357,7 @@ def test_design_changes_kernels_alone_and_take_keeps_names():
     new = jax.jit(lambda b: hw.design(table, bits=b, density=0.5, input_bits=8.0))(4.0)
     kernel = np.array([bool(p) for p in table.paths])
     assert np.all(np.asarray(new.weight_bits)[kernel] == 4)
-    assert np.all(np.asarray(new.weight_bits)[~kernel] == 32)
+    assert np.all(np.asarray(new.weight_bits)[~kernel] == 8)  # data by data
     assert np.all(np.asarray(new.input_bits) == 8)
     products = table.take(table.is_product)
     assert products.total_macs == table.total_macs
