@@ -30,7 +30,7 @@
 | `low_rank`, `factors` (modules) | spectra, truncation; a kernel as two in turn |
 | `activations`, `exploration` (modules) | tables in fixed point; E-RNN's two phases |
 | `purify` (a module) | nearly empty groups and unused paths removed |
-| `crossbar` (a module) | memristor arrays: conductances, counts, products |
+| `crossbar` (a module) | memristor arrays: how many, and counts that fill them |
 
 `SETS` and `TRANSFORMS` are registries; states are `ADMMState`, `HeldState`, `TRPState`.
 

@@ -20,8 +20,9 @@ from experiments import data, models
 from experiments.pruning.trainer import Trainer, cosine, jitted_accuracy, kernel_counts
 from experiments.training import TrainState
 from experiments.workdir import Run
+from hw import memristor
 
-XBAR = crossbar.Crossbar()
+LAYOUT = crossbar.Layout()
 BITS = 8
 """Of a weight, as arrays are counted for pruned networks."""
 WAYS = {
@@ -140,7 +141,7 @@ class Protocol:
             if not layer.filters:
                 kept = crossbar.Kept(max(round(rows / math.sqrt(rate)), 1), filters)
             elif way == "aware":
-                kept = crossbar.whole_arrays(shape, 1 / rate, BITS, XBAR)
+                kept = crossbar.whole_arrays(shape, 1 / rate, BITS, LAYOUT)
             else:
                 share = 1 / math.sqrt(rate)
                 kept = crossbar.Kept(
@@ -333,9 +334,9 @@ def programmed(key: Array, w: Array, bits: int, sigma: float) -> Array:
     held = jnp.asarray(matrix[cells])
     spec = admm.Quantized(crossbar.levels(bits), pruned=True)
     scale = spec.at(held).scaling.scale.reshape(())
-    integers = jnp.round(held / scale).astype(jnp.int32)
-    g = crossbar.spread(crossbar.program(integers, bits, XBAR), key, sigma)
-    read = crossbar.matmul(jnp.eye(len(held)), g, XBAR) * scale
+    xbar = memristor.Crossbar(cell_bits=LAYOUT.cell_bits, noise=sigma)
+    g = memristor.to_conductance(jnp.round(held / scale), xbar, bits)
+    read = memristor.from_conductance(memristor.age(g, key, xbar), xbar) * scale
     return jnp.zeros_like(matrix).at[cells].set(read).reshape(w.shape)
 
 
@@ -353,7 +354,7 @@ class Counted(NamedTuple):
 
 def counted(params: PyTree, bits: int) -> Counted:
     """Returns what the kernels take, in weights of so many bits."""
-    held = crossbar.arrays(nonempty_shapes(params), bits, XBAR)
+    held = crossbar.arrays(nonempty_shapes(params), bits, LAYOUT)
     return Counted(kernel_counts(params)["left"], held)
 
 
