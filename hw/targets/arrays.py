@@ -153,19 +153,19 @@ EYERISS = make(
     RowStationary,
     "eyeriss",
     {
-        "rows": Given(12, "published", _EYERISS),
-        "columns": Given(14, "published", _EYERISS),
-        "clock": Given(200e6, "published", _EYERISS),
+        "rows": Given(12, "remembered", _EYERISS),
+        "columns": Given(14, "remembered", _EYERISS),
+        "clock": Given(200e6, "remembered", _EYERISS),
         "filling": Given(0.78, "fitted", f"{_TABLES}: AlexNet's 115.3 ms in all"),
-        "strip": Given(14, "published", f"{_EYERISS}: the array's columns"),
-        "batch": Given(4, "published", f"{_EYERISS}: AlexNet; VGG-16 had 3"),
+        "strip": Given(14, "remembered", f"{_EYERISS}: the array's columns"),
+        "batch": Given(4, "remembered", f"{_EYERISS}: AlexNet; VGG-16 had 3"),
         "bandwidth": Given(0.96e9, "derived", "two links of 64 bits at 60 MHz"),
         "mac_j": Given(8.5e-12, "fitted", f"{_TABLES}: AlexNet's power by layer"),
-        "zero_saving": Given(0.45, "published", f"{_EYERISS}: gating saves 45 %"),
+        "zero_saving": Given(0.45, "remembered", f"{_EYERISS}: gating saves 45 %"),
         "far_j": Given(
             200 / 2 * 8.5e-12 / 8, "derived", "200 MACs a word of 16 bits, chip apart"
         ),
-        **widths((16, 16), (16, 16), "published", f"{_EYERISS}: 16-bit fixed point"),
+        **widths((16, 16), (16, 16), "remembered", f"{_EYERISS}: 16-bit fixed point"),
         **skips(
             "derived", "zeros of inputs save energy, those of weights none", REMOVED
         ),

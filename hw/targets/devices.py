@@ -139,25 +139,25 @@ TPU_V1 = make(
             "the roofline itself; convolutions as CNN0's 86 of 92 TOPS",
         ),
         **_chosen({"half_rows": 0.0, "half_terms": 0.0, "half_columns": 0.0}, "none"),
-        "narrow": Given(8.0, "published", "arXiv 1704.04760: multipliers of 8 bits"),
+        "narrow": Given(8.0, "remembered", "arXiv 1704.04760: multipliers of 8 bits"),
         "gain": Given(
-            2.0, "published", "arXiv 1704.04760: a quarter of the rate at 16 bits"
+            2.0, "remembered", "arXiv 1704.04760: a quarter of the rate at 16 bits"
         ),
-        **widths((8, 16), (8, 16), "published", "arXiv 1704.04760: 8 or 16 bits"),
+        **widths((8, 16), (8, 16), "remembered", "arXiv 1704.04760: 8 or 16 bits"),
         **skips("derived", _NONE, _REMOVED),
         **_chosen({"elements": 1.8e11, "functions": 1.8e11, "windows": 1.8e11}, _OPS),
         "near": Given(167e9 * 8, "chosen", "unified buffer of 24 MiB"),
-        "far": Given(34e9, "published", "arXiv 1704.04760: DDR3, weights only"),
-        "cache": Given(24 * 2**20, "published", "unified buffer of 24 MiB"),
+        "far": Given(34e9, "remembered", "arXiv 1704.04760: DDR3, weights only"),
+        "cache": Given(24 * 2**20, "remembered", "unified buffer of 24 MiB"),
         "weight_cache": Given(
-            1.0, "published", "weights stream from DDR3 in every run"
+            1.0, "remembered", "weights stream from DDR3 in every run"
         ),
         **_chosen({"overhead": 0.0, "chain_overhead": 0.0}, "instructions overlap"),
         "launch": Given(0.0, "chosen", "of programs that stay loaded"),
         "mac_scale": Given(1.0, "chosen", "28 nm and control"),
         "near_j": Given(6e-12, "chosen", "large SRAM at 28 nm"),
         "far_j": Given(16e-12 * 8, "chosen", "DDR3, 15-20 pJ a bit"),
-        "static": Given(28.0, "published", "arXiv 1704.04760: idle power of a die"),
+        "static": Given(28.0, "remembered", "arXiv 1704.04760: idle power of a die"),
     },
     "rows of hw_tables: throughput of six applications",
 )
