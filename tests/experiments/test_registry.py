@@ -123,8 +123,8 @@ def test_a_run_reaches_a_mode_by_every_entry_that_counts():
     overrides = experiment.mode("full").overrides
     full = build(experiment.config, overrides)
     names = ("dataset", "epochs", "stage_epochs")
-    assert experiment.reaches(full, *names, examples=20_000)
-    assert not experiment.reaches(full, *names, examples=19_999)
+    assert experiment.reaches(full, *names, examples=full.examples)
+    assert not experiment.reaches(full, *names, examples=full.examples - 1)
     for changed in (
         {"dataset": "mnist_5k"},
         {"epochs": full.epochs - 1},
@@ -132,7 +132,7 @@ def test_a_run_reaches_a_mode_by_every_entry_that_counts():
         {"stage_epochs": (full.stage_epochs[0] + 1, full.stage_epochs[1] - 1)},
     ):
         other = build(experiment.config, {**overrides, **changed})
-        assert not experiment.reaches(other, *names, examples=20_000)
+        assert not experiment.reaches(other, *names, examples=full.examples)
     quick = build(experiment.config)
     assert experiment.reaches(quick, *names, mode="quick", examples=0)
 

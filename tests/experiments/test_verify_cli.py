@@ -183,7 +183,7 @@ def test_help_explains_every_flag_without_loading_jax(folder):
     flags = [form.flags for form in command.FORMS.values()]
     for name in {n for each in flags for n in options.options_of(each)}:
         assert f"  --{name}\n" in done.stdout, name
-    assert "time limit of reading and search in seconds" in done.stdout
+    assert "time limit of reading and search [seconds]" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= manual.WIDTH
     assert "python launch.py verify --instances" in manual.USAGE
 
