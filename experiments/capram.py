@@ -49,6 +49,7 @@ class Config:
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Measures chips, then networks in them."""
+    from experiments import data
     from experiments.hardware import macro_runs
     from experiments.results import Outcome
 
@@ -78,7 +79,9 @@ def run(run: "Run", config: Config) -> "Outcome":
         config, "dataset", "examples", "epochs", "tuning", "hardware_epochs", "chips"
     )
     rows = list(macro_runs.rows(bent, found, images, judged))
-    return Outcome(rows, macro_runs.figures(found, config.adc_bits), notes)
+    names = (config.dataset, "cifar10") if images else (config.dataset,)
+    sources = [data.load(name, data_dir=run.data_dir).source for name in names]
+    return Outcome(rows, macro_runs.figures(found, config.adc_bits), notes, sources)
 
 
 EXPERIMENT = Experiment(

@@ -49,6 +49,7 @@ class Config:
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Prices the networks, then trains one with every bound."""
+    from experiments import data
     from experiments.hardware import blocks, s2ta
     from experiments.results import Outcome
 
@@ -71,7 +72,8 @@ def run(run: "Run", config: Config) -> "Outcome":
         "steps; inputs keep the largest of every 8 channels in each pass (DAP), with a "
         "gradient for what is kept. The first layer, with one channel, stays dense.",
     ]
-    return Outcome(rows, s2ta.figures(priced), notes)
+    source = data.load(config.dataset, data_dir=run.data_dir).source
+    return Outcome(rows, s2ta.figures(priced), notes, (source,))
 
 
 EXPERIMENT = Experiment(

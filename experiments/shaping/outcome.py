@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from experiments import data
 from experiments.results import Figure, Outcome, Row, Series, mean_row, mean_std
 from experiments.shaping.pipeline import Found, Shaped
 from experiments.workdir import Run
@@ -41,7 +42,8 @@ def outcome(run: Run, config: Any, found: Found) -> Outcome:
         "second core of designs with two. What does not fit a target is marked. "
         f"Stored weights: {INDEX_BITS} bits of index for each one that is left.",
     ]
-    return Outcome(rows, figures, notes)
+    source = data.load(config.dataset, data_dir=run.data_dir).source
+    return Outcome(rows, figures, notes, (source,))
 
 
 def stored_bytes(shaped: Shaped) -> float:

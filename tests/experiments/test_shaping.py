@@ -41,7 +41,7 @@ def test_rows_have_after_beside_before():
         }
         for seed in (0, 1)
     }
-    shown = outcome.outcome(types.SimpleNamespace(), Config(), found)
+    shown = outcome.outcome(types.SimpleNamespace(data_dir=None), Config(), found)
     rows = {(row.metric, row.setting): row for row in shown.rows}
     after = outcome.SIDES["after"]
     assert rows["accuracy", after].measured == 88.5
