@@ -216,7 +216,7 @@ def cifar(run: Any, config: Any, seed: int) -> dict[str, Any]:
         mean=models.PRETRAINED_MEAN,
         std=models.PRETRAINED_STD,
     )
-    labels = np.asarray(split.labels)
+    shown = split._replace(images=images)
     model = models.create("resnet20")
     variables = models.load_pretrained("resnet20_jpeg")
     bits, places = config.cifar_bits, config.cifar_digits
@@ -228,14 +228,8 @@ def cifar(run: Any, config: Any, seed: int) -> dict[str, Any]:
     )
 
     def accuracy(product: Any) -> float:
-        scores = jax.jit(
-            in_memory.through(model, product).apply if product else model.apply
-        )
-        right = [
-            np.asarray(scores(variables, images[i : i + 20]).argmax(-1))
-            for i in range(0, len(images), 20)
-        ]
-        return 100 * float((np.concatenate(right) == labels).mean())
+        network: Any = in_memory.through(model, product) if product else model
+        return jitted_accuracy(network.apply, variables, shown, batch=20)
 
     def macro(spec: Any, fitted: bool = True) -> Any:
         made = in_memory.macro(spec, 0)
@@ -253,7 +247,7 @@ def cifar(run: Any, config: Any, seed: int) -> dict[str, Any]:
     }
     table = hw.workload(model.apply, variables, images[:1])
     table = hw.design(table, bits=float(bits), input_bits=3.0 * places)
-    return {"accuracy": found, "cost": _price(table), "images": len(labels)}
+    return {"accuracy": found, "cost": _price(table), "images": len(split.labels)}
 
 
 def rows(

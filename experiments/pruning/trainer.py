@@ -230,12 +230,27 @@ def kernel_counts(params: PyTree) -> dict[str, int]:
     return {"size": sum(r.size for r in rows), "left": sum(r.kept for r in rows)}
 
 
-def jitted_accuracy(fn: Callable[..., Array], params: PyTree, split: Split) -> float:
-    """Returns the accuracy in % of `fn(params, images)` on normalized images."""
+def classes(
+    fn: Callable[..., Array], params: PyTree, images: Any, batch: int = EVALUATED
+) -> np.ndarray:
+    """Returns the largest logit's class of each image, [n].
+
+    Args:
+      fn: `fn(params, images)`, of logits; it is jitted, and the same function compiles
+        once.
+      params: whatever it takes.
+      images: [n, ...].
+      batch: images in a call.
+    """
     run = jax.jit(fn)
-    right = 0
-    for first in range(0, len(split.labels), EVALUATED):
-        part = slice(first, first + EVALUATED)
-        logits = run(params, split.images[part])
-        right += int((logits.argmax(-1) == jnp.asarray(split.labels[part])).sum())
-    return 100 * right / len(split.labels)
+    firsts = range(0, len(images), batch)
+    parts = [run(params, images[i : i + batch]).argmax(-1) for i in firsts]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def jitted_accuracy(
+    fn: Callable[..., Array], params: PyTree, split: Split, batch: int = EVALUATED
+) -> float:
+    """Returns the accuracy in % of `fn(params, images)`; see `classes`."""
+    right = classes(fn, params, split.images, batch) == np.asarray(split.labels)
+    return 100 * float(right.mean())

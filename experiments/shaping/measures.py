@@ -13,6 +13,7 @@ import verify
 from core.types import Array, PyTree
 from experiments import models
 from experiments.data import Dataset, Split
+from experiments.pruning.trainer import jitted_accuracy
 from hw.targets.fpga import Fpga, Msq
 
 NAMES = {"unsat": "verified", "sat": "falsified", "timeout": "open", "unknown": "open"}
@@ -111,11 +112,8 @@ def rounded(
 
 def accuracy(fn: Classifier, params: PyTree, split: Split) -> float:
     """Returns the share of images whose class is right, %."""
-    run = jax.jit(lambda params, x: fn(params, x).argmax(-1))
     images = np.asarray(split.images, np.float32) / 255
-    parts = np.array_split(images, max(len(images) // 1000, 1))
-    classes = np.concatenate([np.asarray(run(params, part)) for part in parts])
-    return 100 * float((classes == np.asarray(split.labels)).mean())
+    return jitted_accuracy(fn, params, split._replace(images=images))
 
 
 def price(

@@ -20,13 +20,11 @@ from core.types import Array, PyTree
 from experiments import data, models
 from experiments.data import Split
 from experiments.pruning.fit import stage_key
-from experiments.pruning.trainer import Trainer, cosine
+from experiments.pruning.trainer import Trainer, cosine, jitted_accuracy
 from experiments.workdir import Run
 from experiments.zeroth.arms import ARMS
 from quant.calibration import BestScale, MaxAbs
 
-BATCH = 500
-"""Images in a call that evaluates."""
 MU = 0.02
 """A scale changes by 2 % of itself in a query, on average over a direction's length."""
 GRADIENT = "straight-through gradient"
@@ -121,23 +119,20 @@ class Bench:
         """Returns that on the test images, in %; of floats if there are no scales."""
         if scales is not None and tuned is not None:
             scales = scaled(scales, tuned)
-        right = 0
-        for i in range(0, len(self.test.labels), BATCH):
-            images = jnp.asarray(self.test.images[i : i + BATCH])
-            classes = self._classes(params, scales, images)
-            right += int((classes == self.test.labels[i : i + BATCH]).sum())
-        return 100 * right / len(self.test.labels)
+        return jitted_accuracy(self._logits, (params, scales), self.test)
 
     @functools.cached_property
-    def _classes(self) -> Any:
-        @jax.jit
-        def classes(params: PyTree, scales: quant.Scales | None, images: Array):
+    def _logits(self) -> Any:
+        """One function, so that it compiles once."""
+
+        def logits(given: tuple[PyTree, quant.Scales | None], images: Array) -> Array:
+            params, scales = given
             network = self.apply
             if scales is not None:
                 network = quant.aware(self.apply, self.rules(MaxAbs()), scales)
-            return network(params, images).argmax(-1)
+            return network(params, images)
 
-        return classes
+        return logits
 
     def tune(
         self, seed: int, arm: str, rate: float, params: PyTree, scales: quant.Scales

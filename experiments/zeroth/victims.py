@@ -4,18 +4,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from core.types import Array, PyTree
 from experiments import data, models
-from experiments.pruning.trainer import Trainer, cosine
+from experiments.pruning.trainer import Trainer, classes, cosine
 from experiments.workdir import Run
-
-BATCH = 250
-"""Images in a call that evaluates."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,14 +84,7 @@ def _victim(
     count = 1_000  # of the test images; enough to draw from
     test = data.subset(dataset.test, min(count, len(dataset.test.labels)), 0)
     images = (test.images / 255).astype(np.float32)
-    predict = jax.jit(lambda v, x: logits(v, x).argmax(-1))
-    classes = np.concatenate(
-        [
-            np.asarray(predict(variables, images[i : i + BATCH]))
-            for i in range(0, len(images), BATCH)
-        ]
-    )
-    right = classes == test.labels
+    right = classes(logits, variables, images) == test.labels
     return Victim(
         name,
         title,

@@ -14,7 +14,8 @@ from core import trees
 from core.errors import InputError, UnknownNameError
 from experiments import models
 from experiments.admm_pruning import Config
-from experiments.pruning import claims, methods, networks
+from experiments.data import Split
+from experiments.pruning import claims, methods, networks, trainer
 from experiments.pruning.protocol import EDGES, Trial
 
 
@@ -222,3 +223,18 @@ def test_a_density_that_is_given_names_no_column():
     a, b = (networks.uniform(networks.LENET300, keep) for keep in (0.1, 0.05))
     assert a.at(10.0) == b.at(20.0) == "LeNet-300-100, one density"
     assert networks.LENET300.at(22.9) == "LeNet-300-100, 22.9x"
+
+
+@pytest.mark.parametrize("batch", [10, 53, 100])
+def test_classes_do_not_depend_on_the_batch(batch):
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(7, 4)), rng.normal(size=(53, 7))
+    labels = (x @ w).argmax(-1)
+
+    def fn(w, x):
+        return x @ w
+
+    np.testing.assert_array_equal(trainer.classes(fn, w, x, batch), labels)
+    labels[:13] = (labels[:13] + 1) % 4
+    found = trainer.jitted_accuracy(fn, w, Split(x, labels), batch)
+    assert found == pytest.approx(100 * 40 / 53)
