@@ -49,7 +49,8 @@ class Macro:
         self, path: str, x: Array, w: Array, bits: int, scheme: capram.Scheme
     ) -> Array:
         """Returns the product of levels and integers; noise differs with the data."""
-        salt = lax.bitcast_convert_type(jnp.sum(x) + jnp.sum(w), jnp.uint32)
+        total = lax.stop_gradient(jnp.sum(x) + jnp.sum(w))
+        salt = lax.bitcast_convert_type(total, jnp.uint32)
         return capram.macro_matmul(
             x,
             w,
@@ -93,7 +94,8 @@ def ternary_product(
 ) -> behaviour.Product:
     """Returns products of ternary weights and inputs of three bits.
 
-    Gradients go straight through rounding, and not through inputs above the top level.
+    Gradients go straight through rounding, and not through inputs above the top level
+    nor through sums that the chip's converters cut off.
 
     Args:
       steps: of the inputs' levels, by path.
@@ -102,17 +104,21 @@ def ternary_product(
 
     def product(path: str, x: Array, w: Array) -> Array:
         step = steps[path]
-        held = jnp.clip(x / step, 0.0, LEVELS)
-        levels = held + lax.stop_gradient(jnp.round(held) - held)
-        digits, scale = ternary(w)
-        weights = w + lax.stop_gradient(digits * scale[None] - w)
-        exact = step * (levels @ weights)
+        levels = _straight(jnp.clip(x / step, 0.0, LEVELS), jnp.round)
+        digits, scale = map(lax.stop_gradient, ternary(w))
+        # Digits stay whole for the chip: nothing but 0 is added to them.
+        unit = w / jnp.where(scale > 0, scale, 1.0)[None]
+        digits = _straight(unit, lambda _: digits)
         if chip is None:
-            return exact
-        sums = chip(path, lax.stop_gradient(levels), digits, 1, "ternary")
-        return exact + lax.stop_gradient(step * scale[None] * sums - exact)
+            return step * (levels @ (digits * scale[None]))
+        return step * scale[None] * chip(path, levels, digits, 1, "ternary")
 
     return product
+
+
+def _straight(x: Array, rounding: Callable[[Array], Array]) -> Array:
+    """Returns what rounding makes of x, to the bit, with the gradient of x."""
+    return lax.stop_gradient(rounding(x)) + (x - lax.stop_gradient(x))
 
 
 def binary_product(

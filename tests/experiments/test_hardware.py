@@ -1,5 +1,7 @@
 """What the experiments of hardware compute themselves."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import hw
 from core.errors import UnknownNameError
 from experiments.hardware import blocks, edge, entry, host, in_memory, networks
 from experiments.hardware.entry import Entry
+from hw import capram
 
 
 def test_factors_count_to_both_sides_and_fitted_rows_prove_nothing():
@@ -71,6 +74,34 @@ def test_ternary_products_are_exact_and_straight_through(key):
     slope = jax.grad(lambda x: product("w", x, w).sum())(x)
     assert float(slope[0, 3]) == 0  # above the top level
     assert float(slope[0, 1]) != 0
+
+
+def test_sums_that_converters_cut_off_have_no_gradient():
+    """An image that saturates an output teaches neither its inputs nor its weights."""
+    step, k = 0.5, 64
+    signs = np.where(np.arange(k) % 2, -1.0, 1.0)
+    w = jnp.asarray(np.stack([np.full(k, 0.25), 0.25 * signs], 1), jnp.float32)
+    # Sums of 384 and 0, then of 6 and 6: converters span 44.8 to either side.
+    x = np.full((2, k), 0.1 * step, np.float32)  # level 0, where clipping has a slope
+    x[0], x[1, 0] = 6 * step, 6 * step
+    whole = dataclasses.replace(
+        in_memory.macro(capram.ideal(), 0), full_scale={"w": 0.1}
+    )
+    product = in_memory.ternary_product({"w": step}, whole)
+    exact = in_memory.ternary_product({"w": step})
+    found, back = jax.vjp(lambda x, w: product("w", x, w), jnp.asarray(x), w)
+    held = np.asarray(exact("w", jnp.asarray(x), w))
+    assert abs(float(found[0, 0])) < held[0, 0] / 4
+    np.testing.assert_allclose(found[1], held[1], atol=step * 0.25)
+    d_x, d_w = back(jnp.asarray([[1.0, 0.0], [1.0, 0.0]]))
+    np.testing.assert_array_equal(d_x[0], np.zeros(k))
+    np.testing.assert_allclose(d_x[1], w[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(d_w[:, 0], [6 * step, *[0.0] * (k - 1)], rtol=1e-6)
+    # The other output is not cut off: it has the gradients of the exact product.
+    ones = jnp.asarray([[0.0, 1.0], [0.0, 1.0]])
+    _, exactly = jax.vjp(lambda x, w: exact("w", x, w), jnp.asarray(x), w)
+    for mine, its in zip(back(ones), exactly(ones), strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-6)
 
 
 def test_designs_and_claims_of_the_edge():
