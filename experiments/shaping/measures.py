@@ -10,7 +10,7 @@ import numpy as np
 
 import hw
 import verify
-from core.types import Array, PyTree
+from core.types import Array, ArrayLike, PyTree
 from experiments import models
 from experiments.data import Dataset, Split
 from experiments.pruning.trainer import jitted_accuracy
@@ -18,6 +18,9 @@ from hw.targets.fpga import Fpga, Msq
 
 NAMES = {"unsat": "verified", "sat": "falsified", "timeout": "open", "unknown": "open"}
 """What a verdict means for an image."""
+
+INDEX_BITS = (4, 8)
+"""Widths of a weight's distance from the stored one before it."""
 
 Classifier = Callable[[PyTree, Array], Array]
 
@@ -114,6 +117,27 @@ def accuracy(fn: Classifier, params: PyTree, split: Split) -> float:
     """Returns the share of images whose class is right, %."""
     images = np.asarray(split.images, np.float32) / 255
     return jitted_accuracy(fn, params, split._replace(images=images))
+
+
+def stored_bits(kernel: ArrayLike, bits: float) -> float:
+    """Returns the bits of a kernel in the smallest of three forms, from which it reads.
+
+    All values; a bit for each place and the values that are left; or those with their
+    distances, in C order, as in deep compression (arXiv 1510.00149): `INDEX_BITS` wide,
+    from 1 on. Where the next one is farther off than that reaches, 0 is stored between.
+
+    Args:
+      kernel: of any shape.
+      bits: of a value, 0 among them.
+    """
+    values = np.asarray(kernel).reshape(-1)
+    places = np.flatnonzero(values)
+    distances = np.diff(places, prepend=-1)
+    forms = [values.size * bits, values.size + places.size * bits]
+    for width in INDEX_BITS:
+        stored = -(-distances // 2**width)  # itself and the zeros before it
+        forms.append(int(stored.sum()) * (bits + width))
+    return min(forms)
 
 
 def price(

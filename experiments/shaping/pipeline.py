@@ -34,7 +34,7 @@ class Shaped(NamedTuple):
       accuracy: on the test split, %; with rounded inputs after quantization.
       sizes: weights of each kernel, by path.
       left: those that are not 0.
-      bits: of a weight.
+      stored: bytes of each kernel, by path; see `measures.stored_bits`.
       certified: counts of images by verdict: "verified", "falsified", "open", and
         "wrong" for those that were no counterexample's worth.
       cost: totals on every target, by its name; see `hw.summary`.
@@ -43,7 +43,7 @@ class Shaped(NamedTuple):
     accuracy: float
     sizes: Mapping[str, int]
     left: Mapping[str, int]
-    bits: float
+    stored: Mapping[str, float]
     certified: Mapping[str, int]
     cost: Mapping[str, Mapping[str, Any]]
 
@@ -173,6 +173,11 @@ def _measured(
         f"{name}-certify",
         lambda: measures.certify(fn, params, made.dataset.test, config),
     )
+    stored = {
+        path: measures.stored_bits(kernel, bits) / 8
+        for path, kernel in zip(*trees.flatten(params)[:2], strict=True)
+        if path in sizes
+    }
     densities = {path: left[path] / sizes[path] for path in sizes}
     cost = made.run.stage(
         f"{name}-price",
@@ -180,4 +185,4 @@ def _measured(
             fn, params, densities, config.batch, formats=formats, share=config.share
         ),
     )
-    return Shaped(accuracy, sizes, left, bits, certified, cost)
+    return Shaped(accuracy, sizes, left, stored, certified, cost)

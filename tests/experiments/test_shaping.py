@@ -16,45 +16,93 @@ from experiments.shaping.pipeline import Shaped
 COST = {"latency_s": 2e-6, "energy_j": 3e-6, "feasible": True, "weight_bits": 8.0}
 
 
-def shaped(left, bits, accuracy=90.0, verified=3, scale=1.0):
-    sizes = {"fc1/kernel": 100, "fc2/kernel": 20}
+SIZES = {"fc1/kernel": 100, "fc2/kernel": 20}
+
+
+def shaped(left, stored, accuracy=90.0, verified=3, scale=1.0):
     counts = {"verified": verified, "falsified": 1, "open": 1, "wrong": 8 - verified}
     cost = {name: {**COST, "latency_s": scale * 2e-6} for name in ("host", "chip")}
-    return Shaped(
-        accuracy, sizes, dict(zip(sizes, left, strict=True)), bits, counts, cost
-    )
+    of = [dict(zip(SIZES, each, strict=True)) for each in (left, stored)]
+    return Shaped(accuracy, SIZES, *of, counts, cost)
 
 
-def test_bytes_are_those_of_the_smaller_form():
-    # Dense values; or 4 + 4 bits each of those left.
-    assert outcome.stored_bytes(shaped((100, 20), 32)) == 480
-    assert outcome.stored_bytes(shaped((80, 20), 32)) == 80 * 36 / 8 + 80
-    assert outcome.stored_bytes(shaped((10, 20), 4)) == 10 + 10
-    assert outcome.stored_bytes(shaped((0, 0), 4)) == 0
+def decoded(kernel, bits, width):
+    """Bits of distances and values, and the kernel that a reader makes of them."""
+    words, place = [], -1
+    for i in np.flatnonzero(kernel):
+        while i - place > 2**width:
+            words.append((2**width, 0.0))
+            place += 2**width
+        words.append((i - place, kernel[i]))
+        place = i
+    found, place = np.zeros_like(kernel), -1
+    for distance, value in words:
+        assert 1 <= distance <= 2**width
+        place += distance
+        found[place] = value
+    return len(words) * (width + bits), found
+
+
+@pytest.mark.parametrize("density", [0.0, 0.005, 0.02, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("bits", [4, 32])
+def test_bits_are_those_of_the_smallest_form_that_can_be_read(density, bits):
+    rng = np.random.default_rng(0)
+    kernel = np.where(rng.random(3000) < density, rng.normal(size=3000), 0)
+    kernel[-1] = density > 0  # the whole length has to be reached
+    forms = [3000 * bits, 3000 + np.count_nonzero(kernel) * bits]
+    for width in measures.INDEX_BITS:
+        size, found = decoded(kernel, bits, width)
+        np.testing.assert_array_equal(found, kernel)
+        forms.append(size)
+    assert measures.stored_bits(kernel.reshape(50, 60), bits) == min(forms)
+
+
+def test_a_distance_takes_a_filler_only_beyond_its_width():
+    for distance, words in ((16, 1), (17, 2), (32, 2), (33, 3)):
+        kernel = np.zeros(400)
+        kernel[distance - 1] = 1.0
+        # Narrow distances and fillers, or one of 8 bits.
+        assert measures.stored_bits(kernel, 4) == min(words * 8, 12)
 
 
 def test_rows_have_after_beside_before():
     found = {
         seed: {
-            "before": shaped((100, 20), 32, 90.0 + seed, 3),
-            "after": shaped((10, 20), 4, 88.0 + seed, 2, scale=0.5),
+            "before": shaped((100, 20), (400.0, 80.0), 90.0 + seed, 3),
+            "after": shaped((10, 20), (10.0 + 10 * seed, 10.0), 88.0, 2, 0.5 + seed),
         }
         for seed in (0, 1)
     }
     shown = outcome.outcome(types.SimpleNamespace(data_dir=None), Config(), found)
     rows = {(row.metric, row.setting): row for row in shown.rows}
     after = outcome.SIDES["after"]
-    assert rows["accuracy", after].measured == 88.5
+    assert rows["accuracy", after].measured == 88.0
     assert rows["accuracy", after].baseline == 90.5
     certified = rows["certified accuracy, eps 0.03", after]
     assert (certified.measured, certified.baseline) == (20.0, 30.0)
-    assert rows["reduction of bytes", after].measured == 480 / 20
+    assert all(row.holds is None for row in shown.rows)
+    assert rows["bytes of weights", after].measured == 25
+    assert rows["reduction of bytes", after].measured == (480 / 20 + 480 / 30) / 2
     latency = rows["latency", "chip (dense: 8 bits)"]
-    assert latency.measured == pytest.approx(1.0)
+    assert latency.measured == pytest.approx(2.0)
     assert latency.baseline == pytest.approx(2.0)
     assert latency.simulated
     (gain,) = [f for f in shown.figures if "Gain" in f.title]
-    assert list(gain.series[0].y) == [2.0, 2.0]
+    assert list(gain.series[0].y) == pytest.approx([4 / 3, 4 / 3])
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verified", "want"), [(89.0, 3, [True, True]), (88.9, 2, [False] * 2)]
+)
+def test_a_full_run_judges_accuracy_and_certificates(accuracy, verified, want):
+    sides = [
+        shaped((100, 20), (400.0, 80.0), 90.0, 3),
+        shaped((10, 20), (10.0, 10.0), accuracy, verified),
+    ]
+    found = {0: dict(zip(outcome.SIDES, sides, strict=True))}
+    run = types.SimpleNamespace(data_dir=None)
+    shown = outcome.outcome(run, Config(), found, judged=True)
+    assert [row.holds for row in shown.rows if row.holds is not None] == want
 
 
 def test_images_are_verified_falsified_or_wrong():
