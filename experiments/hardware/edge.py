@@ -15,9 +15,19 @@ from experiments.hardware.tables import products
 from experiments.results import Figure, Row, Series
 from hw.constants import with_values
 
-TARGETS = ("mobile_cpu", "mobile_gpu", "fpga_zc706", "fpga_zcu102", "fpga_zu3eg")
+TARGETS: tuple[str, ...] = (
+    "mobile_cpu",
+    "mobile_gpu",
+    "fpga_zc706",
+    "fpga_zcu102",
+    "fpga_zu3eg",
+)
 PHONES = TARGETS[:2]
 PATTERNS = ("unstructured", "filter", "kernel", "block")
+PARTS = (2, 4, 8)
+"""Patterns keep a half, a quarter or an eighth of the weights."""
+EQUAL = 4
+"""The part that is as small as 4 bits of 16."""
 
 
 class Point(NamedTuple):
@@ -50,16 +60,21 @@ SINGLE: Mapping[str, Point] = MappingProxyType(
         "8 bits": Point(8),
         "4 bits": Point(4),
         "4 bits with SP2": Point(4, sp2=True),
-        **{f"{name}, 1/4": Point(16, name, 0.25) for name in PATTERNS},
+        **{
+            f"{n}, 1/{part}": Point(16, n, 1 / part) for part in PARTS for n in PATTERNS
+        },
     }
 )
 """One optimisation at a time, over 16 bits without pruning."""
+WIDTHS = tuple(title for title, point in SINGLE.items() if point.pattern == "dense")
+SHOWN = (*WIDTHS, *(f"{name}, 1/{EQUAL}" for name in PATTERNS))
+"""Those that have rows; all are in the figures."""
 
 
 def grid() -> list[Point]:
     """Returns every combination that is compared."""
     shapes = [("dense", 1.0)]
-    shapes += [(name, d) for name in PATTERNS for d in (0.5, 0.25, 0.125)]
+    shapes += [(name, 1 / part) for name in PATTERNS for part in PARTS]
     formats = [(32.0, False), (16.0, False), (8.0, False), (4.0, False), (4.0, True)]
     return [Point(b, p, d, sp2) for b, sp2 in formats for p, d in shapes]
 
@@ -76,7 +91,7 @@ def _coded(points: Sequence[Point]) -> dict[str, Array]:
 
 
 def _price(table: hw.Workload, target: Any, point: dict[str, Array]) -> Any:
-    """Latency, energy and feasibility of a design, for `vmap`."""
+    """Latency, energy, feasibility and share of memory in the time, for `vmap`."""
     kernel = point["pattern"] == hw.PATTERNS.index("kernel")
     # Depthwise and first layers stay dense; patterns of kernels are of 3 x 3.
     can = np.asarray(table.mask("conv", "matmul")) & (np.arange(len(table)) > 0)
@@ -94,22 +109,35 @@ def _price(table: hw.Workload, target: Any, point: dict[str, Array]) -> Any:
         share = jnp.where(point["sp2"], best, 0.0)
         target = with_values(target, {"share": share})
     found = hw.cost(made, target)
-    return found.latency_s, found.energy_j, found.feasible
+    memory = [i for i, n in enumerate(found.bounds) if n in ("memory", "cache")]
+    held = jnp.isin(found.bound, jnp.asarray(memory, jnp.int32))
+    waits = jnp.sum(jnp.where(held, found.latencies_s, 0.0)) / found.latency_s
+    return found.latency_s, found.energy_j, found.feasible, waits
+
+
+def _table(network: str) -> hw.Workload:
+    return hw.distinct(products(network))
 
 
 def costs(network: str) -> dict[str, Any]:
-    """Returns milliseconds and millijoules of the grid and of single steps."""
-    table = hw.distinct(products(network))
+    """Returns milliseconds and millijoules of the grid and of single steps.
+
+    `memory` is the share of the base's time in rows that memory or cache holds up, of
+    networks with depthwise layers; None of others.
+    """
+    table = _table(network)
+    depthwise = bool(table.mask("depthwise").any())
     points = [BASE, *SINGLE.values(), *grid()]
     coded = _coded(points)
     run = jax.jit(jax.vmap(lambda t, p: _price(table, t, p), in_axes=(None, 0)))
     found = {}
     for name in TARGETS:
-        latency, energy, fits = jax.device_get(run(hw.get(name), coded))
+        latency, energy, fits, waits = jax.device_get(run(hw.get(name), coded))
         found[name] = {
             "ms": (1e3 * latency).tolist(),
             "mJ": (1e3 * energy).tolist(),
             "fits": fits.tolist(),
+            "memory": float(waits[0]) if depthwise else None,
         }
     return found
 
@@ -123,24 +151,58 @@ def gains(found: Mapping[str, Any], target: str) -> dict[str, tuple[float, float
 
 
 CLAIMS = (
-    "4 bits beat every pattern of pruning on FPGAs",
+    "4 bits beat pruning to a quarter on FPGAs",
+    "4 bits beat pruning to any density on FPGAs",
+    "4 bits with SP2 beat pruning to any density on FPGAs",
+    "structured pruning to a quarter beats every width on phones",
+    "SP2 speeds FPGAs up over 4 bits of fixed point, and no phone",
     "block pruning beats 8 bits on the mobile GPU",
-    "SP2 speeds FPGAs up over 4 bits of fixed point",
     "block pruning beats unstructured pruning everywhere",
+    "of widths and patterns, blocks alone are in the top two everywhere",
 )
+MEMORY = "memory holds a depthwise network up everywhere"
+"""A claim about networks with depthwise layers alone."""
 
 
-def conclusions(speeds: Mapping[str, Mapping[str, float]]) -> dict[str, bool]:
-    """Returns which claims hold for speed-ups by target and step."""
-    fpgas = [t for t in speeds if t not in PHONES]
-    best = {t: max(speeds[t][f"{p}, 1/4"] for p in PATTERNS) for t in speeds}
+def conclusions(
+    speeds: Mapping[str, Mapping[str, float]],
+    memory: Mapping[str, float | None] = MappingProxyType({}),
+) -> dict[str, bool]:
+    """Returns which claims hold.
+
+    Args:
+      speeds: speed-ups by target and title of `SINGLE`.
+      memory: share of the time that memory holds up, by target; without numbers the
+        claim about it is left out.
+    """
+    phones, fpgas = ([t for t in speeds if (t in PHONES) == on] for on in (True, False))
+
+    def best(target: str, parts: Iterable[int], names: Iterable[str]) -> float:
+        return max(speeds[target][f"{n}, 1/{p}"] for p in parts for n in names)
+
+    def top_two(target: str) -> set[str]:
+        mine = {name: speeds[target][f"{name}, 1/{EQUAL}"] for name in PATTERNS}
+        mine["widths"] = max(speeds[target][title] for title in WIDTHS)
+        return {t for t in mine if sum(v > mine[t] for v in mine.values()) < 2}
+
+    block = f"block, 1/{EQUAL}"
     found = (
-        all(speeds[t]["4 bits with SP2"] > best[t] for t in fpgas),
-        speeds["mobile_gpu"]["block, 1/4"] > speeds["mobile_gpu"]["8 bits"],
-        all(speeds[t]["4 bits with SP2"] > speeds[t]["4 bits"] for t in fpgas),
-        all(speeds[t]["block, 1/4"] > speeds[t]["unstructured, 1/4"] for t in speeds),
+        all(speeds[t]["4 bits"] > best(t, (EQUAL,), PATTERNS) for t in fpgas),
+        all(speeds[t]["4 bits"] > best(t, PARTS, PATTERNS) for t in fpgas),
+        all(speeds[t]["4 bits with SP2"] > best(t, PARTS, PATTERNS) for t in fpgas),
+        all(
+            best(t, (EQUAL,), PATTERNS[1:]) > max(speeds[t][w] for w in WIDTHS)
+            for t in phones
+        ),
+        all(speeds[t]["4 bits with SP2"] > speeds[t]["4 bits"] for t in fpgas)
+        and all(speeds[t]["4 bits with SP2"] <= speeds[t]["4 bits"] for t in phones),
+        speeds["mobile_gpu"][block] > speeds["mobile_gpu"]["8 bits"],
+        all(speeds[t][block] > speeds[t][f"unstructured, 1/{EQUAL}"] for t in speeds),
+        set.intersection(*map(top_two, speeds)) == {"block"},
     )
-    return dict(zip(CLAIMS, map(bool, found), strict=True))
+    held = dict(zip(CLAIMS, map(bool, found), strict=True))
+    shares = [share for share in memory.values() if share is not None]
+    return held | ({MEMORY: min(shares) > 0.5} if shares else {})
 
 
 def perturbed(target: Any, key: Array) -> Any:
@@ -172,30 +234,30 @@ def sensitivity(network: str, seed: int, draws: int) -> dict[str, float]:
     Every constant of every target but its widths is drawn, each number of an array on
     its own; see `perturbed`.
     """
-    table = hw.distinct(products(network))
+    table = _table(network)
+    depthwise = bool(table.mask("depthwise").any())
     points = _coded([BASE, *SINGLE.values()])
-    speeds: dict[str, Any] = {}
+    speeds, memory = {}, {}
     for place, name in enumerate(TARGETS):
         target = hw.get(name)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), place), draws)
 
         def one(key, target=target):
             made = perturbed(target, key)
-            return jax.vmap(lambda p: _price(table, made, p)[0])(points)
+            found = jax.vmap(lambda p: _price(table, made, p))(points)
+            return found[0], found[3][0]
 
-        latency = np.asarray(jax.jit(jax.vmap(one))(keys))
-        speeds[name] = latency[:, :1] / latency[:, 1:]
-    titles = list(SINGLE)
+        latency, waits = map(np.asarray, jax.jit(jax.vmap(one))(keys))
+        speeds[name] = (latency[:, :1] / latency[:, 1:]).tolist()
+        memory[name] = waits.tolist() if depthwise else [None] * draws
     held = [
         conclusions(
-            {
-                t: dict(zip(titles, v[i].tolist(), strict=True))
-                for t, v in speeds.items()
-            }
+            {t: dict(zip(SINGLE, v[i], strict=True)) for t, v in speeds.items()},
+            {t: v[i] for t, v in memory.items()},
         )
         for i in range(draws)
     ]
-    return {claim: float(np.mean([h[claim] for h in held])) for claim in CLAIMS}
+    return {claim: float(np.mean([h[claim] for h in held])) for claim in held[0]}
 
 
 def rows(
@@ -214,6 +276,8 @@ def rows(
                 "energy", f"{at}, 16 bits", base["mJ"][0], unit="mJ", simulated=True
             )
             for title, (speed, energy) in gains(priced, target).items():
+                if title not in SHOWN:
+                    continue
                 setting = f"{at}, {title}"
                 yield Row("speed-up", setting, speed, unit="x", simulated=True)
                 yield Row("energy gain", setting, energy, unit="x", simulated=True)
@@ -223,7 +287,8 @@ def rows(
             setting = f"{at}, best: {points[best].title}"
             yield Row("frames a joule", setting, frames, simulated=True)
         speeds = {t: {k: v[0] for k, v in gains(priced, t).items()} for t in TARGETS}
-        for claim, holds in conclusions(speeds).items():
+        memory = {t: priced[t]["memory"] for t in TARGETS}
+        for claim, holds in conclusions(speeds, memory).items():
             share = sure[network][claim]
             # A conclusion that most draws do not share is not claimed.
             yield Row(

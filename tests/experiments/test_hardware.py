@@ -108,8 +108,70 @@ def test_designs_and_claims_of_the_edge():
     points = edge.grid()
     assert len(points) == len(set(points)) == 5 * 13
     assert edge.Point(4, "block", 0.25, True).title == "4 bits, SP2, block 0.25"
-    speeds = {t: dict.fromkeys(edge.SINGLE, 1.0) for t in edge.TARGETS}
-    assert not any(edge.conclusions(speeds).values())
+    assert edge.SINGLE["filter, 1/8"] == edge.Point(16, "filter", 0.125)
+    assert set(edge.SINGLE.values()) - set(points) == set()
+
+
+FPGA = "fpga_zcu102"
+
+
+def agreeing():
+    """Speed-ups with which every claim holds, and the shares of memory."""
+    fpga = {"8 bits": 2.0, "4 bits": 9.0, "4 bits with SP2": 20.0}
+    phone = {"8 bits": 2.0, "4 bits": 2.0, "4 bits with SP2": 2.0}
+    for part in edge.PARTS:
+        fpga |= {f"{name}, 1/{part}": 0.9 * part for name in edge.PATTERNS}
+        phone |= {f"{name}, 1/{part}": 0.8 * part for name in edge.PATTERNS}
+        fpga[f"unstructured, 1/{part}"] = phone[f"unstructured, 1/{part}"] = 1.0
+    speeds = {t: dict(phone if t in edge.PHONES else fpga) for t in edge.TARGETS}
+    for t in edge.TARGETS:  # not in what is sold, but as a claim has it
+        speeds[t]["block, 1/4"] = 8.9 if t not in edge.PHONES else 4.0
+    speeds[FPGA]["4 bits"] = 9.5
+    return speeds, dict.fromkeys(edge.TARGETS, 0.9)
+
+
+BROKEN = {
+    "4 bits beat pruning to a quarter on FPGAs": (FPGA, "kernel, 1/4", 10.0),
+    "4 bits beat pruning to any density on FPGAs": (FPGA, "filter, 1/8", 10.0),
+    "4 bits with SP2 beat pruning to any density on FPGAs": (FPGA, "block, 1/2", 21.0),
+    "structured pruning to a quarter beats every width on phones": (
+        *("mobile_cpu", "8 bits", 5.0),
+    ),
+    "SP2 speeds FPGAs up over 4 bits of fixed point, and no phone": (
+        *("mobile_gpu", "4 bits with SP2", 2.1),
+    ),
+    "block pruning beats 8 bits on the mobile GPU": ("mobile_gpu", "8 bits", 4.1),
+    "block pruning beats unstructured pruning everywhere": (
+        *("fpga_zu3eg", "unstructured, 1/4", 8.95),
+    ),
+    "of widths and patterns, blocks alone are in the top two everywhere": (
+        *("mobile_cpu", "block, 1/4", 1.0),
+    ),
+}
+
+
+def test_claims_of_the_edge_hold_and_fall():
+    """A single number turns each claim, and claims that it does not name stay."""
+    assert set(BROKEN) == set(edge.CLAIMS)
+    speeds, memory = agreeing()
+    held = edge.conclusions(speeds, memory)
+    assert set(held) == {*edge.CLAIMS, edge.MEMORY}
+    assert all(held.values())
+    for claim, (target, title, speed) in BROKEN.items():
+        speeds, memory = agreeing()
+        speeds[target][title] = speed
+        found = edge.conclusions(speeds, memory)
+        assert not found[claim], claim
+        assert found[edge.MEMORY]
+    speeds, memory = agreeing()
+    speeds[FPGA]["filter, 1/8"] = 10.0  # more than 4 bits, less than SP2
+    found = edge.conclusions(speeds, memory)
+    assert [c for c, holds in found.items() if not holds] == [edge.CLAIMS[1]]
+    assert not edge.conclusions(speeds, memory | {FPGA: 0.4})[edge.MEMORY]
+    nothing = edge.conclusions(speeds, dict.fromkeys(edge.TARGETS))
+    assert edge.MEMORY not in nothing
+    equal = {t: dict.fromkeys(edge.SINGLE, 1.0) for t in edge.TARGETS}
+    assert not any(edge.conclusions(equal).values())
 
 
 @pytest.mark.parametrize("name", edge.TARGETS)
