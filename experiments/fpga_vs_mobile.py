@@ -79,8 +79,8 @@ def run(run: "Run", config: Config) -> "Outcome":
         "of 3 x 3 windows alone.",
         "Sums of two powers move outputs from DSP slices to LUTs in the share that "
         "keeps both busy; processors run them as fixed point, so they gain nothing "
-        "there by construction. Draws change every constant that a target lists but the "
-        "widths that it has; shares of 1 only fall.",
+        "there by construction. Draws change every constant that a target lists but "
+        "the widths that it has; shares of 1 only fall.",
     ]
     return Outcome(
         list(edge.rows(found, sure, config.draws)), figures, notes, ("shapes alone",)
