@@ -48,7 +48,7 @@ class Entry(NamedTuple):
 
 
 WORST, MEDIAN = 2.0, 1.25
-"""Factors that a row and a table's median are to stay within."""
+"""Factors that a row, and the median of a quantity, are to stay within."""
 
 
 def within(ratio: float, factor: float) -> bool:
@@ -73,22 +73,22 @@ def rows(entries: list[Entry]) -> list[Row]:
 
 
 def summaries(entries: list[Entry]) -> list[Row]:
-    """Returns the median and the worst ratio of each table's predicted numbers.
+    """Returns the median and the worst ratio of predicted numbers.
 
-    Numbers that are fitted, identities, or bounds from one side are in neither.
+    Each quantity of a table, the first word of `what`, is judged apart: one that is
+    met hides none that is not. Numbers that are fitted, identities, or bounds from one
+    side are in neither.
     """
+    groups: dict[tuple[str, str], list[float]] = {}
+    for e in entries:
+        if e.kind == "predicted" and not e.least:
+            key = e.table, e.what.split()[0]
+            groups.setdefault(key, []).append(e.ratio)
     found = []
-    for table in dict.fromkeys(e.table for e in entries):
-        ratios = [
-            e.ratio
-            for e in entries
-            if e.table == table and e.kind == "predicted" and not e.least
-        ]
-        if not ratios:
-            continue
+    for (table, quantity), ratios in groups.items():
         away = np.exp(np.abs(np.log(ratios)))
         n = len(ratios)
-        text = f"{table}, {n} row" + "s" * (n != 1)
+        text = f"{table}, {quantity}, {n} row" + "s" * (n != 1)
         for what, value, limit in (
             ("median factor between predicted and published", np.median(away), MEDIAN),
             ("largest factor between predicted and published", away.max(), WORST),

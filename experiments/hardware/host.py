@@ -12,6 +12,7 @@ import hw
 from core.types import ArrayLike
 from experiments import models
 from experiments.hardware import networks
+from experiments.hardware.entry import WORST, within
 from experiments.results import Figure, Row, Series
 from hw.calibration import fit, tables_of, time_micros
 from hw.micro import micros, repeated, seconds_of
@@ -137,6 +138,20 @@ def rows(found: dict[str, Any]) -> Iterable[Row]:
             order >= 0.9 if unseen else None,
         )
         yield Row(metric, setting, order, simulated=True, holds=holds)
+
+
+def beyond(found: dict[str, Any]) -> str:
+    """Returns a sentence that names the times that are off by more than `WORST`."""
+    far = [
+        f"{name} (predicted {1e3 * predicted:.3g} ms, measured {1e3 * measured:.3g} ms)"
+        for key in ("networks", "micro")
+        for name, predicted, measured in found[key]
+        if not within(predicted / measured, WORST)
+    ]
+    return (
+        f"Latencies on this machine that are off by more than a factor of {WORST:g}: "
+        f"{', '.join(far) if far else 'none'}. Medians do not show these."
+    )
 
 
 def figure(found: dict[str, Any]) -> Figure:

@@ -28,13 +28,34 @@ def test_factors_count_to_both_sides_and_fitted_rows_prove_nothing():
     assert holds == [True, True, None, False, None, True, False]
     assert not any(r.setting.startswith("c") for r in entry.summaries(entries))
     found = {(r.setting, r.metric.split()[0]): r for r in entry.summaries(entries)}
-    median = found["a, 2 rows", "median"]
+    median = found["a, x, 2 rows", "median"]
     assert median.measured == pytest.approx((2 + 1.25) / 2)
     assert median.holds is False
-    assert found["a, 2 rows", "largest"].holds is True
-    assert found["b, 1 row", "largest"].holds is False
+    assert found["a, x, 2 rows", "largest"].holds is True
+    assert found["b, x, 1 row", "largest"].holds is False
     assert not entry.within(float("nan"), 2.0)
     assert not entry.within(-1.0, 2.0)
+
+
+def test_quantities_of_a_table_are_judged_apart():
+    near = [Entry("a", "power", str(i), 1.1, 1.0, "W") for i in range(9)]
+    far = [Entry("a", "latency", str(i), 1.9, 1.0, "s") for i in range(4)]
+    found = {r.setting: r for r in entry.summaries(near + far) if "median" in r.metric}
+    assert found["a, power, 9 rows"].holds is True
+    assert found["a, latency, 4 rows"].holds is False
+    assert found["a, latency, 4 rows"].measured == pytest.approx(1.9)
+    words = [Entry("b", f"time of {n}", "1", 1.0, 1.0, "x") for n in ("x", "y")]
+    assert {r.setting for r in entry.summaries(words)} == {"b, time, 2 rows"}
+
+
+def test_times_that_are_far_off_are_named():
+    networks = [["near", 1e-3, 1.9e-3], ["slow", 7.75e-3, 46.6e-3]]
+    micro = [["fast", 1.233e-3, 0.159e-3]]
+    text = host.beyond({"networks": networks, "micro": micro})
+    assert "slow (predicted 7.75 ms, measured 46.6 ms)" in text
+    assert "fast (predicted 1.23 ms" in text
+    assert "near" not in text
+    assert "none" in host.beyond({"networks": networks[:1], "micro": []})
 
 
 def test_rank_correlation():
