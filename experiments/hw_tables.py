@@ -79,7 +79,8 @@ def run(run: "Run", config: Config) -> "Outcome":
         "How MSQ's cores map depthwise layers was chosen among two ways with its rows "
         "of MobileNetV2 in view, and how S2TA runs layers of few channels likewise: "
         "these rows are weaker evidence than the others. Constants of Eyeriss' power "
-        "were set by hand to AlexNet's rows.",
+        "were set by hand to AlexNet's rows, and its filling to the sum of AlexNet's "
+        "latencies: all of AlexNet's rows count as fitted.",
         "ANT's networks of ours are ResNet-18, ResNet-50, VGG-16 and BERT's 12 blocks, "
         "of the paper's eight.",
     ]

@@ -9,7 +9,7 @@ import pytest
 
 import hw
 from core.errors import UnknownNameError
-from experiments.hardware import blocks, edge, entry, host, in_memory, networks
+from experiments.hardware import blocks, edge, entry, host, in_memory, networks, tables
 from experiments.hardware.entry import Entry
 from hw import capram
 
@@ -46,6 +46,12 @@ def test_quantities_of_a_table_are_judged_apart():
     assert found["a, latency, 4 rows"].measured == pytest.approx(1.9)
     words = [Entry("b", f"time of {n}", "1", 1.0, 1.0, "x") for n in ("x", "y")]
     assert {r.setting for r in entry.summaries(words)} == {"b, time, 2 rows"}
+
+
+def test_layers_whose_sum_decided_a_constant_are_no_predictions():
+    kinds = {(e.setting.split()[0], e.what): e.kind for e in tables.eyeriss()}
+    assert kinds["alexnet", "latency"] == kinds["alexnet", "power"] == "fitted"
+    assert kinds["vgg16", "latency"] == kinds["vgg16", "power"] == "predicted"
 
 
 def test_times_that_are_far_off_are_named():
