@@ -1,6 +1,7 @@
 """What the main job measures before and after, and what it makes of it."""
 
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,15 @@ from experiments.shaping.pipeline import Shaped
 COST = {"latency_s": 2e-6, "energy_j": 3e-6, "feasible": True, "weight_bits": 8.0}
 
 
+RUN: Any = types.SimpleNamespace(data_dir=None)
 SIZES = {"fc1/kernel": 100, "fc2/kernel": 20}
 
 
 def shaped(left, stored, accuracy=90.0, verified=3, scale=1.0):
     counts = {"verified": verified, "falsified": 1, "open": 1, "wrong": 8 - verified}
     cost = {name: {**COST, "latency_s": scale * 2e-6} for name in ("host", "chip")}
-    of = [dict(zip(SIZES, each, strict=True)) for each in (left, stored)]
-    return Shaped(accuracy, SIZES, *of, counts, cost)
+    left, stored = (dict(zip(SIZES, each, strict=True)) for each in (left, stored))
+    return Shaped(accuracy, SIZES, left, stored, counts, cost)
 
 
 def decoded(kernel, bits, width):
@@ -73,7 +75,7 @@ def test_rows_have_after_beside_before():
         }
         for seed in (0, 1)
     }
-    shown = outcome.outcome(types.SimpleNamespace(data_dir=None), Config(), found)
+    shown = outcome.outcome(RUN, Config(), found)
     rows = {(row.metric, row.setting): row for row in shown.rows}
     after = outcome.SIDES["after"]
     assert rows["accuracy", after].measured == 88.0
@@ -100,8 +102,7 @@ def test_a_full_run_judges_accuracy_and_certificates(accuracy, verified, want):
         shaped((10, 20), (10.0, 10.0), accuracy, verified),
     ]
     found = {0: dict(zip(outcome.SIDES, sides, strict=True))}
-    run = types.SimpleNamespace(data_dir=None)
-    shown = outcome.outcome(run, Config(), found, judged=True)
+    shown = outcome.outcome(RUN, Config(), found, judged=True)
     assert [row.holds for row in shown.rows if row.holds is not None] == want
 
 
