@@ -18,12 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from core.errors import InputError, ShapeError, describe
 from core.types import Array, ArrayLike
 from quant.calibration import Scaling
 from quant.formats import Format, Uniform
 from quant.quantizers import Quantizer, along_last
+
+_MOST = 2**31 - 1
 
 
 @jax.tree_util.register_dataclass
@@ -150,18 +153,37 @@ def conv(
 def add_bias(sums: Integers, bias: ArrayLike) -> Integers:
     """Returns sums plus a bias [M], rounded to the unit of the sums.
 
-    The bias is the caller's to bound: with the sums, it has to stay below 2**31.
+    So the layer equals the fake-quantized one whose bias is rounded to that unit.
+
+    Args:
+      sums: of `dense` or `conv`.
+      bias: floating point [M].
+
+    Raises:
+      InputError: a bias that int32 may not hold with the sums. One that is traced ends
+        where they still fit.
     """
     bias = jnp.asarray(bias).astype(sums.scale.dtype)
     unit = jnp.round(along_last(bias, sums.values.ndim) / sums.scale)
-    return dataclasses.replace(sums, values=sums.values + unit.astype(jnp.int32))
+    room = (_MOST - sums.bound) // 256 * 256  # which float32 holds
+    most = jnp.abs(unit).max()
+    if not isinstance(most, Tracer) and not most <= room:
+        raise InputError(
+            describe(
+                f"a bias of {float(most):.3g} units of the sums",
+                f"at most {room}, beside sums of up to {sums.bound}",
+                "Use larger scales: a channel whose scale is near 0 has huge units.",
+            )
+        )
+    values = sums.values + jnp.clip(unit, -room, room).astype(jnp.int32)
+    return dataclasses.replace(sums, values=values, bound=_MOST)
 
 
 def requantize(sums: Integers, quantizer: Quantizer, scaling: Scaling) -> Array:
     """Returns the words of the nearest levels of sums, by integer arithmetic.
 
     The ratio of the scales is a multiplier of 31 bits and a shift; products are exact
-    in 64 bits and rounded half to even once.
+    in 64 bits and rounded once, ties to the even level, as `Quantizer.encode` does.
 
     Args:
       sums: of `dense` or `conv`.
@@ -176,37 +198,41 @@ def requantize(sums: Integers, quantizer: Quantizer, scaling: Scaling) -> Array:
         raise InputError(describe(f"{fmt}", "Uniform(...)", "Encode sums.numbers()."))
     share, exponent = jnp.frexp(sums.scale / scaling.scale)
     mantissa = jnp.round(jnp.ldexp(share, 31)).astype(jnp.uint32)
-    rounded = _times(sums.values, mantissa, 31 - exponent)
     zero = scaling.zero.astype(jnp.int32)
+    rounded = _times(sums.values, mantissa, 31 - exponent, zero)
     kept = jnp.clip(rounded, fmt.lowest - zero, fmt.highest - zero) + zero
     return (kept & (2**fmt.bits - 1)).astype(fmt.dtype)
 
 
-def _times(values: Array, mantissa: Array, shift: Array) -> Array:
-    """Returns round(values * mantissa / 2**shift) within +-(2**31 - 1), ties to even.
+def _times(values: Array, mantissa: Array, shift: Array, zero: Array) -> Array:
+    """Returns round(values * mantissa / 2**shift) within +-(2**31 - 1).
+
+    Ties go to where the result and zero are even together.
 
     Args:
       values: int32.
       mantissa: uint32 below 2**31.
       shift: int32; beyond 63 the result is 0, below 0 it is the end of the range.
+      zero: int32, broadcasts against the values.
     """
     size = jnp.abs(values).astype(jnp.uint32)
     low, high = _product(size, jnp.broadcast_to(mantissa, values.shape))
     shift = jnp.broadcast_to(shift, values.shape)
     # All bits but the last of those to drop are dropped first, and remembered.
     drop = jnp.clip(shift - 1, 0, 62).astype(jnp.uint32)
-    one, zero = jnp.ones_like(low), jnp.zeros_like(low)
+    one, none = jnp.ones_like(low), jnp.zeros_like(low)
     far, near = drop >= 32, drop % 32
-    carried = jnp.where(near > 0, high << (32 - jnp.maximum(near, one)), zero)
+    carried = jnp.where(near > 0, high << (32 - jnp.maximum(near, one)), none)
     doubled = jnp.where(far, high >> near, (low >> near) | carried)
     lost = jnp.where(far, high, low) & ((one << near) - 1)
-    inexact = (lost | jnp.where(far, low, zero)) > 0
-    up = (doubled % 2 == 1) & (inexact | (doubled % 4 == 3))
+    inexact = (lost | jnp.where(far, low, none)) > 0
+    odd = (doubled >> 1) % 2 != (zero % 2).astype(jnp.uint32)
+    up = (doubled % 2 == 1) & (inexact | odd)
     whole = (doubled >> 1) + up.astype(jnp.uint32)
-    most = jnp.asarray(2**31 - 1, jnp.uint32)
+    most = jnp.asarray(_MOST, jnp.uint32)
     beyond = (~far & (high >> near > 0)) | (whole > most) | (shift < 1)
     whole = jnp.where(beyond, most, whole)
-    whole = jnp.where((shift > 63) | (size == 0), zero, whole).astype(jnp.int32)
+    whole = jnp.where((shift > 63) | (size == 0), none, whole).astype(jnp.int32)
     return jnp.where(values < 0, -whole, whole)
 
 

@@ -156,17 +156,17 @@ class Quantizer:
             return self._faked(x, jax.lax.stop_gradient(fitted))
         scale, zero = self._spread(scaling, x)
         wide, zero = x.astype(scale.dtype), jax.lax.stop_gradient(zero)
+        rest = jax.lax.stop_gradient(scale)
         if self.gradient == "lsq":
-            rest = jax.lax.stop_gradient(scale)
             shared = x.size // max(scaling.scale.size, 1)
             scale = rest + (scale - rest) / math.sqrt(max(shared, 1) * self.format.max)
-        level = straight_through(self.format, wide / scale + zero)
-        found = (level - zero) * scale
-        if self.gradient == "clip":
-            unit = jax.lax.stop_gradient(wide / scale + zero)
-            inside = _within(self.format, unit)
-            kept = wide + jax.lax.stop_gradient(found - wide)
-            found = jnp.where(inside, kept, found)
+        unit = jax.lax.stop_gradient(wide) / rest
+        level = self.format.round(unit + zero) - zero
+        inside = _within(self.format, unit + zero)
+        # The value is level * scale exactly: the other terms are 0, or left out.
+        found = level * scale + _slope(wide, inside)
+        own = level if self.gradient == "clip" else unit
+        found = found - jnp.where(inside, own, 0) * (scale - rest)
         return found.astype(x.dtype)
 
     @_compiled
@@ -230,7 +230,13 @@ class Quantizer:
         return axis % rank
 
     def _spread(self, scaling: Scaling, x: Array) -> Scaling:
-        """Scales that broadcast against x: those of groups are repeated."""
+        """Scales that broadcast against x: those of groups are repeated.
+
+        One that learning brought to 0 or below is the least float, and learns on.
+        """
+        scale = scaling.scale
+        least = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
+        scaling = Scaling(scale + jax.lax.stop_gradient(least - scale), scaling.zero)
         if self.per.group is None:
             return scaling
         axis = self._axis(self.per.group_axis, x.ndim)
@@ -244,11 +250,15 @@ def _within(fmt: Format, x: Array) -> Array:
     return (x >= low) & (x <= high)
 
 
+def _slope(x: Array, where: Array) -> Array:
+    """Zeros whose derivative in x is 1 in some places and 0 in others."""
+    return jnp.where(where, x - jax.lax.stop_gradient(x), 0)
+
+
 def straight_through(fmt: Format, x: Array) -> Array:
     """Returns the nearest levels; the derivative is 1 within their range, 0 beyond."""
     # Not jnp.clip, whose derivative at the ends is 1/2: the largest number lies there.
-    inside = jnp.where(_within(fmt, x), x, jax.lax.stop_gradient(x))
-    return inside + jax.lax.stop_gradient(fmt.round(x) - inside)
+    return jax.lax.stop_gradient(fmt.round(x)) + _slope(x, _within(fmt, x))
 
 
 def numbers(x: ArrayLike, what: str = "numbers to quantize") -> Array:

@@ -25,6 +25,7 @@ from quant.quantizers import CHANNEL, Per, Quantizer
 
 INPUTS = Quantizer(Uniform(8, signed=False), calibration=MinMax())
 OUTPUTS = Quantizer(Uniform(8, signed=False), calibration=MinMax())
+EVEN = jnp.zeros(8, jnp.int32)
 FORMATS = [
     Uniform(8),
     Uniform(4, symmetric=True),
@@ -137,7 +138,7 @@ def test_a_dense_layer_of_images_and_of_rows(key):
 )
 def test_products_are_rounded_once_and_ties_go_to_even(values, mantissa, shift):
     found = integer._times(
-        jnp.int32(values), jnp.array(mantissa, jnp.uint32), jnp.int32(shift)
+        jnp.int32(values), jnp.array(mantissa, jnp.uint32), jnp.int32(shift), EVEN
     )
     for v, m, s, out in zip(values, mantissa, shift, found, strict=True):
         if s > 63:
@@ -157,11 +158,38 @@ def test_ties(shift):
     mantissa = 2**30
     values = odd * 2 ** max(shift - 31, 0)  # halves wherever the shift allows
     found = integer._times(
-        jnp.int32(values), jnp.full(8, mantissa, jnp.uint32), jnp.full(8, shift)
+        jnp.int32(values), jnp.full(8, mantissa, jnp.uint32), jnp.full(8, shift), EVEN
     )
     exact = [float(v) * mantissa / 2.0**shift for v in values]
     wanted = np.clip(np.round(exact), -(2**31) + 1, 2**31 - 1)
     np.testing.assert_array_equal(np.asarray(found, np.int64), wanted.astype(np.int64))
+
+
+def test_ties_go_to_the_even_level_whatever_the_zero():
+    """The sum 1 of scale 1/2 at zero 1 is the level 1.5, so 2: as aware and encode."""
+    sums = jnp.arange(-40, 41)[:, None]
+    one = jnp.ones((1, 1))
+    for fmt, low in ((Uniform(4), -6.0), (Uniform(4, signed=False), 0.0)):
+        outputs, zeros = Quantizer(fmt), jnp.arange(low, 7.0)[None]
+        for share in (0.5, 0.25, 0.125):
+            found = integer.Integers(sums, share * one, 40)
+            wanted = outputs.encode(found.numbers(), Scaling(one, zeros))
+            words = integer.requantize(found, outputs, Scaling(one, zeros))
+            np.testing.assert_array_equal(words, wanted)
+
+
+def test_a_bias_never_wraps_around():
+    """A folded channel of scale 1e-8 has a bias of 1e11 units."""
+    sums = integer.Integers(jnp.full((2, 3), 900), jnp.full((1, 3), 1e-8), 1000)
+    bias = np.array([1e3, -1e3, 1e-6], np.float32)
+    with pytest.raises(InputError, match=r"1e\+11 units"):
+        integer.add_bias(sums, bias)
+    found = jax.jit(integer.add_bias)(sums, bias)
+    low, high = -(2**31) + 2000, 2**31 - 2000
+    assert found.values[0, 0] > high
+    assert found.values[0, 1] < low
+    assert found.values[0, 2] == 1000
+    assert found.bound == 2**31 - 1
 
 
 def test_what_does_not_fit_is_named(key):
