@@ -42,18 +42,23 @@ class Calibration(abc.ABC):
 
 
 def symmetric(scale: Array, size: Array | None = None) -> Scaling:
-    """Returns scales around 0, all positive: 1 where none is left.
+    """Returns scales around 0, all positive and finite: 1 where none is left.
+
+    None is left of rows with NaN or infinity, which `fit` refuses unless it is traced.
 
     Args:
       scale: [groups].
-      size: of the largest number of each row, [groups]; where it has one, a scale below
-        the normal floats becomes the least of them: powers of two of 8 bits reach
-        2**126, so that no number may be their largest level.
+      size: of the largest number of each row, [groups]; where it has one, a scale
+        beyond the normal floats becomes the nearest of them: powers of two of 8 bits
+        reach 2**126, so that no number may be their largest level.
     """
-    tiny = jnp.asarray(jnp.finfo(scale.dtype).tiny, scale.dtype)
+    limits = jnp.finfo(scale.dtype)
+    tiny = jnp.asarray(limits.tiny, scale.dtype)
     if size is not None:
-        scale = jnp.where(size >= tiny, jnp.maximum(scale, tiny), scale)
-    usable = jnp.where(scale >= tiny, scale, jnp.ones_like(scale))
+        has_size = (size >= tiny) & jnp.isfinite(size)
+        scale = jnp.where(has_size, jnp.clip(scale, tiny, limits.max), scale)
+    is_usable = (scale >= tiny) & jnp.isfinite(scale)
+    usable = jnp.where(is_usable, scale, jnp.ones_like(scale))
     return Scaling(usable, jnp.zeros_like(usable))
 
 
@@ -96,8 +101,12 @@ class MinMax(Calibration):
             )
         zero = jnp.zeros((), x.dtype)
         low, high = jnp.minimum(x.min(-1), zero), jnp.maximum(x.max(-1), zero)
-        scale, _ = symmetric((high - low) / (fmt.highest - fmt.lowest))
+        steps = fmt.highest - fmt.lowest
+        span = (high - low) / steps
+        span = jnp.where(jnp.isinf(span), high / steps - low / steps, span)
+        scale, none = symmetric(span)
         place = jnp.round(fmt.lowest - low / scale)
+        place = jnp.where(jnp.isfinite(span), place, none)
         return Scaling(scale, jnp.clip(place, fmt.lowest, fmt.highest))
 
 

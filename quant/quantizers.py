@@ -236,7 +236,8 @@ class Quantizer:
         """
         scale = scaling.scale
         least = jnp.maximum(scale, jnp.finfo(scale.dtype).tiny)
-        scaling = Scaling(scale + jax.lax.stop_gradient(least - scale), scaling.zero)
+        scale = jax.lax.stop_gradient(least) + (scale - jax.lax.stop_gradient(scale))
+        scaling = scaling._replace(scale=scale)
         if self.per.group is None:
             return scaling
         axis = self._axis(self.per.group_axis, x.ndim)

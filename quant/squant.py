@@ -87,7 +87,8 @@ def affine_grid(w: ArrayLike, bits: int) -> Grid:
     """Returns the grid between the least and the largest weight of each channel.
 
     slope = (2**bits - 1) / max(max - min, 1e-8), zero = round(slope * min) +
-    2**(bits - 1).
+    2**(bits - 1). Slopes of huge constants are less, so that all is finite; a channel
+    with NaN or infinity, in a kernel that is traced, has slope 1.
 
     Args:
       w: a kernel in flax layout, outputs last; floating point.
@@ -96,7 +97,12 @@ def affine_grid(w: ArrayLike, bits: int) -> Grid:
     w = jnp.asarray(w)
     axes = tuple(range(w.ndim - 1))
     low, high = w.min(axes), w.max(axes)
-    slope = (2**bits - 1) / jnp.maximum(high - low, jnp.asarray(FLOOR, w.dtype))
+    half = jnp.maximum(high / 2 - low / 2, jnp.asarray(FLOOR / 2, w.dtype))
+    size = jnp.maximum(jnp.maximum(-low, high), 1)
+    most = float(jnp.finfo(w.dtype).max) / 4 / size
+    slope = jnp.minimum((2**bits - 1) / 2 / half, most)  # halves are exact
+    slope = jnp.where(jnp.isfinite(low) & jnp.isfinite(high), slope, 1)
+    low = jnp.where(jnp.isfinite(low), low, 0)
     return Grid(slope, jnp.round(slope * low) + 2 ** (bits - 1))
 
 

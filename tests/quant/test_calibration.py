@@ -239,13 +239,25 @@ def test_scales_are_positive_and_finite_under_jit_for_any_row(method, fmt):
             jnp.full(64, 1e-38),
             jnp.linspace(-1e30, 1e30, 64),
             jax.random.normal(jax.random.key(4), (64,)),
+            jnp.linspace(-3e38, 3e38, 64),
+            *(jnp.ones(64).at[3].set(bad) for bad in (jnp.nan, jnp.inf, -jnp.inf)),
         ]
     )
     found = jax.jit(lambda x: method(x, fmt))(rows)
-    assert found.scale.shape == found.zero.shape == (6,)
+    assert found.scale.shape == found.zero.shape == (10,)
     assert (found.scale > 0).all()
     assert np.isfinite(found.scale).all()
     assert (found.zero == 0).all()
+
+
+def test_ranges_of_any_row_have_finite_scales_and_zeros_under_jit():
+    rows = jnp.ones((4, 8)).at[:, 3].set(jnp.array([jnp.nan, jnp.inf, -jnp.inf, -3e38]))
+    rows = rows.at[3, 0].set(3e38)
+    for fmt in (Uniform(8), Uniform(8, signed=False)):
+        found = jax.jit(lambda x, fmt=fmt: calibration.MinMax()(x, fmt))(rows)
+        np.testing.assert_array_equal(found.scale[:3], 1)
+        assert np.isfinite(found.zero).all()
+        assert float(found.scale[3]) == pytest.approx(6e38 / 255, rel=1e-5)
 
 
 def test_ranges_put_zero_on_the_grid():

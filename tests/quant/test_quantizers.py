@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError, NonFiniteError, ShapeError
-from quant.calibration import MinMax
+from quant.calibration import MinMax, Scaling
 from quant.formats import Flint, SumOfPowers, Uniform
 from quant.quantizers import CHANNEL, TENSOR, Per, Quantizer, straight_through
 
@@ -137,3 +137,35 @@ def test_the_largest_weight_learns_however_its_scale_is_rounded(bits, gradient):
     scaling = quantizer.fit(x)
     slope = jax.jit(jax.grad(lambda x: quantizer.fake(x, scaling).sum()))(x)
     np.testing.assert_allclose(slope, jnp.ones_like(slope), rtol=1e-6)
+
+
+def test_fake_is_decode_of_encode_to_the_last_bit():
+    """Far beyond the range too, where x + (round(x) - x) has no digits left."""
+    quantizer = Quantizer(Uniform(8))
+    x = jnp.array([1e9, -1e9, jnp.inf, -jnp.inf, 3e38, 0.3, -127.5, 126.2])
+    scaling = Scaling(jnp.ones(1), jnp.zeros(1))
+    wanted = [127, -128, 127, -128, 127, 0, -128, 126]
+    np.testing.assert_array_equal(quantizer.fake(x, scaling), wanted)
+    slope = jax.grad(lambda x: quantizer.fake(x, scaling).sum())(x)
+    np.testing.assert_array_equal(slope, [0, 0, 0, 0, 0, 1, 1, 1])
+    found = straight_through(Uniform(8), x)
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("gradient", ["step", "lsq", "clip"])
+def test_a_scale_that_learning_brought_to_zero_or_below_learns_on(gradient):
+    quantizer = Quantizer(Uniform(4, signed=False), CHANNEL, gradient=gradient)
+    x = jnp.array([[-1.0] * 4, [0.0] * 4, [0.5] * 4, [5.0] * 4])
+    scale = jnp.array([[0.0, -0.5, -1e-30, 1.0]])
+
+    @jax.jit
+    @jax.value_and_grad
+    def total(scale):
+        return quantizer.fake(x, Scaling(scale, jnp.zeros((1, 4)))).sum()
+
+    value, slope = total(scale)
+    assert np.isfinite(value)
+    assert np.isfinite(slope).all()
+    assert (slope[0, :3] > 0).all()  # the clip is to rise again
+    words = quantizer.encode(x, Scaling(scale, jnp.zeros((1, 4))))
+    np.testing.assert_array_equal(words[:, 0], [0, 0, 15, 15])

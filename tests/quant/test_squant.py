@@ -186,14 +186,27 @@ def test_zeros_keep_their_code_and_masks_are_kept():
 @pytest.mark.parametrize("bits", [2, 8, 16])
 @pytest.mark.parametrize(
     "w",
-    [np.zeros((3, 3, 2, 4)), np.full((5, 4), 0.3), np.ones((1, 1)), -np.ones((1, 3))],
-    ids=["zeros", "constant", "one", "negative"],
+    [
+        *(np.zeros((3, 3, 2, 4)), np.full((5, 4), 0.3), np.ones((1, 1))),
+        *(-np.ones((1, 3)), np.full((5, 4), 1e30), np.full((1, 3), -3e38)),
+    ],
+    ids=["zeros", "constant", "one", "negative", "huge", "largest"],
 )
 def test_tensors_without_a_range(w, bits):
     found = squant.quantize(jnp.asarray(w, jnp.float32), bits)
     assert np.isfinite(found.scale).all()
     assert np.isfinite(found.zero).all()
     np.testing.assert_allclose(found.weights(), w, rtol=1e-5, atol=1e-7)
+
+
+def test_channels_that_are_not_finite_spoil_no_scale_under_jit():
+    w = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)
+    w = w.at[1, 0].set(jnp.nan).at[1, 1].set(jnp.inf)
+    found = jax.jit(lambda w: squant.quantize(w, 4))(w)
+    assert np.isfinite(found.scale).all()
+    assert np.isfinite(found.zero).all()
+    alone = squant.quantize(w[:, 2:], 4)
+    np.testing.assert_array_equal(found.codes[:, 2:], alone.codes)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
