@@ -83,7 +83,9 @@ def run(run: "Run", config: Config) -> "Outcome":
         "bits. ESB takes the k of least error on N(0, 1). Where that is fixed point "
         "(3 bits of weights; 2 of weights and inputs), both are one arm, run once and "
         "not compared.",
-        "The float network trains on for as long as the others: it is the control.",
+        "The float network trains on for as long as the others: it is the control. The "
+        "gradient of rounded weights is the identity in every arm, beyond the levels "
+        "too; that of inputs ends with the levels.",
         "Costs are shifts and adds of a product, see `quant.Cost`. GOPS, energy and "
         "the paper's 10.95 GOPS per 1,000 LUT need a model of hardware and are not in "
         "this experiment.",

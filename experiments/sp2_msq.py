@@ -97,7 +97,8 @@ def run(run: "Run", config: Config) -> "Outcome":
         f"All kernels have {config.bits} bits, those of the first and the last layer "
         "too, with a scale for each layer that is fitted to its levels; batch norms "
         "are not folded. Inputs are unsigned fixed point of as many bits in every arm, "
-        "with scales of running means over batches; images have 8 bits.",
+        "with scales of running means over batches; images have 8 bits. The gradient "
+        "of rounded weights is the identity in every arm, beyond the levels too.",
         f"ADMM draws float kernels to their levels, anew {config.admm_updates} times; "
         "MSQ assigns its rows anew each time, but for the last third. Then kernels are "
         "put on their levels, and trained straight-through with the scales and rows "

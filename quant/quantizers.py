@@ -41,6 +41,8 @@ CHANNEL = Per(axes=(-1,))
 """One scale an output channel."""
 Gradient = Literal["step", "lsq", "clip"]
 """How scales are learned; see `Quantizer`."""
+Beyond = Literal["clip", "identity"]
+"""The gradient of numbers beyond the levels; see `Quantizer`."""
 LARGEST = MaxAbs()
 """The largest magnitude is kept."""
 _compiled = functools.partial(jax.jit, static_argnums=0)
@@ -62,18 +64,22 @@ class Quantizer:
       gradient: of scales given to `fake`: "step", the learned step's; "lsq", that
         divided by sqrt(n * the largest level), n numbers to a scale (arXiv
         1902.08153, section 2.2); "clip", of the clip alone (PACT, arXiv 1805.06085).
+      beyond: the gradient of `fake` in numbers beyond the levels: 0, that of a "clip",
+        as scales need that learn; or 1, "identity", with which no weight stops.
     """
 
     format: Format
     per: Per = TENSOR
     calibration: Calibration = LARGEST
     gradient: Gradient = "step"
+    beyond: Beyond = "clip"
 
     def __post_init__(self):
-        if self.gradient not in get_args(Gradient):
-            raise InputError(
-                describe(f"gradient={self.gradient!r}", " or ".join(get_args(Gradient)))
-            )
+        for name, kinds in (("gradient", Gradient), ("beyond", Beyond)):
+            given = getattr(self, name)
+            if given not in get_args(kinds):
+                wanted = " or ".join(get_args(kinds))
+                raise InputError(describe(f"{name}={given!r}", wanted))
 
     def fit(self, x: ArrayLike) -> Scaling:
         """Returns the scaling of x: arrays of x's rank that broadcast against groups.
@@ -124,10 +130,10 @@ class Quantizer:
     def fake(self, x: ArrayLike, scaling: Scaling | None = None) -> Array:
         """Returns decode(encode(x)) with a straight-through gradient, in the type of x.
 
-        The derivative in x is 1 within the levels' range and 0 beyond it. That in the
-        scale is the learned step's (arXiv 1902.08153, equation 3): the level less x /
-        scale within the range, the end beyond it; see `gradient` for others. The zero
-        has none.
+        The derivative in x is 1 within the levels' range; 0 beyond it, unless `beyond`
+        is "identity". That in the scale is the learned step's (arXiv 1902.08153,
+        equation 3): the level less x / scale within the range, the end beyond it; see
+        `gradient` for others. The zero has none.
 
         Args:
           x: floating point; NaN stays NaN.
@@ -164,7 +170,8 @@ class Quantizer:
         level = self.format.round(unit + zero) - zero
         inside = _within(self.format, unit + zero)
         # The value is level * scale exactly: the other terms are 0, or left out.
-        found = level * scale + _slope(wide, inside)
+        passes = inside if self.beyond == "clip" else jnp.isfinite(wide)
+        found = level * scale + _slope(wide, passes)
         own = level if self.gradient == "clip" else unit
         found = found - jnp.where(inside, own, 0) * (scale - rest)
         return found.astype(x.dtype)

@@ -129,7 +129,8 @@ class RowMix:
     def fake(self, w: ArrayLike, scaling: RowScaling | None = None) -> Array:
         """Returns `project` with the gradient of the identity; the scale has none."""
         w = jnp.asarray(w)
-        return w + lax.stop_gradient(self.project(lax.stop_gradient(w), scaling) - w)
+        rest = lax.stop_gradient(w)
+        return lax.stop_gradient(self.project(rest, scaling)) + (w - rest)
 
     def _unit(self, unit: Array, sums: Array) -> Array:
         """The nearest levels, the largest of which is 1."""

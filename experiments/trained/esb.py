@@ -76,7 +76,7 @@ def arm(paths: Sequence[str], family: str, bits: int) -> Arm:
     """Returns the arm of a family at a width of weights and inputs."""
     weights, inputs = member(family, bits), member(family, bits, False)
     inner = quant.Layer(
-        quant.Quantizer(weights, calibration=Aligned()),
+        quant.Quantizer(weights, calibration=Aligned(), beyond="identity"),
         quant.Quantizer(inputs, calibration=Aligned()),
     )
     outer = quant.Quantizer(quant.Uniform(OUTER_BITS, symmetric=True))

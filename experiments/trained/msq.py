@@ -39,10 +39,13 @@ def schemes(bits: int) -> dict[str, quant.Format]:
 
 
 def kernels(bits: int, shares: Iterable[float]) -> dict[str, quant.Quantizer | Rows]:
-    """Returns what kernels are quantized with, by title; one scale a layer."""
+    """Returns what kernels are quantized with, by title; one scale a layer.
+
+    The gradient of all of them is the identity, as that of rows is.
+    """
     fit = LeastSquares()
     found: dict[str, Any] = {
-        title: quant.Quantizer(fmt, calibration=fit)
+        title: quant.Quantizer(fmt, calibration=fit, beyond="identity")
         for title, fmt in schemes(bits).items()
     }
     return found | {mixed(share): Rows(bits, share) for share in shares}

@@ -130,6 +130,15 @@ def test_all_formats_after_training_have_the_scale_of_the_aligner():
     assert esb.significant(1) in esb.after_training(4)
 
 
+def test_weights_have_one_gradient_in_all_arms_of_an_experiment():
+    """The identity, as MSQ and ESB train; least-squares scales leave weights beyond."""
+    w = jax.random.normal(jax.random.key(0), (40, 10))
+    esbs = [esb.arm(("a", "b", "c"), f, 4).layers[1][1].weights for f in esb.FAMILIES]
+    for quantizer in (*msq.kernels(4, (0.6,)).values(), *esbs):
+        slope = jax.grad(lambda w, q=quantizer: q.fake(w).sum())(w)
+        np.testing.assert_array_equal(slope, jnp.ones_like(w))
+
+
 def test_constants_of_the_authors_hold():
     rows = [row for row in esb.table_rows((2, 4, 5)) if row.holds is not None]
     assert all(row.holds for row in rows)

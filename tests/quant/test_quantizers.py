@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from core.errors import InputError, NonFiniteError, ShapeError
-from quant.calibration import MinMax, Scaling
-from quant.formats import Flint, SumOfPowers, Uniform
+from quant.calibration import Aligned, MinMax, Scaling
+from quant.formats import ElasticSignificantBits, Flint, SumOfPowers, Uniform
 from quant.quantizers import CHANNEL, TENSOR, Per, Quantizer, straight_through
 
 KERNEL = jax.random.normal(jax.random.key(0), (3, 3, 8, 4))
@@ -55,6 +55,24 @@ def test_gradients_are_straight_through_and_the_scales_is_the_learned_steps():
     np.testing.assert_allclose(by_scale, [wanted], rtol=1e-5)
     ones = jax.grad(lambda x: Quantizer(Flint(4)).fake(x).sum())(KERNEL)
     np.testing.assert_array_equal(ones, jnp.ones_like(KERNEL))
+
+
+def test_no_weight_stops_beyond_the_levels_with_the_identity():
+    """ESB's and MSQ's estimator: dw_q/dw = 1. Ternary, so half of them are beyond."""
+    fmt = ElasticSignificantBits(2, 0)
+    by_clip, by_identity = (
+        jax.grad(
+            lambda w, b=b: Quantizer(fmt, TENSOR, Aligned(), beyond=b).fake(w).sum()
+        )
+        for b in ("clip", "identity")
+    )
+    np.testing.assert_array_equal(by_identity(KERNEL), jnp.ones_like(KERNEL))
+    assert 0.1 < (by_clip(KERNEL) == 0).mean() < 0.3
+    quantizer = Quantizer(fmt, beyond="identity")
+    x, scaling = jnp.array([jnp.inf, 5.0]), Scaling(jnp.ones(1), jnp.zeros(1))
+    np.testing.assert_array_equal(quantizer.fake(x, scaling), [1.0, 1.0])
+    with pytest.raises(InputError, match="beyond='ste'"):
+        Quantizer(fmt, beyond="ste")  # type: ignore[arg-type]
 
 
 def test_a_projection_is_the_nearest_level_and_stays():
