@@ -17,7 +17,7 @@ from jax import lax
 
 from core.errors import InputError, check_range, describe
 from core.types import Array
-from quant.alignment import normal_scale
+from quant.alignment import LEAST, normal_scale
 from quant.formats import Format, Uniform
 
 
@@ -258,8 +258,19 @@ class Aligned(Calibration):
     """DDA: the best scale for a normal distribution of the same spread (2109.03513).
 
     scale = alpha * sigma; see `normal_scale`. sigma is the root of the mean square,
-    which unsigned formats take of what is not negative.
+    which unsigned formats take of what is not negative. It is the paper's standard
+    deviation where the mean is 0; elsewhere, as levels stay around 0, it is what the
+    error's model is of.
+
+    Attributes:
+      within: of the scale's minimum, see `normal_scale`; `alignment.AUTHORS` for the
+        published constants.
     """
+
+    within: float = LEAST
+
+    def __post_init__(self):
+        check_range("within", self.within, 0.0)
 
     def __call__(self, x: Array, fmt: Format) -> Scaling:
         """Returns the scaling of every row; see `Calibration`."""
@@ -267,7 +278,7 @@ class Aligned(Calibration):
         most, _ = symmetric(size.max(-1))
         share = size / most[:, None]
         sigma = most * jnp.sqrt(jnp.mean(share * share, -1))  # squares do not overflow
-        return symmetric(normal_scale(fmt) * sigma, size.max(-1))
+        return symmetric(normal_scale(fmt, self.within) * sigma, size.max(-1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ PUBLISHED = {
     **{(7, 5): (1.8324, 0.000309), (8, 4): (0.0412, 0.000175)},
     **{(8, 5): (0.5527, 0.000054), (8, 6): (1.9757, 0.000088)},
 }
+POWERS = [PowerOfTwo(4), PowerOfTwo(4, False), SumOfPowers(4), SumOfPowers(8)]
 EVERY = [
     calibration.MaxAbs(),
     calibration.Percentile(99.0),
@@ -43,8 +44,10 @@ EVERY = [
 def test_alignment_has_the_published_constants(pair):
     fmt = ElasticSignificantBits(*pair)
     alpha, error = PUBLISHED[pair]
-    found = alignment.normal_scale(fmt)
+    found = alignment.normal_scale(fmt, alignment.AUTHORS)
     assert found == pytest.approx(alpha, abs=6e-5)
+    own = alignment.normal_scale(fmt)
+    assert own == (found if pair != (4, 0) else pytest.approx(0.0656, abs=1e-4))
     assert alignment.normal_error(fmt, found) == pytest.approx(error, rel=6e-3)
 
 
@@ -58,12 +61,13 @@ def error_by_table(levels, scales, x, density):
     return np.array(found)
 
 
-# The scale of (4, 0) is the authors', the first of several minima: 1.8 % above the
-# least. Every other pair has the least of its objective.
-@pytest.mark.parametrize("pair", [p for p in PUBLISHED if p != (4, 0)], ids=str)
-def test_alignment_is_the_brute_force_optimum_of_its_objective(pair):
+@pytest.mark.parametrize(
+    "fmt",
+    [*(ElasticSignificantBits(*pair) for pair in PUBLISHED), *POWERS],
+    ids=str,
+)
+def test_alignment_is_the_brute_force_optimum_of_its_objective(fmt):
     """Within 1 %, scale and error. All scales are scanned, then those near in 0.2 %."""
-    fmt = ElasticSignificantBits(*pair)
     x = np.linspace(0, 7, 40_001)
     density = np.exp(-x * x / 2)
     found = alignment.normal_scale(fmt)
@@ -278,6 +282,7 @@ def test_settings_out_of_range_are_named():
         (lambda: calibration.LeastError(low=0.9, high=0.5), "high"),
         (lambda: calibration.BestScale(steps=1), "steps"),
         (lambda: calibration.LeastSquares(-1), "iterations"),
+        (lambda: calibration.Aligned(-0.1), "within"),
         (lambda: calibration.LeastDivergence(bins=16, steps=8), "steps"),
     ]:
         with pytest.raises(InputError, match=word):
