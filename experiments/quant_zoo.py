@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FORMATS = (
     *("fixed", "powers", "sp2", "apot", "esb0", "esb1", "esb2"),
-    *("flint", "float", "binary", "ternary"),
+    *("esb", "flint", "float", "binary", "ternary"),
 )
 """The formats compared, as `experiments.zoo.formats` names them."""
 
@@ -35,7 +35,7 @@ class Config(Networks):
     """Options of the experiment."""
 
     formats: tuple[str, ...] = option(
-        ("fixed", "powers", "sp2", "esb1", "flint", "float"),
+        ("fixed", "powers", "sp2", "esb", "flint", "float"),
         "formats compared",
         choices=FORMATS,
     )
@@ -76,8 +76,8 @@ def run(run: "Run", config: Config) -> "Outcome":
         "batch norms and inputs stay float; nothing is trained after quantization.",
         "Formats may be one set of levels at a width (ternary and fixed point at 2 "
         "bits; ESB with 1 significant bit and fixed point at 3): they are measured "
-        "once. ESB has at most 4 bits of exponent: beyond, it keeps more significant "
-        "ones.",
+        "once. ESB has at most 4 bits of exponent, so k significant bits go up to "
+        "k + 5 bits; bits - 3 of them have the least error on normal weights.",
         "A product's shifts and adds are those of a weight in that format with an "
         "integer activation: see `quant.Cost`.",
         "With a scale of its own for each channel, fixed point has less error on "

@@ -151,7 +151,10 @@ def _projected(quantizer: quant.Quantizer, params: PyTree) -> Any:
 
 
 def table_rows(widths: Iterable[int]) -> Iterable[Row]:
-    """Yields scales and errors on N(0, 1) of every member, and what ESB gains."""
+    """Yields scales and errors on N(0, 1) of every member, and what ESB gains.
+
+    No run can change them, so none is judged: tests hold the authors' constants.
+    """
     for bits in widths:
         errors = {}
         for k in range(max(bits - 5, 0), bits - 1):
@@ -162,25 +165,18 @@ def table_rows(widths: Iterable[int]) -> Iterable[Row]:
             errors[k] = normal_error(fmt, scale)
             setting = f"{bits} bits, {k} significant"
             paper = PUBLISHED.get((bits, k))
-            holds = None if paper is None else abs(scale - paper) < 1e-4
             metric = "best scale on N(0, 1) (the authors' constant)"
-            yield Row(metric, setting, scale, paper=paper, holds=holds)
+            yield Row(metric, setting, scale, paper=paper)
             yield Row("mean squared error on N(0, 1)", setting, errors[k])
             yield Row("shifts and adds a product", setting, sum(fmt.cost))
         if bits - 3 in errors:
             gain = 100 * (1 - errors[bits - 3] / errors[bits - 2])
-            yield Row(
-                "less error on N(0, 1) than fixed point",
-                f"{bits} bits, {bits - 3} significant",
-                gain,
-                unit="%",
-                holds=gain > 0 if bits > 3 else None,
-            )
+            setting = f"{bits} bits, {bits - 3} significant"
+            yield Row("less error on N(0, 1) than fixed point", setting, gain, unit="%")
             rise = middle_rise(bits)
             least = normal_error(rise, normal_scale(rise))
             gain = 100 * (1 - errors[bits - 3] / least)
             metric = "less error on N(0, 1) than fixed point without 0"
-            setting = f"{bits} bits, {bits - 3} significant"
             yield Row(metric, setting, gain, unit="%")
 
 

@@ -18,6 +18,9 @@ CHOSEN = "chosen"
 CANDIDATES = ("fixed", "powers", "flint")
 """What is chosen from: "IPF" of arXiv 2208.14286."""
 
+MOST_EXPONENT_BITS = 4
+"""Of ESB: beyond, it keeps more significant bits, and is another of its members."""
+
 
 class Kind(NamedTuple):
     """A family of formats: its title, its widths, the format of a width."""
@@ -44,9 +47,15 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 f"ESB, {k} significant bit" + "s" * (k != 1),
                 k + 2,
                 functools.partial(quant.ElasticSignificantBits, significant=k),
+                k + 1 + MOST_EXPONENT_BITS,
             )
             for k in range(3)
         },
+        "esb": Kind(
+            "ESB, bits - 3 significant bits",
+            4,
+            lambda b: quant.ElasticSignificantBits(b, b - 3),
+        ),
         "flint": Kind("flint", 3, quant.Flint),
         "float": Kind("floats", 3, _float),
         "binary": Kind("binary", 1, lambda _: quant.Binary(), 1),

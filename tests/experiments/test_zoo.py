@@ -17,6 +17,7 @@ from experiments.quant_zoo import EXPERIMENT, FORMATS, Config
 from experiments.rounding import networks
 from experiments.workdir import Run
 from experiments.zoo import claims, formats
+from quant.alignment import normal_error, normal_scale
 from quant.calibration import BestScale
 from tests.experiments import made_up
 
@@ -40,6 +41,19 @@ def test_formats_have_the_width_that_was_asked_for():
     assert shapes["esb0"] == shapes["powers"] == shapes["flint"] == shapes["apot"]
     assert len(set(shapes.values())) == 3
     assert len(formats.of_width(FORMATS, 4)) == len(FORMATS) - 2
+
+
+def test_esb_has_its_best_member_at_every_width_and_each_other_once():
+    """Of 7 and 8 bits all of 0, 1 and 2 significant bits were one, by the cap."""
+    for bits in range(4, 9):
+        found = formats.of_width(FORMATS, bits)
+        best = found["esb"]
+        assert (best.significant, best.fraction_bits) == (bits - 3, bits - 3)
+        others = {n: f for n, f in found.items() if n.startswith("esb") and n != "esb"}
+        for name, fmt in others.items():
+            assert fmt.fraction_bits == fmt.significant == int(name.removeprefix("esb"))
+        errors = [normal_error(f, normal_scale(f)) for f in (best, *others.values())]
+        assert errors[0] == min(errors)
 
 
 def test_every_kernel_gets_the_candidate_of_least_error(key):
