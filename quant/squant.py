@@ -107,9 +107,14 @@ def affine_grid(w: ArrayLike, bits: int) -> Grid:
 
 
 def on_grid(w: Array, grid: Grid) -> Array:
-    """Returns weights [..., M] in steps of their grid: slope * w - zero."""
+    """Returns weights [..., M] in steps of their grid: slope * w - zero.
+
+    The product is rounded before the difference, on every device.
+    """
     slope, zero = (each.reshape((1,) * (w.ndim - 1) + (-1,)) for each in grid)
-    return slope * w - zero
+    # The maximum keeps compilers from one fused multiply-add, which rounds once and
+    # so changes codes; they do fuse across `lax.optimization_barrier`.
+    return jnp.maximum(slope * w, jnp.finfo(w.dtype).min) - zero
 
 
 def elements(x: Array, bits: int, mask: Array | None = None) -> Rounding:
@@ -134,7 +139,9 @@ def kernels(state: Rounding) -> Rounding:
     """Flips elements until the error of each kernel is at most half a step.
 
     One element of each kernel stays a candidate for `channels`: the last one flipped,
-    back, if the kernel was corrected past zero; otherwise the next one.
+    back, if the kernel was corrected past zero; otherwise the next one. Where the
+    candidates run out, as at the ends of a grid or with a mask, none is left: not all
+    that were to be flipped were, so there is no last one to undo.
     """
     r, delta, up, down = state
     error = delta.sum(0, keepdims=True)
@@ -265,21 +272,33 @@ def quantize_tree(
 ) -> PyTree:
     """Returns parameters with the kernels that rules name quantized, as numbers.
 
+    Args: as of `encode_tree`; other leaves stay as they are.
+    """
+    found = encode_tree(params, rules, mode)
+
+    def one(part: Quantized, leaf: Array) -> Array:
+        return part.weights().astype(jnp.result_type(leaf))
+
+    return trees.map_partial(one, found, params, absent=trees.keep_rest)
+
+
+def encode_tree(
+    params: PyTree,
+    rules: path_rules.Rules,
+    mode: Mode = "ekc",
+) -> PyTree:
+    """Returns the `Quantized` of every kernel that rules name: what hardware stores.
+
     Args:
       params: a pytree of arrays.
-      rules: `(path regex, bits)`, first match wins; other leaves stay as they are.
+      rules: `(path regex, bits)`, first match wins; other leaves become None.
       mode: stages that run.
 
     Raises:
       RuleError: a rule without a leaf. Otherwise as `quantize`.
     """
     widths = path_rules.match(rules, params)
-
-    def one(bits: int, leaf: Array) -> Array:
-        found = quantize(leaf, bits, mode).weights()
-        return found.astype(jnp.result_type(leaf))
-
-    return trees.map_partial(one, widths, params, absent=trees.keep_rest)
+    return trees.map_partial(lambda b, leaf: quantize(leaf, b, mode), widths, params)
 
 
 class Case(NamedTuple):

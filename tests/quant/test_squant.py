@@ -226,6 +226,31 @@ def test_the_grid_is_an_affine_one_between_the_ends_of_each_channel(bits):
         np.testing.assert_array_equal(found.codes[..., m], codes - 2 ** (bits - 1))
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_codes_of_a_tree_are_those_of_the_specification_from_the_weights(bits):
+    """In float32, each operation rounded: a fused multiply-add flips ties of them."""
+    rng, f32 = np.random.default_rng(1), np.float32
+    fine, coarse = rng.normal(size=(3, 3, 8, 16)), rng.normal(size=(3, 3, 8, 16))
+    params = {
+        "fine": f32(fine),
+        "coarse": f32(np.round(coarse * 16) / 16) * f32(0.3),
+        "dense": f32(rng.normal(size=(64, 10))),
+        "bias": np.ones(3, f32),
+    }
+    found = squant.encode_tree(params, [("bias", None), (".*", bits)])
+    assert found.pop("bias") is None
+    for name, part in found.items():
+        w = params[name].reshape(-1, *params[name].shape[-2:])
+        low, high = w.min((0, 1)), w.max((0, 1))
+        slope = f32(2**bits - 1) / np.maximum(high - low, f32(1e-8))
+        zero = np.round(slope * low) + f32(2 ** (bits - 1))
+        wanted = by_loops(slope * w - zero, bits, "ekc").reshape(part.codes.shape)
+        np.testing.assert_array_equal(part.codes, wanted, err_msg=name)
+        np.testing.assert_array_equal(part.zero, zero)
+        numbers = (wanted + zero) / slope
+        np.testing.assert_allclose(part.weights(), numbers, rtol=1e-6)
+
+
 def test_trees_are_quantized_by_rules_in_one_program():
     key = jax.random.key(3)
     params = {
