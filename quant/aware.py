@@ -59,9 +59,9 @@ def aware(
         loss = lambda params: cross_entropy(network(params, images), labels)
 
     Gradients are straight-through, as of `Quantizer.fake`; those of the scales are the
-    quantizers'. Biases and all that no rule names stay as they are. The layers are
-    those of `apply`'s jaxpr, whatever library wrote it. Jit the result: it traces
-    `apply` at each call.
+    quantizers', which take the first axis of inputs for that of examples. Biases and
+    all that no rule names stay as they are. The layers are those of `apply`'s jaxpr,
+    whatever library wrote it. Jit the result: it traces `apply` at each call.
 
     Args:
       apply: `apply(params, *args, **kwargs)`.
@@ -202,6 +202,7 @@ def _quantized(
         quantizer, seen = layers[kernel_of(site)].inputs, x if record else None
         if quantizer is None:
             return x, seen
+        quantizer = dataclasses.replace(quantizer, batched=True)
         return quantizer.fake(x, scales.inputs.get(site)), seen
 
     params = jax.tree.unflatten(treedef, map(weight, names, leaves))

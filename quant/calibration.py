@@ -8,6 +8,7 @@ without a range, all of it 0, gets scale 1.
 import abc
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -132,6 +133,21 @@ class Percentile(Calibration):
         most = jnp.percentile(sizes, self.percent, axis=-1)
         most = jnp.where(most > 0, most, sizes.max(-1))
         return symmetric(most / fmt.max, most)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanMagnitude(Calibration):
+    """2 E|x| / sqrt(the largest level): the step that LSQ starts from (1902.08153).
+
+    Unsigned formats take the mean of what is not negative, 0 for the rest.
+    """
+
+    def __call__(self, x: Array, fmt: Format) -> Scaling:
+        """Returns the scaling of every row; see `Calibration`."""
+        size = _sizes(x, fmt)
+        most, _ = symmetric(size.max(-1))
+        mean = jnp.mean(size / most[:, None], -1)  # sums do not overflow
+        return symmetric(most * (2 * mean / math.sqrt(fmt.max)), size.max(-1))
 
 
 class Search(Calibration):

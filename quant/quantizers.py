@@ -63,9 +63,12 @@ class Quantizer:
       calibration: how scales are found.
       gradient: of scales given to `fake`: "step", the learned step's; "lsq", that
         divided by sqrt(n * the largest level), n numbers to a scale (arXiv
-        1902.08153, section 2.2); "clip", of the clip alone (PACT, arXiv 1805.06085).
+        1902.08153, section 2.2; see `batched`); "clip", of the clip alone (PACT,
+        arXiv 1805.06085).
       beyond: the gradient of `fake` in numbers beyond the levels: 0, that of a "clip",
         as scales need that learn; or 1, "identity", with which no weight stops.
+      batched: whether the first axis counts examples, as `aware` sets it for inputs of
+        layers: LSQ's n is then of one example.
     """
 
     format: Format
@@ -73,6 +76,7 @@ class Quantizer:
     calibration: Calibration = LARGEST
     gradient: Gradient = "step"
     beyond: Beyond = "clip"
+    batched: bool = False
 
     def __post_init__(self):
         for name, kinds in (("gradient", Gradient), ("beyond", Beyond)):
@@ -165,6 +169,8 @@ class Quantizer:
         rest = jax.lax.stop_gradient(scale)
         if self.gradient == "lsq":
             shared = x.size // max(scaling.scale.size, 1)
+            if self.batched and x.ndim > 1 and scaling.scale.shape[0] == 1:
+                shared //= max(x.shape[0], 1)
             scale = rest + (scale - rest) / math.sqrt(max(shared, 1) * self.format.max)
         unit = jax.lax.stop_gradient(wide) / rest
         level = self.format.round(unit + zero) - zero

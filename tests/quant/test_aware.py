@@ -1,5 +1,6 @@
 """Quantization-aware functions: values, gradients, scales, what layers see."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from core.errors import GraphError, InputError, RuleError
-from quant.aware import Layer, aware, calibrate, record
+from quant.aware import Layer, Scales, aware, calibrate, record
 from quant.calibration import MinMax, Scaling
 from quant.formats import SumOfPowers, Uniform
 from quant.quantizers import CHANNEL, Quantizer
@@ -162,6 +163,28 @@ def test_scales_learn_by_step_by_lsq_or_by_clip(gradient):
     np.testing.assert_allclose(found, [wanted[gradient]], rtol=1e-5)
     by_x = jax.grad(lambda x: quantizer.fake(x, Scaling(jnp.ones(1), zero)).sum())(x)
     np.testing.assert_array_equal(by_x, [0, 1, 1, 1, 0, 0])
+
+
+def test_lsq_counts_the_numbers_of_one_example(key):
+    """The mean loss over a batch has the slope of its examples' mean."""
+    quantizer = Quantizer(Uniform(4, signed=False), gradient="lsq")
+    x = jax.random.uniform(key, (2, 6)) * 20
+    params = {"kernel": jnp.ones((6, 1))}
+    scales = Scaling(jnp.ones((1, 1)), jnp.zeros((1, 1)))
+
+    @jax.jit
+    @jax.grad
+    def slope(scales, x):
+        rules = [("kernel", Layer(inputs=quantizer))]
+        network = aware(lambda p, x: x @ p["kernel"], rules, Scales({}, scales))
+        return network(params, x).mean()
+
+    both = slope({"kernel": scales}, x)["kernel"].scale
+    each = [slope({"kernel": scales}, x[i : i + 1])["kernel"].scale for i in (0, 1)]
+    np.testing.assert_allclose(both, (each[0] + each[1]) / 2, rtol=1e-5)
+    plain = dataclasses.replace(quantizer, gradient="step").fake
+    wanted = jax.grad(lambda s: plain(x, scales._replace(scale=s)).sum())(scales.scale)
+    np.testing.assert_allclose(both, wanted / 2 / np.sqrt(6 * 15), rtol=1e-5)
 
 
 def test_bad_rules_are_named(params, x):

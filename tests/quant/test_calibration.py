@@ -36,6 +36,7 @@ EVERY = [
     calibration.BestScale(steps=12, finer=4),
     calibration.LeastSquares(),
     calibration.Aligned(),
+    calibration.MeanMagnitude(),
     calibration.LeastDivergence(bins=256, steps=16),
 ]
 
@@ -273,6 +274,14 @@ def test_ranges_put_zero_on_the_grid():
         assert ((zero >= fmt.lowest) & (zero <= fmt.highest)).all()
     with pytest.raises(InputError, match="Uniform"):
         calibration.MinMax()(x, Flint(4))
+
+
+def test_learned_steps_start_from_the_mean_magnitude():
+    x = jax.random.normal(jax.random.key(5), (2, 300)) * jnp.array([[1.0], [3e-3]])
+    for fmt, part in ((Uniform(4), abs(x)), (Uniform(4, False), jnp.maximum(x, 0))):
+        found = calibration.MeanMagnitude()(x, fmt).scale
+        wanted = 2 * part.mean(-1) / np.sqrt(fmt.max)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_settings_out_of_range_are_named():
