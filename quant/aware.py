@@ -12,7 +12,7 @@ from core import trees
 from core.errors import InputError, describe
 from core.types import Array, PyTree
 from graph.products import intercept, kernel_of
-from quant.calibration import Scaling
+from quant.calibration import Scaling, mean_scaling
 from quant.quantizers import Quantizer
 from quant.rows import RowMix, RowScaling
 
@@ -117,8 +117,8 @@ def calibrate(
 ) -> Scales:
     """Returns fixed scales: of the weights, and of the inputs over batches of data.
 
-    Inputs are those of the network as it is. A scale is the mean of what the
-    quantizer's calibration finds on each batch; so is a zero, rounded.
+    Inputs are those of the network as it is. The ends of a range are the means of what
+    the quantizer's calibration finds on each batch; the zero is rounded.
 
     Args:
       apply: as for `aware`.
@@ -152,22 +152,21 @@ def calibrate(
         notes = intercept(apply, sought, fit)(params, *args)[1]
         return {site: _over_steps(ranks[site], n.operand) for site, n in notes.items()}
 
-    total, count = None, 0
-    for args in batches:
-        found = fitted(params, args)
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
-        count += 1
-    if total is None:
+    found = [fitted(params, args) for args in batches]
+    if not found:
         raise InputError(describe("no batch", "at least one to find ranges from"))
-    mean = jax.tree.map(lambda sums: sums / count, total)
-    inputs = {site: s._replace(zero=jnp.round(s.zero)) for site, s in mean.items()}
-    return Scales(weights, inputs)
+    return Scales(weights, {site: _mean([f[site] for f in found]) for site in found[0]})
+
+
+def _mean(found: list[Scaling]) -> Scaling:
+    """The mean range of batches, its zero on the grid."""
+    mean = mean_scaling(jax.tree.map(lambda *parts: jnp.stack(parts), *found), 0)
+    return mean._replace(zero=jnp.round(mean.zero))
 
 
 def _over_steps(rank: int, found: Scaling) -> Scaling:
     """The mean over the steps of a scan."""
-    axes = tuple(range(found.scale.ndim - rank))
-    return Scaling(*(part.mean(axes) for part in found))
+    return mean_scaling(found, tuple(range(found.scale.ndim - rank)))
 
 
 def layers_of(rules: path_rules.Rules, params: PyTree) -> dict[str, Layer]:

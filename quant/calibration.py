@@ -34,6 +34,20 @@ class Scaling(NamedTuple):
     zero: Array
 
 
+def mean_scaling(found: Scaling, axes: int | tuple[int, ...] | None) -> Scaling:
+    """Returns the scaling whose range has the mean ends of others.
+
+    The ends are (level - zero) * scale, so the scale is the mean, and the zero the mean
+    of zero * scale over that: not a whole number, round it where codes are.
+
+    Args:
+      found: of one format.
+      axes: of the others, all if None.
+    """
+    scale = found.scale.mean(axes)
+    return Scaling(scale, (found.zero * found.scale).mean(axes) / scale)
+
+
 class Calibration(abc.ABC):
     """A way to choose scales."""
 

@@ -12,7 +12,7 @@ import quant
 from core import trees
 from core.types import Array, PyTree
 from experiments.rounding.networks import KERNELS
-from quant.calibration import LeastError, MinMax, Scaling
+from quant.calibration import LeastError, MinMax, Scaling, mean_scaling
 
 RANGES = ("minmax", "mean", "sqnr", "mse")
 """The extremes; their mean over batches; the clip of most signal over noise in the
@@ -35,11 +35,11 @@ def _words(bits: int) -> quant.Uniform:
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _fitted(rows: Array, fmt: quant.Uniform, search: Any, signed: bool) -> Scaling:
-    """The mean scaling of rows, for words from 0: a signed one's zero is the middle."""
+    """The mean range of rows, for words from 0: a signed one's zero is the middle."""
     quantizer = quant.Quantizer(fmt, quant.Per(axes=(0,)), search)
-    scale, zero = quantizer.fit(rows)
+    scale, zero = mean_scaling(quantizer.fit(rows), None)
     middle = 2.0 ** (fmt.bits - 1) if signed else 0.0
-    return Scaling(scale.mean(), jnp.round(zero.mean() + middle))
+    return Scaling(scale, jnp.round(zero + middle))
 
 
 def fitted(inputs: Mapping[str, Array], bits: int, how: str) -> dict[str, Scaling]:

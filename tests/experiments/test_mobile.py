@@ -168,6 +168,13 @@ def test_ranges_by_products_are_chosen_layer_by_layer():
     assert {float(each.zero) for each in found.values()} == {8.0}
 
 
+def test_mean_ranges_have_the_mean_ends_of_batches():
+    x = jnp.tile(jnp.array([[0.0, 1.0], [-1.0, 1.0]]), (4, 1))
+    scale, zero = ranges.fitted({"a": x}, 8, "mean")["a"]
+    assert zero == 85
+    np.testing.assert_allclose(float(scale) * 255, 1.5, rtol=1e-6)
+
+
 @pytest.mark.parametrize("how", [way for way in WAYS if way != "sqnr"])
 def test_ranges_keep_zero_and_signs(how):
     rng = np.random.default_rng(0)

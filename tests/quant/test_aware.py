@@ -83,9 +83,10 @@ def test_fixed_scales_are_means_over_batches_and_may_be_learned(params, x):
     for site, seen in (("a/kernel", [x, 2 * x]), ("b/kernel", hidden)):
         fits = [INPUTS.fit(each) for each in seen]
         found = scales.inputs[site]
-        mean = np.mean([fit.scale for fit in fits], 0)
-        np.testing.assert_allclose(found.scale, mean, rtol=1e-5)
-        assert found.zero == np.round(np.mean([fit.zero for fit in fits], 0))
+        low = np.mean([-fit.zero * fit.scale for fit in fits])
+        high = np.mean([(15 - fit.zero) * fit.scale for fit in fits])
+        np.testing.assert_allclose(found.scale, [[(high - low) / 15]], rtol=1e-5)
+        assert found.zero == np.round(-low / ((high - low) / 15))
 
     network = aware(mlp, rules, scales)
     inputs = scales.inputs["a/kernel"], scales.inputs["b/kernel"]
@@ -128,6 +129,19 @@ def test_modules_train_with_their_statistics(key):
     np.testing.assert_array_equal(seen[conv].inputs, x)
     assert exact[conv].products.shape == (2, 6, 6, 4)
     assert (seen[dense].inputs != exact[dense].inputs).any()
+
+
+def test_ranges_over_batches_have_their_mean_ends():
+    """[0, 1] and [-1, 1] have the mean [-1/2, 1]; apart, scale and zero give -0.376."""
+    inputs = Quantizer(Uniform(8, signed=False), calibration=MinMax())
+    params = {"kernel": jnp.ones((2, 1))}
+    batches = [(jnp.array([[0.0, 1.0]]),), (jnp.array([[-1.0, 1.0]]),)]
+    rules = [("kernel", Layer(inputs=inputs))]
+    found = calibrate(lambda p, x: x @ p["kernel"], rules, params, batches)
+    scale, zero = found.inputs["kernel"]
+    assert zero == 85
+    ends = (np.array([0, 255]) - 85) * scale.item()
+    np.testing.assert_allclose(ends, [-0.5, 1.0], rtol=1e-6)
 
 
 def test_scales_of_a_scanned_layer_are_means_over_its_steps(key):
