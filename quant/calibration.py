@@ -316,11 +316,12 @@ class LeastDivergence(Calibration):
     """The clip of least Kullback-Leibler divergence from the histogram of magnitudes.
 
     As published with TensorRT: for each clip the clipped histogram, what lies beyond in
-    its last bin, is compared with itself spread evenly over the numbers of a level.
+    its last bin, is compared with itself spread evenly over the numbers of a level. The
+    least clip has one bin for each level that is not negative, as there 128 of 2048.
 
     Attributes:
       bins: of the histogram.
-      steps: how many clips are tried.
+      steps: how many clips are tried, evenly spaced.
     """
 
     bins: int = 2048
@@ -343,7 +344,8 @@ class LeastDivergence(Calibration):
         """The best clip of one histogram, in bins."""
         index = jnp.arange(self.bins)
         middles = index.astype(count.dtype) + 0.5
-        clips = jnp.linspace(self.bins // 4, self.bins, self.steps).astype(jnp.int32)
+        least = min(int((fmt.levels >= 0).sum()), self.bins // 4)
+        clips = jnp.linspace(least, self.bins, self.steps).astype(jnp.int32)
         total = count.sum()
 
         def divergence(clip: Array) -> Array:
