@@ -87,7 +87,8 @@ def test_the_map_of_types_has_the_published_sides():
             row = found[f"{name}, 4 bits, unsigned, {ant.LISTS[letter]}"]
             assert row.measured == pytest.approx(error, rel=0.2)
     signed = {"normal": (0.0131, 0.0180, None), "Laplace": (0.0269, 0.0213, None)}
-    signed["Student t(3)"] = (None, None, 0.0387)
+    # Flint's error of 20,000 draws is from 0.038 to 0.09: their fourth moment is none.
+    signed["Student t(3)"] = (0.0775, None, 0.0387)
     for name, wanted in signed.items():
         for letter, error in zip("IFP", wanted, strict=True):
             row = found[f"{name}, 4 bits, signed, {ant.LISTS[letter]}"]
@@ -102,7 +103,11 @@ def test_the_map_of_types_has_the_published_sides():
         for name in study.SIGNED
     }
     assert [best[name] for name in ("uniform", "normal", "Laplace")] == ["I", "I", "F"]
-    assert best["Student t(3)"] != "I"
+    integers, flint, powers = (
+        found[f"Student t(3), 4 bits, signed, {ant.LISTS[letter]}"].measured
+        for letter in "IFP"
+    )
+    assert powers < flint < 0.6 * integers
     assert all(row.holds is None for row in rows)  # no run can change them
     sides = [row for row in rows if "1)" in row.metric]
     assert len(sides) == len(study.INVERSES)

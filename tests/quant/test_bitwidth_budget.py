@@ -101,23 +101,26 @@ def test_the_group_that_hurts_least_pays_for_the_budget():
         rounded(1.5, widths=(2, 4, 8))
 
 
-def test_rounding_is_the_best_of_all_when_groups_are_equal():
-    """Convex estimates and equal sizes: a greedy choice is optimal."""
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("moves", [-4, -2, -1, 1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_rounding_is_the_best_of_all_when_groups_are_equal(seed, moves):
+    """Convex estimates and equal sizes: greedy moves from the nearest are optimal."""
+    rng = np.random.default_rng(seed)
     params = {"w": np.zeros((7, 4))}
-    beta = {"w": rng.uniform(1, 5, 4)}
-    slopes = {"w": rng.normal(size=4)}
-    found = bitwidth.round_to_budget(params, beta, slopes, 2.0, (1, 2, 3, 4, 5))["w"]
+    beta, slopes = {"w": rng.uniform(2, 4, 4)}, {"w": rng.normal(size=4)}
+    near, widths = np.round(beta["w"]), range(1, 6)
+    total = near.sum() + moves
+    found = bitwidth.round_to_budget(params, beta, slopes, total / 4, (*widths,))["w"]
 
     def estimate(bits):
-        return (np.abs(slopes["w"]) * 4.0 ** (beta["w"] - np.asarray(bits))).sum()
+        return (np.abs(slopes["w"]) * 4.0 ** (beta["w"] - bits)).sum()
 
-    fits = [b for b in itertools.product(range(1, 6), repeat=4) if sum(b) <= 8]
-    near = np.round(beta["w"])
-    if near.sum() >= 8:  # only moves down
-        best = min(estimate(np.minimum(b, near)) for b in fits)
-        assert estimate(found) == pytest.approx(best)
-    assert sum(found) == 8
+    every = np.array(list(itertools.product(widths, repeat=4)))
+    beyond = (every - near) * np.sign(moves)
+    fits = every[(every.sum(1) == total) & (beyond >= 0).all(1)]
+    assert len(fits) > 3
+    assert sum(found) == total
+    assert estimate(found) == pytest.approx(min(map(estimate, fits)))
 
 
 def test_sizes_count_headers_and_what_stays_float():
