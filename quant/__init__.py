@@ -26,7 +26,8 @@
 | formats by row and by tensor | |
 |------|------|
 | `RowMix`, `assign_rows`, `row_variance` | MSQ: SP2 rows and fixed-point rows |
-| `choose`, `candidates`, `promote` | ANT: the format of least error; more bits |
+| `choose`, `candidates` | ANT: the format of least error |
+| `promote`, `promote_until` | ANT4-8: more bits for layers of large error |
 
 | widths | |
 |------|------|
@@ -53,7 +54,7 @@ arXiv 2202.07471; learned steps, arXiv 1902.08153; real widths, arXiv 1810.10351
 from quant import bitwidth, calibration, integer, normalization, sensitivity, squant
 from quant.aware import Layer, Scales, Seen, aware, calibrate, record
 from quant.calibration import Calibration, Scaling
-from quant.choice import Choice, candidates, choose, promote
+from quant.choice import Choice, candidates, choose, promote, promote_until
 from quant.formats import (
     AdditivePowers,
     Binary,
@@ -112,6 +113,7 @@ __all__ = [
     "layer_sqnr",
     "normalization",
     "promote",
+    "promote_until",
     "record",
     "repair_variance",
     "row_variance",

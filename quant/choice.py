@@ -1,6 +1,7 @@
 """ANT: the number format of each tensor by its error, and layers that get more bits."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -85,6 +86,39 @@ def choose(
     best = int(found.argmin())
     by_format = dict(zip(formats, map(float, found), strict=True))
     return Choice(*fitted[best], by_format)
+
+
+def promote_until(
+    errors: Mapping[str, float],
+    evaluate: Callable[[tuple[str, ...]], float],
+    target: float,
+    costs: Mapping[str, float] | None = None,
+    budget: float = math.inf,
+) -> tuple[str, ...]:
+    """Promotes layers by error until the network is good enough (ANT4-8's stop rule).
+
+    Args:
+      errors: see `promote`.
+      evaluate: the accuracy of the network with these layers promoted; called with one
+        more each time, with none at first.
+      target: accuracy at which to stop, 1 % of loss in accuracy below float, say.
+      costs: of promoting each layer, by path; nothing if left out.
+      budget: what these may add up to: the first layer beyond it ends the promotion.
+
+    Raises:
+      InputError: a layer without a cost.
+    """
+    order = promote(errors, len(errors))
+    if costs is not None and set(costs) != set(errors):
+        raise InputError(
+            describe(f"costs of {sorted(costs)}", f"one of each of {sorted(errors)}")
+        )
+    spent = 0.0
+    for count, path in enumerate(order):
+        spent += costs[path] if costs is not None else 0.0
+        if spent > budget or evaluate(order[:count]) >= target:
+            return order[:count]
+    return order
 
 
 def promote(errors: Mapping[str, float], count: int) -> tuple[str, ...]:

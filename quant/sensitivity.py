@@ -123,7 +123,12 @@ def sensitivity(
     return Sensitivity(float(losses[0]), split, tuple(widths))
 
 
-def greedy(found: Sensitivity, params: PyTree, target: float) -> PartialTree:
+def greedy(
+    found: Sensitivity,
+    params: PyTree,
+    target: float,
+    costs: PartialTree | None = None,
+) -> PartialTree:
     """Returns widths by measured losses: from the least up, the best bit first.
 
     A baseline: it takes for granted that the losses of groups add up.
@@ -132,6 +137,7 @@ def greedy(found: Sensitivity, params: PyTree, target: float) -> PartialTree:
       found: what `sensitivity` returned.
       params: its parameters, or their shapes.
       target: average bits of the weights that have widths; never exceeded.
+      costs: see `bitwidth.round_to_budget`.
 
     Returns:
       A partial tree of int32 [groups].
@@ -140,7 +146,7 @@ def greedy(found: Sensitivity, params: PyTree, target: float) -> PartialTree:
       InputError: a target below the least width.
       NonFiniteError: losses that are not finite.
     """
-    return greedy_widths(params, found.losses, target, found.widths)
+    return greedy_widths(params, found.losses, target, found.widths, costs)
 
 
 def _starts(counts: PartialTree) -> tuple[PartialTree, int]:

@@ -16,6 +16,7 @@ average bits, then rounded within the budget and frozen. The idea is that of arX
 | `round_to_budget`, `uniform`, `random_widths` | widths of every group |
 | `with_widths` | weights at widths; real ones too, for slopes of the loss in them |
 | `Size`, `size`, `bits_within` | bytes, headers and all; bits that some bytes allow |
+| `bit_costs` | of each group: its weights, or what hardware takes |
 
 | one array | |
 |------|------|
@@ -46,6 +47,7 @@ from quant.bitwidth.allocation import random_widths, round_to_budget
 from quant.bitwidth.budget import (
     Size,
     average_bits,
+    bit_costs,
     bits_within,
     budget_penalty,
     integrality_penalty,
@@ -69,6 +71,7 @@ __all__ = [
     "Size",
     "average_bits",
     "beta",
+    "bit_costs",
     "bits_within",
     "budget_penalty",
     "encode",

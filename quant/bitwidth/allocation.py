@@ -17,7 +17,7 @@ from core.errors import InputError, ShapeError, check_range, describe
 from core.numerics import check_finite
 from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
-from quant.bitwidth.budget import leaves
+from quant.bitwidth.budget import bit_costs
 from quant.bitwidth.levels import WIDTHS, check_widths
 from quant.bitwidth.parameters import group_counts
 
@@ -29,6 +29,7 @@ def round_to_budget(
     target: float,
     widths: Sequence[int] = WIDTHS,
     growth: float = 4.0,
+    costs: PartialTree | None = None,
 ) -> PartialTree:
     """Rounds real widths so that their average is at most `target`, always.
 
@@ -47,6 +48,8 @@ def round_to_budget(
       widths: what a group may have.
       growth: by how much a slope grows for each bit less: 4 as squared errors do, 1 for
         slopes that do not change. With 1 a group gives all its bits before the next.
+      costs: what a bit of each group costs, whole numbers [groups], for a target that
+        is the average by these; see `bit_costs`.
 
     Returns:
       A partial tree of int32 [groups].
@@ -61,7 +64,7 @@ def round_to_budget(
     check_range("growth", growth, 1.0)
     options = _options(widths)
     _check_alike(beta, slopes)
-    sizes = _sizes(params, beta)
+    sizes = bit_costs(params, beta, costs)
     real, slope = _vector(beta), np.abs(_vector(slopes))
     loss = slope[:, None] * _decay(real[:, None] - options, growth)
     capacity = _capacity(sizes, options, target)
@@ -73,7 +76,11 @@ def round_to_budget(
 
 
 def greedy_widths(
-    params: PyTree, losses: PartialTree, target: float, widths: Sequence[int]
+    params: PyTree,
+    losses: PartialTree,
+    target: float,
+    widths: Sequence[int],
+    costs: PartialTree | None = None,
 ) -> PartialTree:
     """Returns widths that start at the least and rise where a bit saves most loss.
 
@@ -83,13 +90,14 @@ def greedy_widths(
         each width.
       target: average bits of the weights that have widths.
       widths: of the columns, rising.
+      costs: see `round_to_budget`.
 
     Raises:
       InputError, NonFiniteError, ShapeError: see `round_to_budget`.
     """
     check_finite(losses, "losses")
     options = _options(widths)
-    sizes = _sizes(params, losses)
+    sizes = bit_costs(params, losses, costs)
     rows = [np.asarray(part, np.float64) for part in trees.by_path(losses).values()]
     places = np.zeros(len(sizes), np.int64)
     capacity = _capacity(sizes, options, target)
@@ -122,7 +130,7 @@ def random_widths(
     options = _options(widths)
     counts = group_counts(params, rules)
     like = trees.map_partial(lambda n: np.zeros(n, np.int32), counts)
-    sizes = _sizes(params, like)
+    sizes = bit_costs(params, like)
     capacity = _capacity(sizes, options, target)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     places = rng.integers(len(options), size=len(sizes))
@@ -153,7 +161,7 @@ def lowered(
     Args:
       places: of each group, [G].
       loss: [G, options], convex in the width.
-      sizes: weights of each group, [G].
+      sizes: what a bit of each group costs, [G]: its weights.
       options: widths, rising.
       capacity: bits.
     """
@@ -191,7 +199,7 @@ def raised(
     Args:
       places: of each group, [G].
       loss: [G, options], of any kind.
-      sizes: weights of each group, [G].
+      sizes: what a bit of each group costs, [G]: its weights.
       options: widths, rising.
       capacity: bits.
     """
@@ -229,12 +237,6 @@ def _decay(bits: np.ndarray, growth: float) -> np.ndarray:
 def _options(widths: Sequence[int]) -> np.ndarray:
     check_widths(widths)
     return np.asarray(widths, np.int64)
-
-
-def _sizes(params: PyTree, parts: PartialTree) -> np.ndarray:
-    """Weights of every group, int64."""
-    split = leaves(params, parts).values()
-    return np.concatenate([np.full(n, each, np.int64) for n, each in split])
 
 
 def _capacity(sizes: np.ndarray, options: np.ndarray, target: float) -> int:

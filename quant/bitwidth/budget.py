@@ -63,17 +63,58 @@ def leaves(params: PyTree, widths: PartialTree) -> dict[str, Leaf]:
     return found
 
 
-def average_bits(params: PyTree, beta: PartialTree) -> Array:
+def bit_costs(
+    params: PyTree, widths: PartialTree, costs: PartialTree | None = None
+) -> np.ndarray:
+    """Returns what a bit of each group costs, int64 [all groups].
+
+    Args:
+      params: a pytree of arrays, or of their shapes.
+      widths: a partial tree of arrays [groups, ...].
+      costs: a partial tree of whole numbers [groups], for a budget of hardware: say,
+        multiply-accumulates of a group, where a device's cycles grow with the width. If
+        left out, the number of a group's weights: a budget of size.
+
+    Raises:
+      InputError: no widths, or costs that are not whole numbers from 1.
+      ShapeError: widths that are not of these parameters, or costs not of these widths.
+    """
+    split = leaves(params, widths)
+    if costs is None:
+        return np.concatenate([np.full(n, each) for n, each in split.values()])
+    given = {path: np.asarray(part) for path, part in trees.by_path(costs).items()}
+    shapes = {path: part.shape for path, part in given.items()}
+    wanted = {path: (leaf.count,) for path, leaf in split.items()}
+    if shapes != wanted:
+        raise ShapeError(
+            describe(f"costs of shapes {shapes}", f"those of the widths, {wanted}")
+        )
+    each = np.concatenate([given[path] for path in split])
+    if not (each >= 1).all() or (each != np.round(each)).any():
+        raise InputError(
+            describe(
+                f"costs from {each.min():g} to {each.max():g} a bit",
+                "whole numbers from 1",
+                "Scale and round them: budgets are kept exactly.",
+            )
+        )
+    return each.astype(np.int64)
+
+
+def average_bits(
+    params: PyTree, beta: PartialTree, costs: PartialTree | None = None
+) -> Array:
     """Returns sum_g n_g beta_g / sum_g n_g, of the leaves with widths, float32 [].
 
     Args:
       params: a pytree of arrays, or of their shapes.
       beta: widths, a partial tree of arrays [groups]; real or integer.
+      costs: n_g, see `bit_costs`; the weights of each group if left out.
 
     Raises:
-      InputError, ShapeError: no widths, or not of these parameters.
+      InputError, ShapeError: no widths, or not of these parameters; see `bit_costs`.
     """
-    return _average(params, beta)
+    return _average(params, beta, costs)
 
 
 def integrality_penalty(params: PyTree, beta: PartialTree) -> Array:
@@ -223,11 +264,11 @@ def _totals(split: dict[str, Leaf]) -> tuple[int, int]:
     return weights, sum(leaf.count for leaf in split.values())
 
 
-def _average(params: PyTree, values: PartialTree) -> Array:
-    split = leaves(params, values)
-    total, _ = _totals(split)
-    found = jnp.zeros((), jnp.float32)
-    for path, part in trees.by_path(values).items():
-        share = split[path].count * split[path].each / total
-        found = found + share * jnp.asarray(part).astype(jnp.float32).mean()
-    return found
+def _average(
+    params: PyTree, values: PartialTree, costs: PartialTree | None = None
+) -> Array:
+    each = bit_costs(params, values, costs)
+    shares = jnp.asarray(each / each.sum(), jnp.float32)
+    parts = [jnp.asarray(part) for part in trees.by_path(values).values()]
+    found = jnp.concatenate([part.astype(jnp.float32) for part in parts])
+    return (shares * found).sum()

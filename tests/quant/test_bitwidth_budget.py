@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.errors import InputError
+import hw
+from core.errors import InputError, ShapeError
 from core.trees import by_path
-from quant import bitwidth
+from quant import bitwidth, sensitivity
 from quant.quantizers import CHANNEL, TENSOR, Per
+from quant.sensitivity import Sensitivity
 
 PARAMS = {
     "conv": {"kernel": np.zeros((3, 3, 4, 6)), "bias": np.zeros(6)},
@@ -121,6 +123,43 @@ def test_rounding_is_the_best_of_all_when_groups_are_equal(seed, moves):
     assert len(fits) > 3
     assert sum(found) == total
     assert estimate(found) == pytest.approx(min(map(estimate, fits)))
+
+
+def test_a_budget_of_hardware_counts_what_a_bit_costs_there():
+    """Multiply-accumulates by hw's table: few weights of many positions cost most."""
+
+    def network(params, x):
+        x = jax.lax.conv_general_dilated(
+            *(x, params["conv"], (1, 1), "SAME"),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return x.reshape(1, -1) @ params["dense"]
+
+    shapes = {"conv": (3, 3, 1, 2), "dense": (128, 10)}
+    params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    table = hw.workload(network, params, jnp.zeros((1, 8, 8, 1)))
+    macs = dict(zip(table.paths, np.asarray(table.macs), strict=True))
+    costs = {name: macs[name][None] for name in shapes}
+    assert costs == {"conv": [1152], "dense": [1280]}
+    beta = {name: np.array([4.0]) for name in shapes}
+    slopes = {"conv": np.array([-3.0]), "dense": np.array([-30.0])}
+    by_size = bitwidth.round_to_budget(params, beta, slopes, 3.9)
+    by_cycles = bitwidth.round_to_budget(params, beta, slopes, 3.9, costs=costs)
+    assert (by_size["conv"], by_size["dense"]) == ([8], [3])
+    assert (by_cycles["conv"], by_cycles["dense"]) == ([3], [4])
+    found = bitwidth.average_bits(params, by_cycles, costs)
+    assert float(found) == pytest.approx((3 * 1152 + 4 * 1280) / 2432)
+    assert bitwidth.budget_penalty(found, 3.9, 1.0) == 0
+    slope = jax.grad(bitwidth.average_bits, 1)(params, beta, costs)
+    np.testing.assert_allclose(slope["conv"], [1152 / 2432], rtol=1e-6)
+    losses = {"conv": np.array([[9.0, 1.0]]), "dense": np.array([[2.0, 0.0]])}
+    measured = Sensitivity(0.0, losses, (2, 4))
+    greedy = sensitivity.greedy(measured, params, 3.0, costs)
+    assert (greedy["conv"], greedy["dense"]) == ([4], [2])
+    with pytest.raises(InputError, match="whole numbers"):
+        bitwidth.average_bits(params, beta, {n: c / 7 for n, c in costs.items()})
+    with pytest.raises(ShapeError, match="costs of shapes"):
+        bitwidth.average_bits(params, beta, {"conv": costs["conv"]})
 
 
 def test_sizes_count_headers_and_what_stays_float():

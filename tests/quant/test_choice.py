@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from quant import CHANNEL, candidates, choose, promote
+from quant import CHANNEL, candidates, choose, promote, promote_until
 from quant.calibration import LeastError, MaxAbs
 from quant.formats import Flint, PowerOfTwo, SmallFloat, Uniform
 from quant.quantizers import Quantizer
@@ -64,3 +64,22 @@ def test_layers_of_large_error_are_promoted():
     assert promote(errors, 3) == ("b", "c", "d")
     with pytest.raises(InputError, match="count"):
         promote(errors, 5)
+
+
+def test_promotion_ends_at_the_accuracy_or_the_budget():
+    errors = {"a": 0.1, "b": 0.4, "c": 0.4, "d": 0.2}
+    seen = []
+
+    def accuracy(paths):
+        seen.append(paths)
+        return 90.0 + 2 * len(paths)
+
+    assert promote_until(errors, accuracy, 93.0) == ("b", "c")
+    assert seen == [(), ("b",), ("b", "c")]
+    assert promote_until(errors, accuracy, 90.0) == ()
+    assert promote_until(errors, accuracy, 99.0) == ("b", "c", "d", "a")
+    costs = {"a": 1, "b": 5, "c": 5, "d": 6}
+    assert promote_until(errors, accuracy, 99.0, costs, 15) == ("b", "c")
+    assert promote_until(errors, accuracy, 91.0, costs, 15) == ("b",)
+    with pytest.raises(InputError, match="costs"):
+        promote_until(errors, accuracy, 99.0, {"a": 1}, 15)
