@@ -233,7 +233,7 @@ class Flint(Format):
         return Cost(significand, significand - 1)
 
 
-SPECIALS = ("none", "ieee", "one_nan")
+SPECIALS = ("none", "ieee", "one_nan", "fnuz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,14 +241,17 @@ class SmallFloat(Format):
     """Floating point with any share of exponent and mantissa bits, and subnormals.
 
     Ties go to the even word. Beyond the ends, numbers saturate: infinities and NaN have
-    words, but rounding gives none of them.
+    words, but rounding gives none of them. With these specials every float of 4, 6 and
+    8 bits of ml_dtypes is one, but for float8_e8m0fnu, the exponents that other
+    formats' blocks share: it has no 0, and its ends are no normal float32.
 
     Attributes:
       exponent_bits: 1 to 8.
       mantissa_bits: 0 to 7; float32 holds every number of at most 8 and 7.
-      bias: of the exponent; 2**(exponent_bits - 1) - 1 if None.
+      bias: of the exponent; 2**(exponent_bits - 1) - 1 if None, with "fnuz" one more.
       specials: what the highest exponent means: "none", a number as others; "ieee",
-        infinity and NaN; "one_nan", numbers, but for the word of all ones.
+        infinity and NaN; "one_nan", numbers, but for the word of all ones; "fnuz",
+        numbers, NaN being the word of -0.
       signed: whether a sign is stored.
     """
 
@@ -265,6 +268,9 @@ class SmallFloat(Format):
             raise InputError(
                 describe(f"specials={self.specials!r}", f"one of {', '.join(SPECIALS)}")
             )
+        if self.specials == "fnuz" and not self.signed:
+            given = "specials='fnuz', signed=False"
+            raise InputError(describe(given, "signed=True, for the word of -0"))
         largest = np.nanmax(np.where(np.isfinite(v := self.values()), v, np.nan))
         least = 2.0 ** (1 - self.offset - self.mantissa_bits)
         if not (largest < 2.0**127 and least >= 2.0**-125):
@@ -284,7 +290,7 @@ class SmallFloat(Format):
     @property
     def offset(self) -> int:
         """The bias, also where it was left out."""
-        default = 2 ** (self.exponent_bits - 1) - 1
+        default = 2 ** (self.exponent_bits - 1) - int(self.specials != "fnuz")
         return default if self.bias is None else self.bias
 
     def values(self) -> np.ndarray:
@@ -299,7 +305,10 @@ class SmallFloat(Format):
             values = np.where(top, np.where(fraction == 0, np.inf, np.nan), values)
         elif self.specials == "one_nan":
             values = np.where(word == count - 1, np.nan, values)
-        return self._signed(values)
+        values = self._signed(values)
+        if self.specials == "fnuz":
+            values[count] = np.nan
+        return values
 
     def ties_up(self, levels: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Returns which ties go up; see `Format.ties_up`."""

@@ -36,6 +36,7 @@ EVERY = [
     *(SmallFloat(e, m, signed=False) for e in range(1, 8) for m in range(9 - e)),
     SmallFloat(4, 3, specials="one_nan"),
     SmallFloat(5, 2, specials="ieee"),
+    SmallFloat(4, 3, specials="fnuz"),
 ]
 """Every kind of format at every width up to 8 bits."""
 
