@@ -99,8 +99,11 @@ class Config:
         1, "ResNets: stages of C-GaP of about this length", unit="epochs", low=1
     )
     round_epochs: int = option(3, "P-GaP: rounds of this length", unit="epochs", low=1)
-    move_every: int = option(
-        100, "SET, RigL: steps between two moves", unit="steps", low=1
+    lenet300_move_every: int = option(
+        100, "LeNet-300-100: steps between two moves of SET, RigL", unit="steps", low=1
+    )
+    cnn_move_every: int = option(
+        25, "ResNets: steps between two moves of SET, RigL", unit="steps", low=1
     )
     lenet300_str: tuple[float, ...] = option(
         STR_LENET, "STR: where thresholds start before the sigmoid, their weight decay"
@@ -194,7 +197,11 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(
             1.0,
-            {"lenet300_epochs": (9, 3), "lenet300_stage": 1, "move_every": 20},
+            {
+                "lenet300_epochs": (9, 3),
+                "lenet300_stage": 1,
+                "lenet300_move_every": 20,
+            },
         ),
         "full": Mode(
             40.0,
@@ -217,6 +224,7 @@ EXPERIMENT = Experiment(
                 "cnn_ablation": ("c_gap_1", "c_gap_6", "c_gap_random"),
                 "cnn_epochs": (120, 40),
                 "cnn_stage": 10,
+                "cnn_move_every": 100,
                 "round_epochs": 10,
             },
             device="a GPU, estimated",

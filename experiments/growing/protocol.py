@@ -253,17 +253,17 @@ class Protocol:
         return init_state(self.model, optax.sgd(0.0), key, self.shape)
 
     def _phase(self, density: float) -> Phase:
-        config, per_epoch = self.config, self.steps_per_epoch
-        epochs, _ = config.of(self.network, "epochs")
+        config, network, per_epoch = self.config, self.network, self.steps_per_epoch
+        epochs, _ = config.of(network, "epochs")
         return Phase(
-            rules=tuple(self.network.rules(density)) if density < 1 else (),
+            rules=tuple(network.rules(density)) if density < 1 else (),
             steps=epochs * per_epoch,
             learning_rate=config.learning_rate,
-            every=config.move_every,
-            stage=config.of(self.network, "stage") * per_epoch,
+            every=config.of(network, "move_every"),
+            stage=config.of(network, "stage") * per_epoch,
             round=config.round_epochs * per_epoch,
             kappa=config.kappa,
-            decay=config.of(self.network, "str")[1],
+            decay=config.of(network, "str")[1],
         )
 
     def _groups(self, density: float) -> gap.Partition:

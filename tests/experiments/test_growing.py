@@ -93,6 +93,18 @@ def test_modes_train_what_is_judged_at_equal_budgets(mode):
             assert first % config.round_epochs == 0
 
 
+@pytest.mark.parametrize("mode", experiment.EXPERIMENT.modes)
+def test_rivals_move_as_often_as_cycles_change_groups(mode):
+    config = build(experiment.Config, experiment.EXPERIMENT.modes[mode].overrides)
+    for name in config.networks:
+        network = networks.NETWORKS[name]
+        examples = config.of(network, "examples") or 5_000
+        epochs, _ = config.of(network, "epochs")
+        steps = examples // config.batch_size * epochs
+        moves = (steps - 1) // config.of(network, "move_every")
+        assert moves >= epochs // config.of(network, "stage")
+
+
 def test_a_cycle_fills_the_phase_whatever_the_number_of_groups():
     for kappa in (1, 2, 3, 6):
         rounds = phase().rounds(kappa)
