@@ -16,6 +16,9 @@ from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
 from gap.masks import targets
 
+_COLLECTIONS = ("params", "batch_stats")
+"""flax's names of trees that have the same layers: no layer of a path."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
@@ -63,7 +66,8 @@ class Partition:
 
         A leaf of no group (a bias, a norm) goes with the leaf of a group that shares
         the longest beginning of its path with it, the first such group if there are
-        several; one that shares nothing goes with group 0.
+        several; one that shares nothing goes with group 0. flax's "params" and
+        "batch_stats" in front of a path count for nothing.
 
         Args:
           tree: parameters, or another tree with such paths, as of batch statistics.
@@ -76,13 +80,19 @@ class Partition:
         # A flat dict of the leaves: `None`s of a partial tree are none.
         given = core_rules.match(rules, dict.fromkeys(names, 0))
         known = [
-            (name.split("/"), i) for i, part in enumerate(self.parts) for name in part
+            (_layers(name), i) for i, part in enumerate(self.parts) for name in part
         ]
         found = [
-            _owner(name.split("/"), known) if given[name] is None else given[name]
+            _owner(_layers(name), known) if given[name] is None else given[name]
             for name in names
         ]
         return jax.tree.unflatten(treedef, found)
+
+
+def _layers(name: str) -> list[str]:
+    """The parts of a path, without the name of a collection in front."""
+    parts = name.split("/")
+    return parts[1:] if len(parts) > 1 and parts[0] in _COLLECTIONS else parts
 
 
 def _owner(path: list[str], known: list[tuple[list[str], int]]) -> int:

@@ -110,6 +110,17 @@ def test_biases_and_norms_belong_to_the_group_of_their_block():
     assert partition.owners(statistics)["b2"]["bn1"]["mean"] == 1
 
 
+def test_statistics_go_with_their_layers_under_the_names_of_collections():
+    """As flax gives them; from the first copy they would belong to other weights."""
+    partition = gap.Partition((("b1/conv1/kernel",), ("b2/conv1/kernel",)))
+    layers = {"b1": {"bn1": jnp.ones(2)}, "b2": {"bn1": jnp.ones(2)}}
+    owners = partition.owners({"batch_stats": layers})["batch_stats"]
+    assert (owners["b1"]["bn1"], owners["b2"]["bn1"]) == (0, 1)
+    prefixed = gap.Partition((("params/b1/conv1",), ("params/b2/conv1",)))
+    both = prefixed.owners({"params": layers, "batch_stats": layers})
+    assert both["params"] == both["batch_stats"] == owners
+
+
 @pytest.mark.parametrize("parts", [(), ((),), (("a",), ("a",))])
 def test_parts_that_are_no_partition_are_refused(parts):
     with pytest.raises(InputError, match="parts"):
