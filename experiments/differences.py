@@ -1,8 +1,9 @@
 """Comparing two means over seeds, with the error that the comparison has.
 
-Both sides were trained with the same seeds (the same initial weights, the same order of
-images), so differences are taken seed by seed. A claim is judged by one of three rules,
-which every row that uses one repeats in its report:
+Both sides were trained with the same seeds, so differences are taken seed by seed: they
+share the initial weights, and the order of images where an experiment's protocol says
+so. A claim is judged by one of three rules, which every row that uses one repeats in
+its report:
 
 - "better" holds if the mean difference > 2 standard errors.
 - "at least equal" holds if the mean difference >= -(its standard error).

@@ -1,8 +1,9 @@
 """Training and pruning at equal budgets, and the time that packed networks take.
 
 Each seed trains one dense network. Every method and rate prunes it gradually while it
-trains on, for the same number of epochs; so does the dense control. Times are of whole
-networks on the test images, and of one wide layer with random weights.
+trains on, for the same number of epochs on the same order of images; so does the dense
+control. Times are of whole networks on the test images, and of one wide layer with
+random weights.
 """
 
 import functools
@@ -106,7 +107,8 @@ class Protocol:
             epoch,
             self.train,
             self.config.epochs[1],
-            key=stage_key(trial.seed, trial.stage),
+            # Of a seed, the same order of images for all.
+            key=stage_key(trial.seed, f"{network.name}-prune"),
             watch=functools.partial(self._watch, network),
             finish=finish,
         )

@@ -20,7 +20,7 @@ import gap
 from core.errors import unknown_name
 from core.rules import Rules
 from core.types import Array, PyTree
-from experiments.data import Split
+from experiments.data import Split, normalize
 from experiments.training import TrainState
 from experiments.training.epoch import Epoch
 
@@ -86,23 +86,26 @@ def _rigl(phase: Phase, key: Array, _: PyTree) -> optax.GradientTransformation:
     )
 
 
-def groups_of(method: str, phase: Phase, params: PyTree) -> gap.Partition:
+def groups_of(
+    method: str, phase: Phase, params: PyTree, key: Array | None = None
+) -> gap.Partition:
     """Returns the groups of a method of grow-and-prune.
 
     Args:
       method: "p_gap", or "c_gap" with the number of groups or "random" behind it.
       phase: of the method.
       params: the parameters; only paths and shapes are used.
+      key: for groups at random.
     """
     suffix = method.removeprefix("c_gap_")
     kappa = int(suffix) if suffix.isdigit() else phase.kappa
     by = "random" if suffix == "random" else "depth"
-    return gap.partition(params, phase.rules, kappa, by=by, key=jax.random.key(0))
+    return gap.partition(params, phase.rules, kappa, by=by, key=key)
 
 
 def _cycle(method: str) -> Maker:
     def make(phase: Phase, key: Array, params: PyTree) -> optax.GradientTransformation:
-        groups = groups_of(method, phase, params)
+        groups = groups_of(method, phase, params, key)
         rounds = phase.rounds(groups.kappa)
         return gap.cyclic(
             _adam(phase),
@@ -138,7 +141,7 @@ TITLES = {
     "gmp": "GMP",
     "set": "SET",
     "rigl": "RigL",
-    "str": "STR",
+    "str": "STR at its own density, then magnitude",
     "c_gap": "C-GaP",
     "p_gap": "P-GaP",
     "c_gap_1": "C-GaP, one group",
@@ -231,19 +234,76 @@ def combined(state: TrainState, rules: Rules, groups: gap.Partition) -> TrainSta
     return TrainState(state.step[0], params, model_state, masks)
 
 
-def epoch_of_copies(epoch: Epoch, phase: Phase, groups: gap.Partition) -> Epoch:
+Measure = Callable[[TrainState, Split, Array], TrainState]
+"""(state, images, key) -> state with statistics of batch norms measured anew."""
+
+
+def make_measure(
+    model: nn.Module,
+    *,
+    batch_size: int,
+    mean: Any,
+    std: Any,
+    augment: Callable[[Array, Array], Array] | None = None,
+) -> Measure:
+    """Returns the function that measures statistics over the batches of an epoch.
+
+    They run on from what the state has, as in training, but with fixed weights: of n
+    batches a share of 0.9^n of the old ones is left.
+
+    Args:
+      model: of `TrainState.params`.
+      batch_size: images at once.
+      mean: of the training pixels.
+      std: likewise.
+      augment: of the images of a batch, as in training.
+    """
+
+    def measure(state: TrainState, split: Split, key: Array) -> TrainState:
+        images = jnp.asarray(split.images)
+        steps = len(images) // batch_size
+        order_key, augment_key = jax.random.split(key)
+        order = jax.random.permutation(order_key, len(images))
+
+        def body(model_state: PyTree, batch: tuple[Array, Array]):
+            index, chosen = batch
+            part = images[chosen]
+            if augment is not None:
+                part = augment(jax.random.fold_in(augment_key, index), part)
+            _, model_state = model.apply(
+                {"params": state.params, **model_state},
+                normalize(part, mean, std),
+                train=True,
+                mutable=list(model_state),
+            )
+            return model_state, None
+
+        batches = order[: steps * batch_size].reshape(steps, batch_size)
+        found, _ = lax.scan(body, state.model_state, (jnp.arange(steps), batches))
+        return state._replace(model_state=found)
+
+    return measure
+
+
+def epoch_of_copies(
+    epoch: Epoch,
+    phase: Phase,
+    groups: gap.Partition,
+    measure: Measure = lambda state, *_: state,
+) -> Epoch:
     """Returns an epoch of every copy in turn, with the end of a round where one is.
 
     Args:
       epoch: of one copy.
       phase: of the method.
       groups: the partition.
+      measure: what is done to the combined network, whose activations no copy had.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def finish(state: TrainState) -> TrainState:
+    def finish(state: TrainState, split: Split, key: Array) -> TrainState:
         def renew(state: TrainState) -> TrainState:
-            whole = combined(state, phase.rules, groups)
+            whole = measure(combined(state, phase.rules, groups), split, key)
             return copies_of(whole, phase, groups, whole.opt_state, state.opt_state)
 
         ended = state.step[0] % phase.round == 0
@@ -257,6 +317,6 @@ def epoch_of_copies(epoch: Epoch, phase: Phase, groups: gap.Partition) -> Epoch:
             for i in range(groups.kappa)
         ]
         state, metrics = jax.tree.map(lambda *x: jnp.stack(x), *done)
-        return finish(state), jax.tree.map(jnp.mean, metrics)
+        return finish(state, split, key), jax.tree.map(jnp.mean, metrics)
 
     return train

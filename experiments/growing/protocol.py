@@ -2,7 +2,7 @@
 
 Each seed draws one network. In the first phase a method trains it and chooses weights;
 in the second all are fine-tuned with fixed masks by a fresh Adam whose rate decays.
-Every method gets the same number of steps in both.
+Every method gets the same number of steps in both, on the same order of images.
 """
 
 import functools
@@ -116,8 +116,8 @@ class Protocol:
             for density in config.of(network, "densities"):
                 for method in config.of(network, "methods"):
                     yield Trial(seed, method, density)
-            for method in config.of(network, "ablation"):
-                yield Trial(seed, method, config.ablation_density(network))
+            for method in config.ablation_of(network, seed, self.run.seeds):
+                yield Trial(seed, method, config.ablation_density)
 
     def run_trial(self, trial: Trial) -> dict[str, Any]:
         """Runs both phases; returns the result of the second and account of the first.
@@ -139,7 +139,7 @@ class Protocol:
             self._epoch("tune", 1.0),
             self.train,
             epochs,
-            key=stage_key(trial.seed, stage),
+            key=self._order(trial.seed, "tune"),
             watch=functools.partial(self._watch, "tune"),
             finish=functools.partial(self._finish, trial),
         )
@@ -153,9 +153,10 @@ class Protocol:
             "reached": found.reached,
         }
 
-    def peak(self, method: str, density: float) -> float:
+    def peak(self, trial: Trial) -> float:
         """Returns the largest share of prunable weights active at once in a cycle."""
-        groups = methods.groups_of(method, self._phase(density), self.shapes)
+        density, key = trial.density, stage_key(trial.seed, "masks")
+        groups = methods.groups_of(trial.method, self._phase(density), self.shapes, key)
         wanted = gap.targets(self.shapes, self.network.rules(density))
         shapes = {k: w.shape for k, w in trees.by_path(self.shapes).items()}
         sizes = {k: math.prod(shapes[k]) for k in trees.paths(wanted)}
@@ -215,10 +216,11 @@ class Protocol:
             self.run,
             stage,
             state,
-            self._epoch(method, trial.density),
+            # Groups at random are another program for every seed.
+            self._epoch(method, trial.density, seed * method.endswith("random")),
             self.train,
             self.config.of(self.network, "epochs")[0],
-            key=stage_key(seed, stage),
+            key=self._order(seed, "grow"),
             watch=functools.partial(self._watch, method),
         )
         return state
@@ -243,7 +245,7 @@ class Protocol:
             self._epoch("p_gap", trial.density),
             self.train,
             self.config.of(self.network, "epochs")[0],
-            key=stage_key(trial.seed, stage),
+            key=self._order(trial.seed, "grow"),
             watch=watch,
         )
         return state
@@ -251,6 +253,10 @@ class Protocol:
     def _make_initial(self, seed: int) -> TrainState:
         key = stage_key(seed, f"{self.network.name}-init")
         return init_state(self.model, optax.sgd(0.0), key, self.shape)
+
+    def _order(self, seed: int, part: str) -> jax.Array:
+        """The key of a phase: it orders the images, and knows no method."""
+        return stage_key(seed, f"{self.network.name}-{part}")
 
     def _phase(self, density: float) -> Phase:
         config, network, per_epoch = self.config, self.network, self.steps_per_epoch
@@ -279,26 +285,31 @@ class Protocol:
         steps = self.config.of(self.network, "epochs")[1] * self.steps_per_epoch
         return decayed_adam(self.config.learning_rate, steps, 0.01)
 
-    def _make_epoch(self, method: str, density: float) -> Any:
+    def _make_epoch(self, method: str, density: float, seed: int = 0) -> Any:
         """The compiled epoch; keys and masks are in the state, so seeds share it."""
         if method == "tune":
             tx = gap.masked(self._tuning(), {})
         else:
-            tx = self._optimizer(method, density, 0)
+            tx = self._optimizer(method, density, seed)
+        common: dict[str, Any] = {
+            "batch_size": self.config.batch_size,
+            "mean": self.dataset.mean,
+            "std": self.dataset.std,
+            "augment": self.network.augment,
+        }
         epoch = make_epoch(
             methods.Thresholded(self.model) if method == "str" else self.model,
             tx,
-            batch_size=self.config.batch_size,
-            mean=self.dataset.mean,
-            std=self.dataset.std,
             weight_decay=self.config.weight_decay,
-            augment=self.network.augment,
+            **common,
         )
         if method != "p_gap":
             return epoch
-        return methods.epoch_of_copies(
-            epoch, self._phase(density), self._groups(density)
-        )
+        parts = epoch, self._phase(density), self._groups(density)
+        if not self._initial(0).model_state:
+            return methods.epoch_of_copies(*parts)
+        measure = methods.make_measure(self.model, **common)
+        return methods.epoch_of_copies(*parts, measure)
 
     def _make_evaluate(self, thresholds: bool) -> Any:
         return make_evaluate(

@@ -88,6 +88,7 @@ def test_modes_train_what_is_judged_at_equal_budgets(mode):
         assert not experiment.is_judged(config, network, examples - 1)
         if judged:  # every stage and round is whole
             assert len(config.seeds_of(network, chosen.seeds)) >= 3
+            assert set(config.of(network, "methods")) == set(experiment.ALL)
             first, _ = config.of(network, "epochs")
             assert first % (config.of(network, "stage") * config.kappa) == 0
             assert first % config.round_epochs == 0
@@ -150,7 +151,7 @@ def test_copies_are_combined_and_grown_anew_at_the_end_of_a_round(key):
     # An epoch of 4 steps that adds to every active weight the number of its copy.
     def epoch(state, split, key):
         masks = state.opt_state.masks
-        own = state.model_state["copy"]
+        own = state.model_state["batch_stats"]["fc1"]["copy"]
         add = trees.map_partial(
             lambda m, w: w + jnp.where(m, own, 0.0), masks, state.params,
             absent=lambda w: w + own,
@@ -159,14 +160,21 @@ def test_copies_are_combined_and_grown_anew_at_the_end_of_a_round(key):
 
     groups = gap.partition(SHAPES, phase().rules, 3)
     masks = gap.random_masks(key, SHAPES, phase().rules)
-    start = TrainState(jnp.zeros((), jnp.int32), SHAPES, {"copy": jnp.zeros(())}, ())
+    statistics = {"batch_stats": {"fc1": {"copy": jnp.zeros(())}}}
+    start = TrainState(jnp.zeros((), jnp.int32), SHAPES, statistics, ())
     state = methods.copies_of(start, phase(), groups, masks)
-    state = state._replace(model_state={"copy": jnp.arange(3.0)})
-    train = methods.epoch_of_copies(epoch, phase(), groups)
+    statistics = {"batch_stats": {"fc1": {"copy": jnp.arange(3.0)}}}
+    state = state._replace(model_state=statistics)
+    # The combined network's activations are no copy's: statistics are measured anew.
+    measured = {"batch_stats": {"fc1": {"copy": jnp.full((), 7.0)}}}
+    train = methods.epoch_of_copies(
+        epoch, phase(), groups, lambda s, *_: s._replace(model_state=measured)
+    )
     state, metrics = train(state, None, key)
     assert float(metrics["loss"]) == 1.0
     np.testing.assert_array_equal(state.params["fc1"]["bias"][:, 0], [1.0, 2.0, 3.0])
     state, _ = train(state, None, key)  # the end of the round: 8 steps
+    assert state.model_state["batch_stats"]["fc1"]["copy"].tolist() == [7.0] * 3
     for i in range(3):
         layer = state.params[f"fc{i + 1}"]
         np.testing.assert_array_equal(layer["bias"], np.full((3, 6), 1.0 + 2 * i))
@@ -224,6 +232,31 @@ def test_claims_are_judged_by_the_error_of_paired_differences(tmp_path):
         report(tmp_path, few),
     ):
         assert unjudged[set_, "C-GaP"].holds is None
+
+
+def test_other_groups_are_compared_over_the_seeds_they_have(tmp_path):
+    found = fake({"dense": 98, "c_gap": 95}) | fake({"c_gap_1": 90}, seeds=(0,))
+    rows = report(tmp_path, found)
+    lead = rows["accuracy above C-GaP, one group", "C-GaP"]
+    assert lead.measured == pytest.approx(95 - 0.5 - 90)
+    assert lead.holds is None
+    assert "one seed" in lead.setting
+    one = next(
+        r
+        for r in rows.values()
+        if (r.metric, r.measured) == ("accuracy", pytest.approx(90))
+    )
+    assert one.std is None
+    config = build(experiment.Config, experiment.EXPERIMENT.modes["full"].overrides)
+    chosen = [config.ablation_of(networks.RESNET8, seed, (0, 1, 2)) for seed in (0, 1)]
+    assert chosen == [experiment.ABLATION, ()]
+    assert config.ablation_of(networks.LENET300, 0, (0, 1, 2)) == ()
+    params = {f"fc{i}": SHAPES["fc1"] for i in range(6)}
+    drawn = {
+        methods.groups_of("c_gap_random", phase(), params, jax.random.key(s)).parts
+        for s in range(3)
+    }
+    assert len(drawn) == 3
 
 
 def test_exploration_holds_at_all_weights_alone(tmp_path):
