@@ -54,11 +54,10 @@ def accuracy_rows(found: Found, config: Any, judged: bool = True) -> Iterable[Ro
             for method in config.methods:
                 block = block_of(method, config.block)
                 mean, std = accuracies(found, network, method, rate, block)
-                name = TITLES[method] + (f" {block}x{block}" if block else "")
-                setting = f"{title}, {rate:g}x, {name}"
+                setting = f"{title}, {rate:g}x, {_named(method, block)}"
                 yield Row("accuracy", setting, mean, std, dense, None, "%")
             yield from _differences(found, network, rate, config, judged)
-        yield from _kept_rows(found, network, title, config)
+        yield from _kept_rows(found, network, title)
 
 
 def _differences(
@@ -85,20 +84,20 @@ def _differences(
         )
 
 
-def _kept_rows(found: Found, network: str, title: str, config: Any) -> Iterable[Row]:
-    """The rates that rounding to whole inputs and filters left."""
-    for rate in config.rates:
-        for method in config.methods:
-            block = block_of(method, config.block)
-            results = [
-                r
-                for t, r in found.items()
-                if (t.network, t.method, t.rate, t.block)
-                == (network, method, rate, block)
-            ]
-            kept, size = results[0]["kept"], results[0]["size"]
-            setting = f"{title}, {rate:g}x, {TITLES[method]}"
-            yield Row("rate, counted from masks", setting, size / kept, unit="x")
+def _named(method: str, block: int) -> str:
+    return TITLES[method] + (f" {block}x{block}" if block else "")
+
+
+def _kept_rows(found: Found, network: str, title: str) -> Iterable[Row]:
+    """The rates that rounding to whole inputs and filters left, also by block."""
+    arms = {}
+    for trial, result in found.items():
+        if trial.network == network and trial.method != "dense":
+            arms.setdefault((trial.rate, trial.method, trial.block), result)
+    for (rate, method, block), result in arms.items():
+        setting = f"{title}, {rate:g}x, {_named(method, block)}"
+        counted = result["size"] / result["kept"]
+        yield Row("rate, counted from masks", setting, counted, unit="x")
 
 
 def time_rows(

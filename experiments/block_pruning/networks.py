@@ -10,7 +10,8 @@ import numpy as np
 
 from core.rules import Rules
 from core.types import Array, ArrayLike, PyTree
-from gap import Target, packed
+from gap import packed
+from gap.allocation import by_density, prunable
 
 Pack = Callable[[ArrayLike, ArrayLike], packed.Packed]
 
@@ -96,9 +97,19 @@ class Network:
     run: Callable[[PyTree, Array], Array]
     run_scipy: Callable[[PyTree, np.ndarray], np.ndarray]
 
-    def rules(self, rate: float, pattern: Any) -> Rules:
-        """Returns the rules that keep 1 / rate of each pruned kernel."""
-        return [(self.pruned, Target(density=1 / rate, pattern=pattern))]
+    def rules(self, rate: float, pattern: Any, params: PyTree) -> Rules:
+        """Returns the rules that keep the nearest to 1 / rate of each pruned kernel.
+
+        Of its weights, not of its units: a border block of BCR keeps more of its own.
+
+        Args:
+          rate: weights over weights kept.
+          pattern: of the kept ones.
+          params: only paths and shapes are used.
+        """
+        leaves = prunable(params, [(self.pruned, True)])
+        shares = [1 / rate] * len(leaves)
+        return by_density(leaves, shares, pattern)
 
 
 NETWORKS = {

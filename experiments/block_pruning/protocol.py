@@ -218,7 +218,9 @@ class Protocol:
         elif method != "dense":
             end = max(steps // 2, 1)
             schedule = gap.Cubic(0, end, max(end // 20, 1))
-            rules = network.rules(rate, pattern_of(method, block))
+            rules = network.rules(
+                rate, pattern_of(method, block), self._shapes(network)
+            )
             optimizer = gap.prune(optimizer, rules, schedule)
         epoch = make_epoch(
             models.create(network.model),
@@ -228,6 +230,12 @@ class Protocol:
             std=self.dataset.std,
         )
         return optimizer, epoch
+
+    def _shapes(self, network: Network) -> Any:
+        model = models.create(network.model)
+        images = jnp.zeros((1, *self.train.images.shape[1:]), jnp.float32)
+        init = functools.partial(model.init, train=False)
+        return jax.eval_shape(init, jax.random.key(0), images)["params"]
 
     def _watch(self, network: Network, state: TrainState) -> dict[str, jax.Array]:
         test = self._evaluate(network)(state.params, state.model_state, self.test)

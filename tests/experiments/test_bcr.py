@@ -20,7 +20,8 @@ def test_packed_networks_are_the_pruned_ones(name, key):
     model = models.create(network.model)
     shape = models.MODELS[network.model].input_shape
     x = jax.random.normal(key, (3, *shape))
-    rules = network.rules(8.0, gap.Unstructured())
+    sizes = jax.eval_shape(model.init, key, x)["params"]
+    rules = network.rules(8.0, gap.Unstructured(), sizes)
 
     @jax.jit
     def prune(key):
@@ -47,6 +48,35 @@ def test_packed_networks_are_the_pruned_ones(name, key):
     y = network.run_scipy(form, np.asarray(x).reshape(3, -1).T)
     assert y.dtype == np.float32
     np.testing.assert_allclose(y.T, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(networks.NETWORKS))
+@pytest.mark.parametrize("method", ["bcr", "filter"])
+def test_patterns_keep_as_many_weights_whatever_the_block(name, method):
+    """Blocks at the border keep all they have: a density of units kept a third more."""
+    network = networks.NETWORKS[name]
+    shape = (1, *models.MODELS[network.model].input_shape)
+    model = models.create(network.model)
+    params = jax.eval_shape(model.init, jax.random.key(0), np.ones(shape))["params"]
+    leaves = trees.by_path(params)
+    for block in (16, 32, 64, 128):
+        rules = network.rules(8.0, methods.pattern_of(method, block), params)
+        targets = trees.by_path(gap.targets(params, rules))
+        size = sum(leaves[path].size for path in targets)
+        kept = sum(t.weights(leaves[path].shape) for path, t in targets.items())
+        assert size / kept == pytest.approx(8.0, rel=0.06)
+
+
+def test_every_block_has_a_counted_rate():
+    config, values = found(96.0, 95.0)
+    values[Trial("lenet300", 0, "bcr", 8.0, 64)] = {
+        "accuracy": 95.5,
+        "kept": 10,
+        "size": 70,
+    }
+    rows = {(r.metric, r.setting): r for r in claims.accuracy_rows(values, config)}
+    setting = "LeNet-300-100, 8x, BCR 64x64"
+    assert rows["rate, counted from masks", setting].measured == 7.0
 
 
 def test_trials_are_listed_once_and_start_with_the_control():
@@ -83,7 +113,8 @@ def test_accuracy_claims_need_two_standard_errors(bcr, holds):
     assert "3 seeds, s.e. 0.29" in lead.setting
     row = rows["accuracy", "LeNet-300-100, 8x, BCR 16x16"]
     assert row.baseline == pytest.approx(98.0)
-    assert rows["rate, counted from masks", "LeNet-300-100, 8x, BCR"].measured == 8.0
+    setting = "LeNet-300-100, 8x, BCR 16x16"
+    assert rows["rate, counted from masks", setting].measured == 8.0
     assert [r.holds for r in rows.values()].count(None) == len(rows) - 1
 
 
