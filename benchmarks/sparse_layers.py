@@ -126,6 +126,8 @@ def _jitted(
 
 
 def _gather(x: jax.Array, form: packed.PackedBlocks) -> jax.Array:
+    if form.inputs is None:  # nothing to gather
+        return jnp.tile(x, (len(form.values), 1))
     return moves.spread(x, form.inputs.reshape(-1), form.readers)
 
 

@@ -72,6 +72,7 @@ TITLES = {
     "bcr": "BCR",
     "bcr_inputs": "BCR of inputs",
     "filter": "filter",
+    "compact": "filter, compact",
 }
 
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gap
+from core import trees
 from core.rules import Rules
 from core.types import Array, ArrayLike, PyTree
 from gap import packed
@@ -23,6 +25,18 @@ def _lenet300(params: PyTree, masks: PyTree, pack: Pack) -> PyTree:
         keep = np.ones(w.shape, bool) if mask is None else mask
         layers.append((pack(w, keep), params[name]["bias"][:, None]))
     return layers
+
+
+def _compact_lenet300(params: PyTree, masks: PyTree, pack: Pack) -> PyTree:
+    def forward(params: PyTree, x: Array) -> Array:
+        for name in ("fc1", "fc2", "fc3"):
+            x = x @ params[name]["kernel"] + params[name]["bias"][None]
+            x = x if name == "fc3" else jnp.maximum(x, 0.0)
+        return x
+
+    images = jnp.zeros((2, params["fc1"]["kernel"].shape[0]), jnp.float32)
+    small = gap.compact(forward, params, masks, images).params
+    return _lenet300(small, trees.map_partial(lambda _: None, small), pack)
 
 
 def _run_lenet300(layers: PyTree, x: Array) -> Array:
@@ -87,6 +101,8 @@ class Network:
       pack: parameters, masks and a packing function to what `run` takes.
       run: that and float [784, b] to logits [10, b].
       run_scipy: the same in numpy, from forms of `methods.pack_scipy`.
+      compact: as `pack`, of the network without its pruned filters; None where they
+        cannot leave, for the gates of a GRU share its state.
     """
 
     name: str
@@ -96,6 +112,7 @@ class Network:
     pack: Callable[[PyTree, PyTree, Pack], PyTree]
     run: Callable[[PyTree, Array], Array]
     run_scipy: Callable[[PyTree, np.ndarray], np.ndarray]
+    compact: Callable[[PyTree, PyTree, Pack], PyTree] | None = None
 
     def rules(self, rate: float, pattern: Any, params: PyTree) -> Rules:
         """Returns the rules that keep the nearest to 1 / rate of each pruned kernel.
@@ -123,6 +140,7 @@ NETWORKS = {
             _lenet300,
             _run_lenet300,
             _scipy_lenet300,
+            _compact_lenet300,
         ),
         Network("gru", "gru", "GRU-128", r"gru1/.*/kernel", _gru, _run_gru, _scipy_gru),
     )

@@ -18,7 +18,13 @@ import optax
 import gap
 from core import trees
 from experiments import data, models
-from experiments.block_pruning.methods import block_of, pack_scipy, packer, pattern_of
+from experiments.block_pruning.methods import (
+    block_of,
+    pack_scipy,
+    pack_whole,
+    packer,
+    pattern_of,
+)
 from experiments.block_pruning.networks import (
     NETWORKS,
     Network,
@@ -70,11 +76,6 @@ def trials(config: Any, network: str, seeds: Sequence[int]) -> Iterator[Trial]:
         yield from dict.fromkeys(wanted)
 
 
-def scipy_key(stage: str) -> str:
-    """Returns the key of the time that scipy's CSR takes for the same weights."""
-    return f"{stage}-scipy"
-
-
 class Protocol:
     """Trains and times trials on one data set in a run's work folder."""
 
@@ -116,6 +117,8 @@ class Protocol:
     def time_networks(self, states: Mapping[Trial, TrainState]) -> dict[str, Any]:
         """Returns milliseconds of trained networks by stage name and batch.
 
+        With "-scipy" behind a name, of the same weights in scipy's CSR; with "-compact"
+        of the dense network without the pruned filters, where they can leave.
         Networks of one kind are called in turns, so that a slow moment hits all.
         """
         name = next(iter(states)).network
@@ -132,9 +135,12 @@ class Protocol:
                 pack = packer(trial.method, trial.block)
                 form = network.pack(state.params, _masks(state), pack)
                 calls[trial.stage] = functools.partial(run, form, part)
+                if trial.method == "filter" and network.compact:
+                    form = network.compact(state.params, _masks(state), pack_whole)
+                    calls[f"{trial.stage}-compact"] = functools.partial(run, form, part)
                 if trial.method == "unstructured":
                     form = network.pack(state.params, _masks(state), pack_scipy)
-                    calls[scipy_key(trial.stage)] = functools.partial(
+                    calls[f"{trial.stage}-scipy"] = functools.partial(
                         network.run_scipy, in_numpy(form), np.asarray(part)
                     )
             seconds = packed.time_in_turns(list(calls.values()), self.config.turns)

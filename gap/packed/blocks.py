@@ -46,7 +46,8 @@ class PackedBlocks:
 
     Attributes:
       values: float [p, n_out, n_in].
-      inputs: row of the GEMM view of each column of a matrix, [p, n_in].
+      inputs: row of the GEMM view of each column of a matrix, [p, n_in]; None if they
+        are all, in order, as where only outputs are pruned.
       readers: `moves.invert` of `inputs`, [r, rows]; None for many readers.
       outputs: column of the GEMM view of each row of a matrix, [p, n_out], `cols` for
         padding; None if they are 0, 1, 2, ... in order.
@@ -57,7 +58,7 @@ class PackedBlocks:
     """
 
     values: Array
-    inputs: Array
+    inputs: Array | None
     readers: Array | None
     outputs: Array | None
     writers: Array | None
@@ -70,9 +71,12 @@ class PackedBlocks:
         values = moves.frozen(self.values, self.keep).astype(x.dtype)
         p, n_out, n_in = values.shape
         batch = x.shape[1]
-        taken = moves.spread(x, self.inputs.reshape(-1), self.readers)
-        y = jnp.einsum("poi,pib->pob", values, taken.reshape(p, n_in, batch))
-        y = y.reshape(p * n_out, batch)
+        if self.inputs is None:
+            y = values.reshape(p * n_out, n_in) @ x
+        else:
+            taken = moves.spread(x, self.inputs.reshape(-1), self.readers)
+            y = jnp.einsum("poi,pib->pob", values, taken.reshape(p, n_in, batch))
+            y = y.reshape(p * n_out, batch)
         cols = view_of(self).cols
         if self.outputs is None:
             return y[:cols]
@@ -82,13 +86,15 @@ class PackedBlocks:
     def dense(self) -> Array:
         """Returns the kernel with its zeros."""
         view = view_of(self)
-        p, n_out, _ = self.values.shape
-        outputs = self.outputs
+        p, n_out, n_in = self.values.shape
+        inputs, outputs = self.inputs, self.outputs
+        if inputs is None:
+            inputs = jnp.arange(n_in, dtype=jnp.int32)[None]
         if outputs is None:
             outputs = jnp.arange(p * n_out, dtype=jnp.int32).reshape(p, n_out)
         values = moves.frozen(self.values, self.keep)
         matrix = jnp.zeros((view.rows, view.cols), self.values.dtype)
-        place = self.inputs[:, None, :], outputs[:, :, None]
+        place = inputs[:, None, :], outputs[:, :, None]
         return from_matrix(matrix.at[place].add(values, mode="drop"), self.shape)
 
     def index_bytes(self) -> int:
@@ -96,7 +102,7 @@ class PackedBlocks:
         outputs = 0 if self.writers is None else self.writers.nbytes
         if self.writers is None and self.outputs is not None:
             outputs = self.outputs.nbytes
-        return self.inputs.nbytes + outputs
+        return outputs + (0 if self.inputs is None else self.inputs.nbytes)
 
 
 def pack_blocks(
@@ -169,8 +175,7 @@ def pack_blocks(
     check_kept(values)
     return PackedBlocks(
         jnp.asarray(values),
-        jnp.asarray(np.where(inputs.valid, inputs.index, 0).astype(np.int32)),
-        _inverse(inputs.index, inputs.valid, rows),
+        *_sources(inputs, rows),
         *_destinations(outputs, cols, renamed),
         None if keep.all() else jnp.asarray(keep),
         kernel.shape,
@@ -249,6 +254,15 @@ def _fill(
 def _inverse(index: np.ndarray, valid: np.ndarray, size: int) -> Array | None:
     found = moves.invert(np.where(valid, index, -1).ravel(), size)
     return None if found is None else jnp.asarray(found)
+
+
+def _sources(inputs: _Listed, rows: int) -> tuple[Array | None, Array | None]:
+    """`inputs` and `readers` of a `PackedBlocks`."""
+    every = inputs.index.shape[1] == rows and inputs.valid.all()
+    if every:  # they ascend, so they are 0, 1, 2, ... in each matrix
+        return None, None
+    index = np.where(inputs.valid, inputs.index, 0).astype(np.int32)
+    return jnp.asarray(index), _inverse(inputs.index, inputs.valid, rows)
 
 
 def _destinations(

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-import gap
 from core import trees
 from experiments import bcr, data, models
 from experiments import gap as experiment
+from experiments.block_pruning import networks as blocks
 from experiments.block_pruning import protocol as block_protocol
+from experiments.block_pruning.methods import pack_whole
 from experiments.growing import methods as growing
 from experiments.growing import networks, protocol
 from experiments.models.norm import BatchNorm
@@ -159,7 +160,7 @@ def test_pruned_blocks_resume_and_share_the_order_of_images(
     small = models.LeNet300(hidden=(16, 8))
     monkeypatch.setattr(models, "create", lambda *_: small)
     config = bcr.Config(
-        methods=("unstructured", "bcr"),
+        methods=("unstructured", "bcr", "filter"),
         rates=(4.0,),
         blocks=(8,),
         block=8,
@@ -188,8 +189,16 @@ def test_pruned_blocks_resume_and_share_the_order_of_images(
         for path, mask in trees.by_path(masks).items():
             assert not np.any(np.asarray(trees.by_path(state.params)[path])[~mask])
     times = made.time_networks({t: state for t, (state, _) in done.items()})
-    assert set(times) == {t.stage for t in listed} | {
-        block_protocol.scipy_key(listed[1].stage)
-    }
+    more = {f"{listed[1].stage}-scipy", f"{listed[3].stage}-compact"}
+    assert set(times) == {t.stage for t in listed} | more
     assert all(ms["2"] > 0 for ms in times.values())
-    assert isinstance(done[listed[-1]][0].opt_state, gap.MaskedState)
+    # The compact network is the pruned one, and smaller.
+    state, _ = done[listed[3]]
+    network = blocks.NETWORKS["lenet300"]
+    form = network.compact(state.params, state.opt_state.masks, pack_whole)
+    assert [layer.shape for layer, _ in form] == [(64, 4), (4, 2), (2, 10)]
+    with dtype, rank:
+        images = np.asarray(made.test.images, np.float32) / 255
+        expected = small.apply({"params": state.params}, images)
+        logits = network.run(form, images.reshape(32, -1).T)
+        np.testing.assert_allclose(logits.T, expected, atol=1e-5)

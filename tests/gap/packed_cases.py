@@ -32,7 +32,10 @@ def rebuilt(form):
         outputs = np.minimum(np.arange(n), form.shape[-1]).reshape(
             -1, len(form.values[0])
         )
-    place = np.asarray(form.inputs)[:, None, :], np.asarray(outputs)[:, :, None]
+    inputs = (
+        np.arange(form.values.shape[-1])[None] if form.inputs is None else form.inputs
+    )
+    place = np.asarray(inputs)[:, None, :], np.asarray(outputs)[:, :, None]
     np.add.at(matrix, place, np.asarray(form.values))
     return matrix[:, :-1].reshape(form.shape)
 

@@ -139,6 +139,20 @@ def test_border_blocks_spend_nothing_on_padding():
     assert int(mask.sum()) == 4 * 12
 
 
+def test_what_reads_every_input_copies_none():
+    """A copy of x would be charged to filter pruning alone."""
+    w = kernel(0, (20, 12))
+    mask = mask_of(gap.Filter(), w, 0.25)
+    form = packed.pack(w, mask, gap.Filter())
+    assert form.inputs is form.readers is None
+    np.testing.assert_array_equal(rebuilt(form), np.where(mask, w, 0))
+    assert packed.storage_bytes(form) == 4 * (mask.sum() + 12)
+    x = kernel(1, (5, 20))
+    jaxpr = str(jax.make_jaxpr(lambda x: packed.matmul(x, form))(x))
+    assert "20,5] = gather" not in jaxpr
+    np.testing.assert_allclose(matmul(x, form), x @ matrix(w, mask), rtol=1e-5)
+
+
 def test_exact_masks_store_no_zero_and_share_indices():
     pattern = gap.BCR(32, 16)
     w = kernel(0, (64, 48))
