@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.differences import RULES, SEEDS, Difference, difference
+from experiments.lottery.networks import PLAIN8, RESNET8
 from experiments.lottery.plans import LONG
-from experiments.lottery.trials import SHARE, Plan
+from experiments.lottery.trials import LONGER, SHARE, Plan
 from experiments.results import Figure, Outcome, Row, Series, mean_std
 from gap import lottery
 
@@ -20,6 +21,8 @@ KINDS = {
 }
 LEARNED = 50.0
 """Accuracy in % above which a dense network of ten classes learned at all."""
+CNN_EPOCHS = 15
+"""Epochs of the convolutional networks in the specification."""
 METHODS = {"omp": "one-shot", "imp": "iterative"}
 
 
@@ -76,7 +79,8 @@ def judge(part: Part, reference: float | None) -> list[Judged]:
 
     Args:
       part: the table.
-      reference: accuracy of a network trained for long, or None if this one was.
+      reference: accuracy of a network trained for longer; None leaves it untested
+        whether this one was trained for long enough.
     """
     tol, clear = lottery.tolerances(part.dataset)
     judged = []
@@ -122,7 +126,7 @@ def outcome(parts: Sequence[Part], sources: tuple[str, ...] = ()) -> Outcome:
             rows += _methods(part)
             figures += _figures(part)
         if part.verdicts:
-            judged = judge(part, None if part.long else _best_dense(parts, part))
+            judged = judge(part, _reference(parts, part))
             rows += _verdicts(part, judged)
             notes += [_note(each) for each in judged]
     rows += _undertraining(parts)
@@ -151,6 +155,15 @@ def _general(parts: Sequence[Part]) -> Iterator[str]:
             )
         elif part.long and len(part.plan.seeds) < SEEDS:
             yield f"{part.title}: fewer than {SEEDS} seeds, so no claim is judged."
+        if part.long and part.verdicts and LONGER not in part.found:
+            yield (
+                f"{part.title}: no longer training says whether that was long enough, "
+                "so condition 1 is about the density alone."
+            )
+        if part.long and part.plan.network in (RESNET8, PLAIN8):
+            spared = " Nothing is trained beside its tickets, which are only printed."
+            spared = "" if part.verdicts else spared
+            yield f"{part.title}: {CNN_EPOCHS} epochs in the specification.{spared}"
 
 
 def _accuracies(part: Part) -> Iterator[Row]:
@@ -159,9 +172,15 @@ def _accuracies(part: Part) -> Iterator[Row]:
     for rate, runs in zip(part.plan.rates, dense, strict=True):
         setting = f"{part.title}, rate {rate:g}"
         yield Row("accuracy, dense", setting, *_mean(runs), unit="%")
+    if LONGER in part.found:
+        runs = part.values(LONGER)
+        top = int(np.argmax(runs.mean(1)))
+        setting = f"{part.title} x {part.plan.longer}"
+        setting += f", best rate {part.plan.rates[top]:g}"
+        yield Row("accuracy, dense, longer", setting, *_mean(runs[top]), best, unit="%")
     for level in part.plan.levels:
         for name in part.found:
-            if name == "dense" or int(name.rsplit("-", 1)[1]) != level:
+            if name in ("dense", LONGER) or int(name.rsplit("-", 1)[1]) != level:
                 continue
             kind, *method = name.split("-")[:-1]
             what = "small dense" if kind == "sdt" else KINDS[kind]
@@ -271,10 +290,13 @@ def _note(each: Judged) -> str:
     return f"{setting}: {lines[0]}{strict}; {'; '.join(lines[1:])}"
 
 
-def _best_dense(parts: Sequence[Part], part: Part) -> float | None:
-    """The dense accuracy of the whole training of the same network."""
-    found = [p for p in parts if p.long and p.plan.network is part.plan.network]
-    return float(found[0].values("dense").mean(1).max()) if found else None
+def _reference(parts: Sequence[Part], part: Part) -> float | None:
+    """The best dense accuracy of a longer training of the same network, if any."""
+    whole = [p for p in parts if p.long and p.plan.network is part.plan.network]
+    longer = [p.values(LONGER) for p in whole if LONGER in p.found]
+    if not part.long:
+        longer += [p.values("dense") for p in whole]
+    return float(longer[0].mean(1).max()) if longer else None
 
 
 def matches(part: Part) -> tuple[np.ndarray, int]:

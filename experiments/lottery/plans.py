@@ -45,6 +45,7 @@ def plans(config: Any, network: str, seeds: tuple[int, ...]) -> Iterator[Plan]:
         methods=config.methods,
         controls=config.controls if mlp else config.cnn_controls,
         extra_levels=config.extra_levels,
+        longer=config.longer if mlp else 0,
     )
     yield plan
     if mlp and config.short:
@@ -54,6 +55,7 @@ def plans(config: Any, network: str, seeds: tuple[int, ...]) -> Iterator[Plan]:
             rewind=_rewind(epochs // config.short),
             methods=("omp",),
             controls=("rr", "sdt"),
+            longer=0,
         )
 
 

@@ -33,6 +33,9 @@ from gap import lottery
 SHARE = 0.1
 """p of the correlation indicator, as in the paper's figure."""
 
+LONGER = "dense-longer"
+"""Name of the dense training that says whether T is long enough."""
+
 Found = dict[str, Any]
 """A stage's result: `accuracy`, `loss` and more, lists [rates][seeds]."""
 
@@ -53,6 +56,8 @@ class Plan(NamedTuple):
         dense; "random", the mask shuffled too; "rewind", from epoch t on; "replay",
         from the trained weights.
       extra_levels: the levels of the last three, among `levels`.
+      longer: the dense network is also trained for this many times T, which says
+        whether T is long enough; 0 leaves it out.
     """
 
     network: Network
@@ -65,6 +70,7 @@ class Plan(NamedTuple):
     methods: tuple[str, ...]
     controls: tuple[str, ...] = ("rr", "sdt")
     extra_levels: tuple[int, ...] = ()
+    longer: int = 0
 
     def trains(self, control: str, level: int) -> bool:
         """Returns whether a control is trained at a level."""
@@ -106,6 +112,9 @@ class Trials:
         full = jax.vmap(lambda v: lottery.dense_masks(v, self.rules))(theta0)
         found, state = self._dense(theta0, full)
         results = {"dense": found}
+        if self.plan.longer:
+            epochs = self.plan.longer * self.plan.epochs
+            results[LONGER] = self._once(LONGER, theta0, full, epochs=epochs)
         final, early = state["final"], state["early"]
         masks: dict[tuple[str, int], PartialTree] = {}
         if "imp" in self.plan.methods:
@@ -191,7 +200,7 @@ class Trials:
             first = plan.rewind if kind == "rewind" else 0
             start = lottery.ticket(origin, masks)
             name = f"{kind}-{method}-{level}"
-            results[name] = self._once(name, start, masks, first)
+            results[name] = self._once(name, start, masks, first=first)
         if plan.trains("random", level):
             name = f"random-{method}-{level}"
             moved = jax.vmap(lottery.shuffle)(self._member_keys("shuffle"), masks)
@@ -235,18 +244,23 @@ class Trials:
             )
         return result, found[1]
 
-    def _once(
-        self, name: str, start, masks, first: int = 0, width: float = 1.0
-    ) -> Found:
+    def _once(self, name: str, start, masks, **options: Any) -> Found:
         stage = f"{self.plan.label}-{name}"
         return self.run.stage(
-            stage, lambda: self._train(stage, start, masks, first, width)[1]
+            stage, lambda: self._train(stage, start, masks, **options)[1]
         )
 
     def _train(
-        self, stage: str, start, masks, first: int = 0, width: float = 1.0
+        self,
+        stage: str,
+        start,
+        masks,
+        first: int = 0,
+        width: float = 1.0,
+        epochs: int = 0,
     ) -> tuple[Trained, Found]:
-        span = Span(*map(jnp.int32, (first, self.plan.epochs, self.plan.rewind)))
+        length = epochs or self.plan.epochs
+        span = Span(*map(jnp.int32, (first, length, self.plan.rewind)))
         trained = self.programs.train(width)(
             start, masks, self.keys, self.rates, span, self.programs.data
         )

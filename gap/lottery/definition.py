@@ -99,9 +99,12 @@ class Verdict(NamedTuple):
 
     Attributes:
       evidence: in the order of `CONDITIONS`.
+      length_tested: whether a reference said that training was long enough; without
+        one condition 1 is about the density alone.
     """
 
     evidence: tuple[Evidence, ...]
+    length_tested: Array | bool
 
     @property
     def conditions(self) -> tuple[Array, ...]:
@@ -132,6 +135,8 @@ class Verdict(NamedTuple):
         lines = [self.kind]
         for i, (name, e) in enumerate(zip(CONDITIONS, self.evidence, strict=True)):
             sign = "holds" if bool(np.asarray(e.holds)) else "fails"
+            if i == 0 and not bool(np.asarray(self.length_tested)):
+                name = "non-trivial density (length of training not tested)"
             lines.append(
                 f"{i + 1}. {name}: {sign}, {float(e.left):.4g} against "
                 f"{float(e.right):.4g}, margin {float(e.margin):+.3g}"
@@ -174,7 +179,7 @@ def judge(
       same_lr: the stricter reading: one rate must satisfy 3, 4 and 5 together. Of all
         rates the one is reported that satisfies most of them.
       reference: accuracy in % of a dense network trained for long, against which
-        "sufficient epochs" is tested; None takes it as given.
+        "sufficient epochs" is tested; None does not test it, as the text then says.
 
     Returns:
       A `Verdict`; jittable but for `kind`, `winning` and `text`.
@@ -238,7 +243,7 @@ def judge(
                 rates[i],
             )
         )
-    return Verdict(tuple(evidence))
+    return Verdict(tuple(evidence), reference is not None)
 
 
 def _arrays(table: TicketTable) -> tuple[Array, list[Array]]:

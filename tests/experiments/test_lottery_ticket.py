@@ -186,14 +186,14 @@ def trained(programs, tmp_path_factory):
     short = plan(
         label=f"tiny-{plans.SHORT}", epochs=1, methods=("omp",), controls=("rr", "sdt")
     )
-    first = session([plan(), short])
-    return first, session([plan(), short]), folder
+    tables = [plan(longer=2), short]
+    return session(tables), session(tables), folder
 
 
 def test_every_training_is_a_stage_that_runs_once(trained):
     (parts, fresh), (again, none), _ = trained
     kinds = ["lt", "rr"]
-    names = {"dense", "sdt-1", "sdt-2"}
+    names = {"dense", "dense-longer", "sdt-1", "sdt-2"}
     names |= {f"{k}-{m}-{j}" for k in kinds for m in ("omp", "imp") for j in (1, 2)}
     extra = ["random", "rewind", "replay"]
     names |= {f"{k}-{m}-2" for k in extra for m in ("omp", "imp")}
@@ -267,7 +267,11 @@ def test_the_report_is_computed_from_the_trainings(trained):
     assert match.measured == claims.matches(parts[1])[0].mean()
     assert match.baseline == claims.matches(parts[0])[0].mean()
     jackpots = next(r for r in made.rows if r.metric == "jackpot tickets")
-    kinds = [e.verdict.kind for e in claims.judge(parts[0], None)]
+    reference = parts[0].values("dense-longer").mean(1).max()
+    kinds = [e.verdict.kind for e in claims.judge(parts[0], reference)]
+    longer = next(r for r in made.rows if r.metric == "accuracy, dense, longer")
+    assert longer.measured == pytest.approx(reference)
+    assert not any("not tested" in note for note in made.notes)
     assert jackpots.measured == kinds.count("jackpot")
     assert sum(n.count("5. ") for n in made.notes) == 6
     assert all(r.holds is None for r in made.rows)  # two seeds
@@ -347,6 +351,24 @@ def test_claims_follow_the_numbers():
         1,
         False,
     )
+
+
+def test_length_and_controls_that_were_not_tested_are_said():
+    """A first condition that holds without evidence says so."""
+    names = "dense", "lt", "rr", "sdt"
+    alone = part(**{name: thrice(96, 98) for name in names})
+    longer = {"dense-longer": thrice(97, 99)}
+    tested = part(**{name: thrice(96, 98) for name in names}, **longer)
+    for table, said in ((alone, True), (tested, False)):
+        notes = claims.outcome([table]).notes
+        assert any("length of training not tested" in n for n in notes) is said
+        assert any("no longer training says" in n for n in notes) is said
+    assert "1. non-trivial density, trained long enough: fails" in " ".join(notes)
+    found = {"dense": tested.found["dense"]}
+    spared = tested.plan._replace(network=networks.RESNET8, controls=(), levels=())
+    cnn = claims.Part(spared, found, "cifar10")
+    said = " ".join(claims._general([cnn]))
+    assert "15 epochs in the specification. Nothing is trained beside" in said
 
 
 def test_claims_need_three_seeds_and_more_than_two_standard_errors():

@@ -38,6 +38,7 @@ def test_a_jackpot_passes_all_five():
     three = verdict.evidence[2]
     assert float(three.margin) == pytest.approx(91.8 - 87 - 0.5, abs=1e-4)
     assert verdict.text().count("holds") == 5
+    assert "density (length of training not tested): holds" in verdict.text()
 
 
 def test_the_same_rate_alone_is_a_secondary_prize():
@@ -86,7 +87,7 @@ def test_the_first_condition_shows_the_part_that_fails():
     assert float(one.margin) == pytest.approx(92 - 95 + 0.5, abs=1e-4)
     assert (float(one.left), float(one.right)) == pytest.approx((92.0, 95.0))
     assert float(one.rate) == pytest.approx(0.1)
-    assert "fails, 92 against 95, margin -2.5" in short.text()
+    assert "long enough: fails, 92 against 95, margin -2.5" in short.text()
     dense = judge(table(), 0.8, reference=90.0).evidence[0]  # long enough, not sparse
     assert not bool(dense.holds)
     assert float(dense.margin) == pytest.approx(0.41 - 0.8)
