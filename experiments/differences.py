@@ -9,9 +9,11 @@ its report:
 - "at least equal" holds if the mean difference >= -(its standard error).
 - `EQUAL`, of points of accuracy, has a margin, since a tie is lower than minus one
   standard error one time in five (three seeds): it holds if the mean is at least
-  -`MARGIN`, and does not if it is lower by more than that and by more than 2 standard
-  errors; else it is not judged, for the seeds differ by more than what is to be told
-  apart.
+  minus the margin, and does not if it is lower by more than that and by more than 2
+  standard errors; else it is not judged, for the seeds differ by more than what is to
+  be told apart. The margin is what counts as equal on the data set
+  (`gap.lottery.tolerances`); a loss within it that is more than 2 standard errors is
+  named in the row.
 
 None is judged with fewer than `SEEDS` seeds.
 """
@@ -33,15 +35,23 @@ RULES = (
 )
 """The note that belongs into every report with judged differences."""
 MARGIN = 0.5
-"""Points of accuracy that count as equal by the rule with a margin."""
-EQUAL = f"at least equal, within {MARGIN:g} point"
-"""That rule's name."""
+"""Points of accuracy that count as equal by the rule with a margin: of CIFAR-10."""
+
+
+def within(margin: float) -> str:
+    """Returns the name of the rule with a margin, in points."""
+    return f"at least equal, within {margin:g} point"
+
+
+EQUAL = within(MARGIN)
+"""That rule, as `lead_row` takes it whatever the margin."""
 MARGIN_RULES = (
     "Differences are means over seeds of paired differences, with their standard "
-    f'error (s.e.). "{EQUAL.capitalize()}" holds if the mean is at least {-MARGIN:g} '
-    "points, and does not if it is lower than that and than minus two s.e.; what is "
-    'lower but within two s.e. is not judged. "Better" holds if the mean is above two '
-    f"s.e. With fewer than {SEEDS} seeds nothing is judged."
+    f'error (s.e.). "{EQUAL.capitalize()}", or the margin that the row names, holds if '
+    "the mean is not lower than minus the margin; the row says if it is lower than "
+    "minus two s.e. all the same. It does not hold if the mean is lower than both; "
+    'what is lower but within two s.e. is not judged. "Better" holds if the mean is '
+    f"above two s.e. With fewer than {SEEDS} seeds nothing is judged."
 )
 """The note that belongs into every report with claims by it."""
 
@@ -77,14 +87,19 @@ class Difference(NamedTuple):
             return None
         return self.mean >= -self.error
 
-    def not_worse(self, judged: bool = True) -> bool | None:
-        """Returns whether a lead in points is at least `-MARGIN`; `None` if not judged.
+    @property
+    def worse(self) -> bool:
+        """Whether the left side is lower by more than two standard errors."""
+        return self.error is not None and self.mean < -2 * self.error
+
+    def not_worse(self, judged: bool = True, margin: float = MARGIN) -> bool | None:
+        """Returns whether a lead in points is at least -margin; `None` if not judged.
 
         NaN does not hold.
         """
         if self.error is None or self.seeds < SEEDS or not judged:
             return None
-        if self.mean >= -MARGIN:
+        if self.mean >= -margin:
             return True
         return None if -2 * self.error <= self.mean else False
 
@@ -125,6 +140,7 @@ def lead_row(
     rule: str = "",
     judged: bool = True,
     unit: str = "points",
+    margin: float = MARGIN,
 ) -> Row:
     """Returns the row of a difference, judged by a rule that its metric names.
 
@@ -136,17 +152,21 @@ def lead_row(
         that claims nothing.
       judged: whether data and training are those of full mode.
       unit: of the difference.
+      margin: points that count as equal, for `EQUAL`.
     """
-    rules = {
-        "better": lead.better,
-        "at least equal": lead.at_least,
-        EQUAL: lead.not_worse,
-    }
+    holds = {
+        "": None,
+        "better": lead.better(judged),
+        "at least equal": lead.at_least(judged),
+        EQUAL: lead.not_worse(judged, margin),
+    }[rule]
+    name = within(margin) if rule == EQUAL else rule
+    lower = ", lower by more than two s.e." if rule == EQUAL and lead.worse else ""
     return Row(
-        f"{metric} ({rule})" if rule else metric,
-        f"{setting}, {lead.text}",
+        f"{metric} ({name})" if rule else metric,
+        f"{setting}, {lead.text}{lower}",
         lead.mean,
         lead.std if lead.seeds > 1 else None,
         unit=unit,
-        holds=rules[rule](judged) if rule else None,
+        holds=holds,
     )

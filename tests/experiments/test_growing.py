@@ -200,10 +200,14 @@ def fake(accuracies, explored=1.0, seeds=(0, 1, 2)):
     }
 
 
-def report(tmp_path, found, judged=True):
+def report(tmp_path, found, judged=True, dataset="cifar10"):
     (tmp_path / "metrics.jsonl").write_text("")
     run = types.SimpleNamespace(dir=tmp_path)
-    stub = types.SimpleNamespace(network=networks.LENET300, peak=lambda *_: 0.5)
+    stub = types.SimpleNamespace(
+        network=networks.LENET300,
+        peak=lambda *_: 0.5,
+        dataset=types.SimpleNamespace(name=dataset),
+    )
     rows, _ = claims.report(run, stub, found, judged)
     return {(r.metric, [*r.setting.split(", "), "", ""][2]): r for r in rows}
 
@@ -219,6 +223,9 @@ def test_claims_are_judged_by_the_error_of_paired_differences(tmp_path):
     assert lead.holds is True
     assert "3 seeds, s.e. 0.29" in lead.setting
     assert rows[rigl, "C-GaP"].holds is False
+    strict = report(tmp_path, found, dataset="mnist")
+    lead = strict["accuracy above SET (at least equal, within 0.1 point)", "C-GaP"]
+    assert lead.holds is None  # within two standard errors
     # Above by half a point, but that is less than two standard errors.
     assert rows["accuracy above static random (better)", "C-GaP"].holds is False
     assert rows["accuracy above GMP", "C-GaP"].holds is None
