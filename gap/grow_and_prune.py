@@ -24,7 +24,13 @@ from gap.initial import random_masks, random_scores
 from gap.masks import targets
 from gap.partitions import Partition
 from gap.patterns import Target
-from gap.scope import Scope, active_scores, check_scope, scoped_masks
+from gap.scope import (
+    Scope,
+    active_scores,
+    check_scope,
+    check_targets,
+    scoped_masks,
+)
 from gap.transforms import (
     DynamicState,
     masked,
@@ -73,7 +79,8 @@ def cyclic(
         end exactly as many in all as the rules say.
 
     Returns:
-      A transform with `DynamicState`; `update` needs `params`.
+      A transform with `DynamicState`, the last of a chain (see `masked`); `update`
+      needs `params`.
 
     Raises:
       InputError: an option out of range; bad rules, at `init`.
@@ -104,6 +111,7 @@ def cyclic(
 
     def init(params: PyTree) -> DynamicState:
         wanted = targets(params, rules)
+        check_targets(wanted, params, scope)
         index = _checked_index(partition, params, wanted)
         sparse = random_masks(key, params, rules)
         grown = _grown(wanted, sparse, key, params, grow_to)

@@ -20,7 +20,7 @@ from core.numerics import check_finite
 from core.rules import Rules
 from core.types import Array, PartialTree, PyTree
 from gap.masks import targets
-from gap.scope import Scope, check_scope, scoped_masks
+from gap.scope import Scope, check_scope, check_targets, scoped_masks
 from gap.scores import connection_sensitivity
 from gap.transforms import MaskedState, masked, masked_update, need_params
 
@@ -75,7 +75,8 @@ def static_random(
       key: decides the masks.
 
     Returns:
-      A transform with `MaskedState`; `update` needs `params`.
+      A transform with `MaskedState`, the last of a chain (see `masked`); `update`
+      needs `params`.
 
     Raises:
       RuleError, InputError: bad rules, at `init`.
@@ -110,7 +111,8 @@ def at_init(
       scope: "layer", or "global" for one ranking of all weights.
 
     Returns:
-      A transform with `MaskedState`; `update` needs `params`.
+      A transform with `MaskedState`, the last of a chain (see `masked`); `update`
+      needs `params`.
 
     Raises:
       InputError: an option out of range; bad rules, at `init`.
@@ -133,6 +135,7 @@ def at_init(
 
     def init(params: PyTree) -> MaskedState:
         wanted = targets(params, rules)
+        check_targets(wanted, params, scope)
         check_finite(trees.select(wanted, params), "params")
         full = trees.map_partial(lambda _, w: jnp.ones(w.shape, bool), wanted, params)
         return MaskedState(jnp.zeros((), jnp.int32), full, inner.init(params))

@@ -9,7 +9,7 @@ import numpy as np
 from core import trees
 from core.errors import InputError, describe
 from core.selection import topk_mask
-from core.types import Array, PartialTree
+from core.types import Array, PartialTree, PyTree
 from gap.patterns import Target, Unstructured
 
 Scope: TypeAlias = Literal["layer", "global"]
@@ -19,6 +19,23 @@ def check_scope(scope: str) -> None:
     """Raises `InputError` unless `scope` is 'layer' or 'global'."""
     if scope not in ("layer", "global"):
         raise InputError(f"scope: {describe(repr(scope), 'layer or global')}")
+
+
+def check_targets(wanted: PartialTree, params: PyTree, scope: Scope) -> None:
+    """Raises `InputError` for targets that a scope or the shapes of leaves refuse.
+
+    Args:
+      wanted: a tree of `Target`s, `None` for leaves without a mask.
+      params: the parameters; only shapes are used.
+      scope: "layer" or "global".
+    """
+    check_scope(scope)
+    trees.map_partial(lambda t, w: t.kept(w.shape), wanted, params)
+    for target in jax.tree.leaves(wanted) if scope == "global" else ():
+        if not isinstance(target.pattern, Unstructured):
+            remedy = "Use scope='layer' for patterns."
+            given = f"{target.pattern} in the global scope"
+            raise InputError(describe(given, "gap.Unstructured()", remedy))
 
 
 def scoped_masks(
@@ -35,17 +52,12 @@ def scoped_masks(
     Raises:
       InputError: the global scope and a pattern other than `Unstructured`.
     """
-    check_scope(scope)
+    check_targets(wanted, scores, scope)
     if scope == "layer":
         return trees.map_partial(
             lambda t, s: t.pattern.mask(s, t.kept(s.shape)), wanted, scores
         )
     chosen: list[Target] = jax.tree.leaves(wanted)
-    for target in chosen:
-        if not isinstance(target.pattern, Unstructured):
-            remedy = "Use scope='layer' for patterns."
-            given = f"{target.pattern} in the global scope"
-            raise InputError(describe(given, "gap.Unstructured()", remedy))
     parts = jax.tree.leaves(trees.select(wanted, scores))
     count = sum(t.kept(s.shape) for t, s in zip(chosen, parts, strict=True))
     masks = iter(joint_topk(parts, count))

@@ -101,6 +101,22 @@ def test_a_pattern_has_no_global_ranking(key):
     params = {"w": jnp.ones((8, 4))}
     tx = gap.snip(adam(), [("w", gap.Target(0.5, None, gap.NM(4)))])
     with pytest.raises(InputError, match="scope='layer'"):
-        tx.update(params, tx.init(params), params)
+        tx.init(params)
+    groups = gap.Partition((("w",),))
+    tx = gap.cyclic(
+        optax.sgd(0.1),
+        [("w", gap.Target(0.5, None, gap.NM(4)))],
+        jax.random.key(0),
+        groups,
+        interval=1,
+        rounds=1,
+        scope="global",
+    )
+    with pytest.raises(InputError, match="scope='layer'"):
+        tx.init(params)
+    for scope in ("layer", "global"):
+        tx = gap.snip(optax.sgd(0.1), [("w", gap.Target(count=33))], scope=scope)
+        with pytest.raises(InputError, match=r"count.*shape \(8, 4\)"):
+            tx.init(params)
     with pytest.raises(InputError, match="scope"):
         gap.snip(optax.sgd(0.1), RULES, scope="network")
