@@ -60,6 +60,8 @@ Example, gradual magnitude pruning of every kernel to 10 %:
     params = optax.apply_updates(params, updates)
     gap.summary(params, [(".*/kernel", True)])
 
+A transform that holds masks is the last of an `optax.chain` (see `masked`).
+
 References: Han et al., arXiv 1506.02626; Zhu and Gupta, arXiv 1710.01878; GaP, arXiv
 2106.09857; RigL, arXiv 1911.11134; SET, arXiv 1707.04780; SNIP, arXiv 1810.02340; STR,
 arXiv 2002.03231; BCR, arXiv 2108.11033; tickets, arXiv 2107.00166.

@@ -74,7 +74,8 @@ def rewire(
         default.
 
     Returns:
-      A transform with `DynamicState`; `update` needs `params`.
+      A transform with `DynamicState`, the last of a chain (see `masked`); `update`
+      needs `params`.
 
     Raises:
       InputError: an option out of range; bad rules, or masks that are not as the

@@ -150,12 +150,16 @@ def masked(
 ) -> optax.GradientTransformationExtraArgs:
     """Trains with fixed masks: pruned weights and their moments stay exactly 0.
 
+    The update of a pruned weight w is -w. So this, as every transform of this room that
+    holds masks, must be the last of an `optax.chain`: with `scale(0.5)` behind it w / 2
+    is left. What comes before it is free, and so is what `inner` is made of.
+
     Args:
       inner: the optimizer that does the learning.
       masks: a mask tree of the parameters, as `magnitude_masks` gives.
 
     Returns:
-      A transform with `MaskedState`; `update` needs `params`.
+      A transform with `MaskedState`, the last of a chain; `update` needs `params`.
 
     Raises:
       ShapeError: masks that do not fit the parameters, at `init`.
@@ -212,8 +216,9 @@ def prune(
       score: weight to score, elementwise; the magnitude by default.
 
     Returns:
-      A transform with `MaskedState`; `update` needs `params`. At the end of the
-      schedule each mask keeps exactly `Target.kept(leaf.shape)` units.
+      A transform with `MaskedState`, the last of a chain (see `masked`); `update`
+      needs `params`. At the end of the schedule each mask keeps exactly
+      `Target.kept(leaf.shape)` units.
 
     Raises:
       RuleError, InputError: bad rules, at `init`.

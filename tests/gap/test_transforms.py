@@ -77,6 +77,19 @@ def test_pruned_weights_and_moments_are_exactly_zero_after_every_update(inner, k
         assert np.all(np.asarray(after["v"]) != 0)
 
 
+def test_the_last_of_a_chain_ends_at_exact_zeros():
+    """Behind it a factor would leave half of every pruned weight, which is said."""
+    params = {"w": jnp.array([1.0, 2.0, 3.0])}
+    masks = {"w": jnp.array([False, True, False])}
+    tx = optax.chain(optax.scale(0.5), gap.masked(optax.sgd(0.1), masks))
+    updates, _ = tx.update(params, tx.init(params), params)
+    after = optax.apply_updates(params, updates)["w"]
+    np.testing.assert_allclose(after, [0.0, 1.9, 0.0], rtol=1e-6)
+    assert after[0] == after[2] == 0.0
+    for name in ("masked", "prune", "at_init", "static_random", "rewire", "cyclic"):
+        assert "the last of a chain" in getattr(gap, name).__doc__
+
+
 def test_kept_weights_learn_as_if_the_others_did_not_exist(key):
     params, loss = quadratic(key)
     masks = gap.magnitude_masks(params, [("w", 0.5)])
