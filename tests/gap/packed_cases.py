@@ -40,6 +40,12 @@ def rebuilt(form):
     return matrix[:, :-1].reshape(form.shape)
 
 
+def assert_close(got, expected):
+    """To 1e-5 of the largest entry: sums of other orders differ by so much at most."""
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * max(scale, 1e-6))
+
+
 def matrix(w, mask):
     return jnp.asarray(
         np.where(mask, w, np.zeros((), w.dtype)).reshape(-1, w.shape[-1])

@@ -16,6 +16,7 @@ from core.errors import InputError, NonFiniteError, ShapeError
 from gap import packed
 from gap.packed import moves
 from tests.gap.packed_cases import (
+    assert_close,
     kernel,
     mask_of,
     matmul,
@@ -89,11 +90,11 @@ def test_gradients_are_those_of_the_masked_kernel(name):
         return jax.grad(lambda x, w: jnp.sum(c * jnp.sin(x @ w)), (0, 1))(x, dense)
 
     (d_x, d_values), (e_x, e_dense) = through_packed(x, form), through_dense(x, dense)
-    np.testing.assert_allclose(d_x, e_x, rtol=1e-4, atol=1e-4)
+    assert_close(d_x, e_x)
     # Unpacked, the gradient has every kept place, and pruned ones nothing.
     got = unpack(packed.with_values(form, d_values)).reshape(dense.shape)
     expected = np.where(mask.reshape(dense.shape), e_dense, 0)
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    assert_close(got, expected)
 
 
 def test_vmap_over_layers_and_over_inputs():

@@ -12,6 +12,7 @@ import gap
 from core.errors import InputError, ShapeError
 from gap import bcr, packed
 from gap.packed import layers
+from tests.gap.packed_cases import assert_close
 
 
 def kernel(seed, shape):
@@ -45,8 +46,17 @@ conv = jax.jit(packed.conv, static_argnames=("strides", "padding", "layout"))
     ],
 )
 def test_convolutions_are_those_of_lax(window, strides, padding):
+    check_conv(window, strides, padding, batch=3)
+
+
+@pytest.mark.parametrize("batch", [1, 128])
+def test_convolutions_of_one_image_and_of_many(batch):
+    check_conv((3, 3), (1, 1), "SAME", batch)
+
+
+def check_conv(window, strides, padding, batch):
     form, w = packed_and_dense((*window, 5, 20))
-    x = jnp.asarray(kernel(1, (3, 9, 8, 5)))
+    x = jnp.asarray(kernel(1, (batch, 9, 8, 5)))
     expected = lax_conv(x, w, strides, padding)
     y = conv(x, form, strides=strides, padding=padding)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
@@ -89,16 +99,16 @@ def test_images_in_chunks_and_gradients_are_the_same(monkeypatch):
         text = str(jax.make_jaxpr(lambda *args: through(*args))(x, form.values))
         assert ("scan" in text or "while" in text) == (most < 10_000)
         e_x, e_values = grads(through, form.values)
-        np.testing.assert_allclose(e_x, d_x, rtol=1e-4, atol=1e-4)
+        assert_close(e_x, d_x)
         got = packed.unpack(packed.with_values(form, e_values))
         kept = np.asarray(w) != 0
-        np.testing.assert_allclose(got, np.where(kept, d_w, 0), rtol=1e-3, atol=1e-3)
+        assert_close(got, np.where(kept, d_w, 0))
 
 
-def gru_case(features=10, hidden=12):
+def gru_case(batch=3, features=10, hidden=12):
     cell = nn.GRUCell(hidden)
-    h = jnp.asarray(kernel(1, (3, hidden)))
-    x = jnp.asarray(kernel(2, (3, features)))
+    h = jnp.asarray(kernel(1, (batch, hidden)))
+    x = jnp.asarray(kernel(2, (batch, features)))
     params = cell.init(jax.random.key(0), h, x)["params"]
     params = jax.tree.map(lambda w: jnp.asarray(kernel(w.size, w.shape)), params)
     masks = {
@@ -115,8 +125,9 @@ def gru_case(features=10, hidden=12):
     return cell, packed.pack_gru(params, masks, pack), pruned, h, x
 
 
-def test_a_gru_step_is_that_of_flax():
-    cell, form, params, h, x = gru_case()
+@pytest.mark.parametrize("batch", [1, 3, 128])
+def test_a_gru_step_is_that_of_flax(batch):
+    cell, form, params, h, x = gru_case(batch)
     expected, _ = cell.apply({"params": params}, h, x)
     step = jax.jit(packed.gru_step, static_argnames="layout")
     np.testing.assert_allclose(step(form, h, x), expected, rtol=1e-5, atol=1e-5)
@@ -155,7 +166,7 @@ def test_a_gru_over_time_is_its_steps_and_has_gradients():
         grad(form.hidden.values, form.bias, False),
         strict=True,
     ):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+        assert_close(a, b)
 
 
 def test_bad_layers_are_named():
