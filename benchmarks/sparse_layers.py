@@ -8,9 +8,10 @@ as `--inner` layers of one jitted program, since a pruned layer lives in a netwo
 call of its own costs 15 to 30 us whatever it does (`--inner=1` shows that). Every layer
 has weights of its own, so that no small packed matrix stays in a cache where the dense
 one does not fit, and begins after the one before. Results are compared with the dense
-product of the masked matrix. `of ideal` is the gain over dense divided by 1 / density;
-the rows 'gather' and 'product' are the two halves of BCR alone and say where the rest
-goes.
+product of the masked matrix. BCOO is left out of the largest cells, where it takes
+seconds a call; their lines say so. `of ideal` is the gain over dense divided by
+1 / density; the rows 'gather' and 'product' are the two halves of BCR alone and say
+where the rest goes.
 """
 
 import argparse
@@ -50,6 +51,8 @@ MOST_COLUMNS = 4096
 
 MOST = 2**26
 """Weights of all layers of a program, 256 MB."""
+BCOO_MOST = 2**27
+"""Kept weights times columns from which BCOO, seconds a call, is left out."""
 
 
 class Layer(NamedTuple):
@@ -185,7 +188,7 @@ def compare(
         [_timing.Candidate(key, call, inner) for key, call in fast.items()], turns=turns
     )
     slow: dict[str, Callable[[], Any]] = {}
-    if case.masks.sum() * columns < 2**27:  # seconds beyond that
+    if case.masks.sum() * columns < BCOO_MOST:
         slow = {"BCOO": bcoo(case)}
         timings |= _timing.alternate(
             [_timing.Candidate("BCOO", slow["BCOO"], inner)], turns=2, warmup=0
@@ -244,6 +247,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
             f"{best['ms'] / ours['ms']:.2f} x {best['method']}; alone, the product "
             f"takes {product / ours['ms']:.0%} at {speed:.2f} of dense's FLOP/s, "
             f"the gather {gather / ours['ms']:.0%}"
+            + ("" if "BCOO" in found else "; BCOO not timed: seconds a call")
         )
     return lines
 

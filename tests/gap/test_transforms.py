@@ -121,6 +121,39 @@ def test_bfloat16_updates_still_reach_exact_zero():
     assert float(optax.apply_updates(params, updates)["w"][0]) == 0.0
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("pattern", [gap.NM, gap.DBB])
+def test_bounds_of_patterns_hold_after_every_update_of_prune(pattern, axis):
+    """No more kept than the schedule allows in any block of 4, and exact at the end."""
+    target = gap.Target(count=1, pattern=pattern(4, axis=axis))
+    tx = gap.prune(optax.sgd(0.3), [("w", target)], gap.Cubic(1, 9, 2))
+
+    @jax.jit
+    def train(key):
+        start, noise = jax.random.normal(key, (2, 12, 8))
+
+        def step(carry, i):
+            params, state = carry
+            grads = {"w": jnp.sin((i + 1) * noise) + params["w"]}
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), (params["w"], state.masks["w"])
+
+        params = {"w": start}
+        steps = jnp.arange(12, dtype=jnp.float32)
+        return jax.lax.scan(step, (params, tx.init(params)), steps)[1]
+
+    for seed in range(10):
+        weights, masks = map(np.asarray, train(jax.random.key(seed)))
+        blocks = np.moveaxis(masks, axis + 1, -1).reshape(12, -1, 4).sum(axis=-1)
+        most, least = blocks.max(axis=1), blocks.min(axis=1)
+        np.testing.assert_array_equal(most, least)  # of random weights none is 0
+        assert np.all(np.diff(most) <= 0)
+        assert most[0] == 4
+        assert np.all(most[9:] == 1)
+        assert not np.any(weights[~masks])
+
+
 @pytest.mark.parametrize(
     ("schedule", "last"),
     [(gap.OneShot(2), 2), (gap.Staged((1, 4, 8)), 8), (gap.Cubic(1, 9, 2), 9)],
