@@ -1,20 +1,23 @@
 """Affine operators: their linear part, its transpose, its absolute value.
 
 An operator is affine here if it is so in the operands that the input reaches, whatever
-the others are. Its backward bound is the transpose of its linear part, which JAX
+the others are, and if it does not round to a narrower type. Its backward bound is the transpose of its linear part, which JAX
 derives; convolutions have one of their own because the derived one is slow on CPU.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from core.types import Array
-from graph import Node, Value
+from graph import Graph, Node, Value
 from verify import convolution
 
 _STRUCTURAL = frozenset(
@@ -38,8 +41,9 @@ _FIRST = frozenset(["gather", "dynamic_slice", "div"])  # linear in the first op
 def is_affine(node: Node, active: Collection[Value]) -> bool:
     """Whether a node is affine in its operands among `active`."""
     reached = [v in active for v in node.inputs]
-    if node.op == "convert_element_type":
-        return jnp.issubdtype(node.outputs[0].dtype, jnp.floating)
+    is_float = jnp.issubdtype(node.outputs[0].dtype, jnp.floating)
+    if not is_float or narrows(node, active):
+        return False
     if node.op in _STRUCTURAL | _ADDITIVE:
         return True
     if node.op in _BILINEAR:
@@ -47,6 +51,62 @@ def is_affine(node: Node, active: Collection[Value]) -> bool:
     if node.op in _FIRST:
         return reached[0] and not any(reached[1:])
     return node.op == "select_n" and not reached[0]
+
+
+def narrows(node: Node, active: Collection[Value]) -> bool:
+    """Whether results are of a float type that can not hold all that operands can."""
+
+    def digits(value: Value) -> tuple[int, int, int]:
+        kind = jnp.finfo(value.dtype)
+        return kind.nmant, kind.maxexp, -kind.minexp
+
+    def is_float(value: Value) -> bool:
+        return jnp.issubdtype(value.dtype, jnp.floating)
+
+    reached = [digits(v) for v in node.inputs if v in active and is_float(v)]
+    return any(
+        own < given
+        for out in node.outputs
+        if is_float(out)
+        for operand in reached
+        for own, given in zip(digits(out), operand, strict=True)
+    )
+
+
+def settled(traced: Graph) -> Graph:
+    """Returns a graph whose gathers do what they say, forward and transposed.
+
+    Indices that are constants and in bounds are a promise that is kept. Others are
+    clipped where they are promised, as JAX does forward, but not in the transpose; or
+    they stay filled, see `constant`.
+    """
+
+    def settle(node: Node) -> Node:
+        if node.op != "gather":
+            return node
+        mode = lax.GatherScatterMode.from_any(node.params["mode"])
+        if _in_bounds(node, traced.constants.get(node.inputs[1])):
+            mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
+        elif mode != lax.GatherScatterMode.FILL_OR_DROP:
+            mode = lax.GatherScatterMode.CLIP
+        return dataclasses.replace(node, params={**node.params, "mode": mode})
+
+    return dataclasses.replace(traced, nodes=tuple(map(settle, traced.nodes)))
+
+
+def _in_bounds(node: Node, indices: Any) -> bool:
+    if indices is None or isinstance(indices, Tracer):
+        return False
+    shape, sizes = node.inputs[0].shape, node.params["slice_sizes"]
+    axes = node.params["dimension_numbers"].start_index_map
+    last = np.array([shape[axis] - sizes[axis] for axis in axes], np.int64)
+    first = np.asarray(indices).astype(np.int64)
+    return bool(((first >= 0) & (first <= last)).all())
+
+
+def _fills(node: Node) -> bool:
+    fill = lax.GatherScatterMode.FILL_OR_DROP
+    return node.op == "gather" and node.params["mode"] == fill
 
 
 def rounds(node: Node) -> bool:
@@ -59,9 +119,9 @@ def constant(
 ) -> Array | None:
     """Returns what an affine node adds to its linear part, None for nothing.
 
-    Nodes that add anything have one output.
+    Nodes that add anything have one output. A gather adds what it fills with.
     """
-    additive = node.op in _ADDITIVE or node.op == "select_n"
+    additive = node.op in _ADDITIVE or node.op == "select_n" or _fills(node)
     known = node.inputs[1:] if node.op == "select_n" else node.inputs
     if not additive or all(v in active for v in known):
         return None
@@ -97,6 +157,8 @@ def linear(
     if op in ("dot_general", "conv_general_dilated"):
         # Reduced precision, the default of some devices, is no sound bound.
         params["precision"] = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
+    if _fills(node):
+        params["fill_value"] = 0
 
     def run(*reached: Array) -> tuple[Array, ...]:
         rest = iter(reached)

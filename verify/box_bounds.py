@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core.errors import GraphError
 from core.types import Array
 from graph import Node
 from verify import alpha as va
@@ -198,6 +199,8 @@ class DoubleBounds:
     ) -> np.ndarray:
         """Returns the least bound of all clauses on each box, less its rounding, [B].
 
+        It is -infinity where the function casts to float32 on its way.
+
         Args:
           params: of the function, of any float type.
           low: lower ends, [B, n].
@@ -208,7 +211,10 @@ class DoubleBounds:
             wide = jax.tree.map(_double, params)
             if self.network is None:
                 example = jax.ShapeDtypeStruct(self.shape, np.float64)
-                self.network = build(self.fn, wide, example)
+                try:
+                    self.network = build(self.fn, wide, example)
+                except GraphError:  # it was bounded in float32, where a cast is none
+                    return np.full(len(low), -np.inf)
                 self._bound = jax.jit(functools.partial(bound_boxes, self.network))
             weights = self.network.prepare(wide)
             C = jnp.asarray(np.stack([s.C for s in specs]), np.float64)

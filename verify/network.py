@@ -60,8 +60,7 @@ class Network:
         others = [node for node in self.graph.nodes if id(node) not in reached]
         with jax.default_matmul_precision("highest"):  # part of what is proven
             fill(others, given)
-        dtype = self.input.dtype
-        return tuple(_floating(given[value], dtype) for value in self.known)
+        return tuple(_floating(given[value], value.dtype) for value in self.known)
 
     @property
     def is_piecewise_linear(self) -> bool:
@@ -114,6 +113,7 @@ def network(fn: Callable[..., Any], params: PyTree, example: Any) -> Network:
     traced = graph.expand(
         traced, EXPANSIONS, joint=JOINT_EXPANSIONS, sources=traced.argument(1)
     )
+    traced = affine.settled(traced)
     if len(traced.outputs) != 1 or len(traced.argument(1)) != 1:
         raise ShapeError(
             "verify.network: "
@@ -132,15 +132,8 @@ def network(fn: Callable[..., Any], params: PyTree, example: Any) -> Network:
                 known[value] = None
         if affine.is_affine(node, active):
             continue
-        if node.op not in RULES:
-            raise GraphError(
-                f"verify: operator {node.op!r} at {node.source or 'an unknown line'}: "
-                + describe(
-                    "neither an affine operator nor one with a relaxation",
-                    f"a relaxation among {', '.join(sorted(RULES))}",
-                    "Add one to verify.relaxations, or an expansion.",
-                )
-            )
+        if node.op not in RULES or affine.narrows(node, active):
+            raise _refused(node, active)
         nonlinear.append(node)
         hidden |= dict.fromkeys(v for v in node.inputs if v in active)
     if traced.outputs[0] not in active:
@@ -154,6 +147,28 @@ def network(fn: Callable[..., Any], params: PyTree, example: Any) -> Network:
         tuple(known),
         tuple(sorted(hidden, key=order.__getitem__)),
         tuple(nonlinear),
+    )
+
+
+def _refused(node: Node, active: Collection[Value]) -> GraphError:
+    where = f"verify: operator {node.op!r} at {node.source or 'an unknown line'}: "
+    if affine.narrows(node, active):
+        kinds = sorted({str(v.dtype) for v in operands(node, active)})
+        return GraphError(
+            where
+            + describe(
+                f"{' and '.join(kinds)} rounded to {node.outputs[0].dtype}",
+                "one float type throughout",
+                "Leave out the cast: no bound counts what it loses.",
+            )
+        )
+    return GraphError(
+        where
+        + describe(
+            "neither an affine operator nor one with a relaxation",
+            f"a relaxation among {', '.join(sorted(RULES))}",
+            "Add one to verify.relaxations, or an expansion.",
+        )
     )
 
 

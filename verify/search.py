@@ -138,18 +138,20 @@ class Verifier:
       input_shape: of x.
 
     Raises:
-      InputError: parameters of another type than float32 or float64.
+      InputError: parameters that are not all float32 or all float64.
     """
 
     def __init__(self, fn: Any, params: PyTree, input_shape: tuple[int, ...]):
         self.fn = fn
         kinds = [leaf.dtype for leaf in jax.tree.leaves(params)]
-        floats = [k for k in kinds if jnp.issubdtype(k, jnp.floating)]
-        self.dtype = np.dtype(floats[0] if floats else np.float32)
-        if self.dtype not in (np.float32, np.float64):
-            given = f"parameters of {self.dtype}"
+        floats = {np.dtype(k) for k in kinds if jnp.issubdtype(k, jnp.floating)}
+        self.dtype = min(floats or {np.dtype(np.float32)}, key=str)
+        if len(floats) > 1 or self.dtype not in (np.float32, np.float64):
+            given = f"parameters of {', '.join(sorted(map(str, floats)))}"
             remedy = "Convert them: a proof is of the function that is computed."
-            raise InputError(describe(given, "float32 or float64", remedy))
+            raise InputError(
+                describe(given, "float32 or float64, one of them for all", remedy)
+            )
         example = jax.ShapeDtypeStruct(input_shape, self.dtype)
         self.network: Network = network(fn, params, example)
         self.prepare = jax.jit(self.network.prepare)

@@ -53,20 +53,29 @@ CASES = {  # name: (function of (weights, x, ..), weights, shapes of the operand
     "matvec": (lambda w, x: w @ x, (MATRIX,), [(3,)]),
     "einsum": (lambda w, x: jnp.einsum("bij,jk->bki", x, w), (MATRIX,), [(2, 3, 4)]),
     "gather": (lambda w, x: x[jnp.array([2, 0, 0]), 1:], (), [(4, 3)]),
+    "gather_fill": (
+        lambda w, x: jnp.take(x, w, 0, mode="fill", fill_value=5.0),
+        (np.array([0, 9, 1]),),
+        [(4, 3)],
+    ),
+    "gather_promised": (
+        lambda w, x: jnp.asarray(x)[w],
+        (np.array([0, 9, 1]),),
+        [(4, 3)],
+    ),
     "where": (
         lambda w, x, y: lax.select(w, x, y),
         (MASK,),
         [(4, 3), (4, 3)],
     ),
     "where_constant": (lambda w, x: lax.select(MASK, x, w), (MATRIX,), [(4, 3)]),
-    "convert": (lambda w, x: x.astype(jnp.float32), (), [(3,)]),
 }
 
 
 def traced(fn, weights, shapes):
     """The last node that the operands reach, and what it needs."""
     xs = [jnp.ones(shape) for shape in shapes]
-    found = graph.trace(fn, weights, *xs)
+    found = affine.settled(graph.trace(fn, weights, *xs))
     known = dict(found.constants)
     known |= dict(zip(found.argument(0), jax.tree.leaves(weights), strict=True))
     active = {v for k in range(len(xs)) for v in found.argument(1 + k)}
@@ -152,6 +161,30 @@ def test_what_is_not_affine():
     assert not affine.is_affine(found.nodes[0], set(found.inputs))
     found = graph.trace(lambda w, x: w / x, jnp.ones(3), jnp.ones(3))
     assert not affine.is_affine(found.nodes[0], set(found.argument(1)))
+
+
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+def test_conversions_are_affine_where_they_round_nothing(kind):
+    (node,) = graph.trace(lambda x: x.astype(kind), jnp.ones(3)).nodes
+    assert not affine.is_affine(node, set(node.inputs))
+    (node,) = graph.trace(lambda x: x.astype(jnp.float32), jnp.ones(3, kind)).nodes
+    assert affine.is_affine(node, set(node.inputs))
+    given, rows = jnp.arange(3, dtype=kind), jnp.arange(6.0).reshape(2, 3)
+    (there,) = affine.linear(node, set(node.inputs), {}, absolute=True)(given)
+    (back,) = affine.transposed(node, set(node.inputs), {})(rows)
+    np.testing.assert_array_equal(there, [0, 1, 2])
+    np.testing.assert_array_equal(back.astype(jnp.float32), rows)
+    other = jnp.bfloat16 if kind == jnp.float16 else jnp.float16
+    (node,) = graph.trace(lambda x: x.astype(other), jnp.ones(3, kind)).nodes
+    assert not affine.is_affine(node, set(node.inputs))
+
+
+def test_products_in_a_narrower_type_are_not_affine():
+    def fn(w, x):
+        return lax.dot(x, w, preferred_element_type=jnp.bfloat16)
+
+    (node,) = graph.trace(fn, MATRIX, jnp.ones((2, 4))).nodes
+    assert not affine.is_affine(node, {node.inputs[0]})
 
 
 def max_of(w, x, y):

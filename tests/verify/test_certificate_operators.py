@@ -189,6 +189,8 @@ def test_a_quotient_by_a_constant_is_exact():
         (lambda p, x: x * lax.bessel_i0e(p), "bessel_i0e"),
         (lambda p, x: jnp.sort(x), "sort"),
         (lambda p, x: x.astype(jnp.int32).astype(jnp.float32), "convert_element_type"),
+        (lambda p, x: x.astype(jnp.float16).astype(jnp.float32), "rounds"),
+        (lambda p, x: x * p.astype(jnp.bfloat16).astype(jnp.float32), "rounds"),
         (lambda p, x: jnp.where(x > 0, x, p), "gt|select_n"),
         (
             lambda p, x: x * p.astype(jnp.int32).astype(jnp.float32),

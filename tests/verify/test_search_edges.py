@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import verify
-from verify import certificate, crown, network
+from core.errors import GraphError, InputError
+from verify import box_bounds, certificate, crown, network
 from verify.properties import Clause, Property
 
 CONFIG = verify.Config(timeout_s=60, batch=8, restarts=0)
@@ -201,3 +202,69 @@ def test_bounds_that_overflow_leave_a_property_unknown():
     found = verify.verify(verify.Problem(fn, params, prop), CONFIG)
     assert found.status == "unknown"
     assert found.why
+
+
+def filled(params, x):
+    index = jnp.array([0, 99])
+    return params["w"] * jnp.take(x, index, mode="fill", fill_value=5.0)[1:]
+
+
+def clipped(params, x):
+    return params["w"] * x[jnp.array([99])]
+
+
+@pytest.mark.parametrize(("fn", "most"), [(filled, 5.0), (clipped, 1.0)])
+def test_indices_out_of_bounds_are_those_of_the_function(fn, most):
+    region = verify.box(np.zeros(20), np.ones(20))
+    prop = verify.linear(region, [[-1.0]], [most - 0.5])  # y < most - 0.5
+    asked = verify.Problem(fn, {"w": np.ones(1, np.float32)}, prop)
+    found = verify.verify(asked, CONFIG)
+    assert found.status == "sat"
+    least, most_bound = verify.bound(fn, asked.params, region)
+    assert most_bound >= most >= least
+
+
+def rounding_cast(params, x):
+    return (params["w"] * x).astype(jnp.bfloat16).astype(jnp.float32)
+
+
+def half_layer(params, x):
+    return (x.astype(jnp.bfloat16) * params["w"] + params["b"]).astype(jnp.float32)
+
+
+def test_casts_that_round_are_refused_by_name():
+    region = verify.box(np.full(20, 0.99), np.full(20, 0.9985))
+    prop = verify.linear(region, -np.eye(20)[:1], [0.9995])  # y[0] is 1.0
+    params = {"w": np.ones(20, np.float32)}
+    asked = verify.Problem(rounding_cast, params, prop)
+    with pytest.raises(GraphError, match=r"test_search_edges.*float32 rounded to bf"):
+        verify.verify(asked, CONFIG)
+    half = {k: jnp.ones(20, jnp.bfloat16) for k in "wb"} | {"a": np.float32([1])}
+    with pytest.raises(InputError, match="bfloat16, float32.*one of them for all"):
+        verify.verify(verify.Problem(half_layer, half, prop), CONFIG)
+    with jax.enable_x64(True):
+        wide = {"w": np.ones(20)}
+        with pytest.raises(GraphError, match="float64 rounded to float32"):
+            verify.verify(verify.Problem(single_inside, wide, prop), CONFIG)
+
+
+def single_inside(params, x):
+    return params["w"] * x.astype(jnp.float32).astype(x.dtype)
+
+
+def test_casts_to_float32_are_bounded_in_float32_alone():
+    exact = box_bounds.DoubleBounds(single_inside, (2,))
+    low, high = np.zeros((1, 2)), np.ones((1, 2))
+    specs = [verify.Spec(np.ones((1, 2)), np.ones(1))]
+    params = {"w": np.ones(2, np.float32)}
+    assert exact(params, low, high, specs) == -np.inf
+
+
+def fake_quantized(params, x):
+    return jnp.clip(jnp.round(params["w"] * x / 0.1), -8, 7) * 0.1
+
+
+def test_fake_quantizers_are_no_casts():
+    params, x = {"w": np.ones(2, np.float32)}, np.zeros(2, np.float32)
+    net = network(fake_quantized, params, x)
+    assert "round" in {node.op for node in net.nonlinear}

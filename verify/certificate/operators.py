@@ -87,7 +87,12 @@ def parts(node: Node, known: Known, active: Collection[Value]) -> Parts:
 def _check_conversion(node: Node, known: Known) -> None:
     """Conversions are identities here; those that round or wrap are refused."""
     value, dtype = node.inputs[0], node.outputs[0].dtype
-    if node.op != "convert_element_type" or jnp.issubdtype(dtype, jnp.floating):
+    if node.op != "convert_element_type":
+        return
+    if jnp.issubdtype(dtype, jnp.floating):
+        whole = not jnp.issubdtype(value.dtype, jnp.floating)
+        if not whole and not np.can_cast(value.dtype, dtype):
+            raise unsupported(node, "a conversion that rounds")
         return
     if value not in known:
         raise unsupported(node, "a conversion that rounds")
