@@ -55,7 +55,8 @@ class CrownConfig:
 def rows_of_spec(network: Network, spec: Spec) -> dict[Value, Array]:
     """Returns the rows of a specification as coefficients on the output."""
     value = network.output
-    return {value: jnp.asarray(spec.C, value.dtype).reshape(-1, *value.shape)}
+    C = jnp.asarray(spec.C, value.dtype)
+    return {value: C.reshape(C.shape[0], *value.shape)}
 
 
 def hidden_bounds(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import GraphError, InputError, describe
+from core.errors import GraphError, InputError, ShapeError, describe
 from core.types import PyTree
 from verify import bab, box_bounds, boxes, falsify, reduce, timing
 from verify.clauses import decide_leaf, flattened, grouped, padded
@@ -203,6 +203,7 @@ class Verifier:
         progress: Progress | None = None,
     ) -> "Verdict | tuple[_Search, Opened]":
         """Decides a property of one region as far as that takes no splits."""
+        self._check_sizes(prop)
         search = _Search(params, prop, config, time.monotonic(), progress)
         (region, clauses), *_ = grouped(prop)
         found = self._root(search, self.prepare(params), region, clauses)
@@ -211,6 +212,7 @@ class Verifier:
         return search.verdict("unsat") if found is None else found
 
     def _decide(self, search: _Search, params: PyTree, prop: Property) -> Verdict:
+        self._check_sizes(prop)
         config = search.config
         if config.certificate:
             search.proof = Proof(self.network, prop)
@@ -237,6 +239,17 @@ class Verifier:
         except GraphError as error:
             return dataclasses.replace(verdict, why=str(error))
         return dataclasses.replace(verdict, certificate=certificate)
+
+    def _check_sizes(self, prop: Property) -> None:
+        """Rows of another length would be read as rows of another number."""
+        shape = self.network.input.shape
+        size = int(np.prod(self.network.output.shape))
+        if (prop.input_shape, prop.output_size) != (shape, size):
+            given = (
+                f"a property of inputs {prop.input_shape}, {prop.output_size} outputs"
+            )
+            wanted = f"inputs {shape}, {size} outputs, those of the network"
+            raise ShapeError(describe(given, wanted))
 
     def _attack(
         self, search: _Search, form: Any, clauses: Sequence[Clause], draw: int = 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import verify
-from core.errors import GraphError, InputError
+from core.errors import GraphError, InputError, ShapeError
 from verify import box_bounds, certificate, crown, network
 from verify.properties import Clause, Property
 
@@ -240,7 +240,7 @@ def test_casts_that_round_are_refused_by_name():
     with pytest.raises(GraphError, match=r"test_search_edges.*float32 rounded to bf"):
         verify.verify(asked, CONFIG)
     half = {k: jnp.ones(20, jnp.bfloat16) for k in "wb"} | {"a": np.float32([1])}
-    with pytest.raises(InputError, match="bfloat16, float32.*one of them for all"):
+    with pytest.raises(InputError, match=r"bfloat16, float32.*one of them for all"):
         verify.verify(verify.Problem(half_layer, half, prop), CONFIG)
     with jax.enable_x64(True):
         wide = {"w": np.ones(20)}
@@ -268,3 +268,16 @@ def test_fake_quantizers_are_no_casts():
     params, x = {"w": np.ones(2, np.float32)}, np.zeros(2, np.float32)
     net = network(fake_quantized, params, x)
     assert "round" in {node.op for node in net.nonlinear}
+
+
+def total(params, x):
+    return x @ params["w"]
+
+
+def test_properties_of_other_shapes_are_refused():
+    params = {"w": np.ones((20, 1), np.float32)}
+    region = verify.box(np.zeros(20), np.ones(20))
+    two = verify.linear(region, [[0.0, 1.0]], [1.0])
+    for decide in (verify.verify, lambda p, config: verify.verify_all([p], config)):
+        with pytest.raises(ShapeError, match=r"2 outputs; expected.*1 outputs"):
+            decide(verify.Problem(total, params, two), CONFIG)
