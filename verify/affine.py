@@ -1,8 +1,9 @@
 """Affine operators: their linear part, its transpose, its absolute value.
 
 An operator is affine here if it is so in the operands that the input reaches, whatever
-the others are, and if it does not round to a narrower type. Its backward bound is the transpose of its linear part, which JAX
-derives; convolutions have one of their own because the derived one is slow on CPU.
+the others are, and does not round to a narrower type. Its backward bound is the
+transpose of its linear part, which JAX derives; convolutions have one of their own
+because the derived one is slow on CPU.
 """
 
 import dataclasses
@@ -35,6 +36,8 @@ _EXACT = _STRUCTURAL - {
     *("gather", "dynamic_slice", "select_n"),
 }
 _BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated"])
+_PRODUCTS = frozenset(["dot_general", "conv_general_dilated"])
+_FULL = {"precision": (lax.Precision.HIGHEST, lax.Precision.HIGHEST)}
 _FIRST = frozenset(["gather", "dynamic_slice", "div"])  # linear in the first operand
 
 
@@ -74,14 +77,18 @@ def narrows(node: Node, active: Collection[Value]) -> bool:
 
 
 def settled(traced: Graph) -> Graph:
-    """Returns a graph whose gathers do what they say, forward and transposed.
+    """Returns a graph without what devices and transposes may do otherwise.
 
-    Indices that are constants and in bounds are a promise that is kept. Others are
-    clipped where they are promised, as JAX does forward, but not in the transpose; or
-    they stay filled, see `constant`.
+    Products are of full precision: less, the default of some devices, is no sound
+    bound, and what parameters are multiplied to is part of what is proven. Indices
+    that are constants and in bounds are a promise that is kept. Others are clipped
+    where they are promised, as JAX does forward, but not in the transpose; or they
+    stay filled, see `constant`.
     """
 
     def settle(node: Node) -> Node:
+        if node.op in _PRODUCTS:
+            return dataclasses.replace(node, params={**node.params, **_FULL})
         if node.op != "gather":
             return node
         mode = lax.GatherScatterMode.from_any(node.params["mode"])
@@ -154,9 +161,8 @@ def linear(
     if absolute and op == "sub":
         return _absolute_sub(node, active)
     params = dict(node.params)
-    if op in ("dot_general", "conv_general_dilated"):
-        # Reduced precision, the default of some devices, is no sound bound.
-        params["precision"] = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
+    if op in _PRODUCTS:
+        params |= _FULL
     if _fills(node):
         params["fill_value"] = 0
 

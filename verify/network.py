@@ -58,8 +58,7 @@ class Network:
         given |= dict(zip(self.graph.argument(0), leaves, strict=True))
         reached = {id(node) for node in self.nodes}
         others = [node for node in self.graph.nodes if id(node) not in reached]
-        with jax.default_matmul_precision("highest"):  # part of what is proven
-            fill(others, given)
+        fill(others, given)
         return tuple(_floating(given[value], value.dtype) for value in self.known)
 
     @property
@@ -109,10 +108,11 @@ def network(fn: Callable[..., Any], params: PyTree, example: Any) -> Network:
       GraphError: an operator that is neither affine nor has a relaxation; the message
         names it and its line.
     """
-    traced = graph.recognise(graph.trace(fn, params, example))
-    traced = graph.expand(
-        traced, EXPANSIONS, joint=JOINT_EXPANSIONS, sources=traced.argument(1)
-    )
+    with jax.default_matmul_precision("highest"):  # of what is folded, too
+        traced = graph.recognise(graph.trace(fn, params, example))
+        traced = graph.expand(
+            traced, EXPANSIONS, joint=JOINT_EXPANSIONS, sources=traced.argument(1)
+        )
     traced = affine.settled(traced)
     if len(traced.outputs) != 1 or len(traced.argument(1)) != 1:
         raise ShapeError(

@@ -68,6 +68,28 @@ def test_functions_of_parameters_alone_are_computed_once():
     np.testing.assert_allclose((low + high) / 2, [1, 2, 3], atol=1e-5)
 
 
+def test_products_of_parameters_alone_are_of_full_precision():
+    closed = jnp.eye(2)
+
+    @jax.jit
+    def folded(w):
+        return jax.lax.scan(lambda c, _: (c @ w, None), w, length=2)[0]
+
+    def fn(params, x):
+        kernel = jax.lax.dot(params["w"], params["w"], precision="default")
+        return x @ (kernel @ folded(closed) @ folded(params["w"]))
+
+    params = {"w": jnp.eye(2)}
+    net = verify.network(fn, params, np.zeros(2, np.float32))
+    nodes = [n for n in net.graph.nodes if n.op == "dot_general"]
+    assert len(nodes) >= 5
+    full = (jax.lax.Precision.HIGHEST,) * 2
+    assert {node.params["precision"] for node in nodes} == {full}
+    text = jax.jit(net.prepare).lower(params).as_text()
+    assert "precision = [HIGHEST, HIGHEST]" in text
+    assert "DEFAULT" not in text
+
+
 def test_structs_are_enough_to_build():
     case, params, x, net = build("dense")
     structs = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
