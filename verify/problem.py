@@ -13,7 +13,9 @@ from verify.properties import Property
 Status = Literal["unsat", "sat", "timeout", "unknown"]
 BRANCHINGS = ("auto", "relu", "input")
 HEURISTICS = ("kfsb", "babsr")
-METHODS = ("interval", "crown", "alpha", "split", "beta")
+UNSPLIT = ("interval", "crown", "alpha")
+"""Methods that bound each region once."""
+METHODS = (*UNSPLIT, "split", "beta")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,8 +45,8 @@ class Config:
         takes the input of boxes of at most `input_limit` dimensions, and where an
         operator is not piecewise linear.
       method: the strongest bound to use, each with all before it: "interval",
-        "crown", "alpha" (no branching), "split" (branch and bound without beta) and
-        "beta".
+        "crown" and "alpha" bound each region once, whatever `branching` says; "split"
+        is branch and bound without beta, "beta" with it.
       heuristic: which neuron to split, "babsr" or "kfsb" (k candidates, bounded).
       candidates: k of "kfsb".
       reduce_op: how the two children of a split are judged together, "min" or "max".

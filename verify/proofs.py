@@ -138,6 +138,8 @@ class Proof:
           GraphError: a part of the proof is missing, or it mixes both kinds.
         """
         kinds = {type(leaf) for leaf in self.leaves}
+        if not self.network.is_piecewise_linear:
+            self.missing = "the network has other nonlinear operators than ReLUs"
         if len(kinds) > 1:
             self.missing = "some regions were split by neurons, others by inputs"
         if self.missing:

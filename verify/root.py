@@ -74,7 +74,6 @@ class Rooter:
 
     def __init__(self, network: Network):
         self.network = network
-        self.reducer = Reducer(network)
         self.shapes: list[Shape] = []
         self.interval = jax.jit(
             functools.partial(crown.interval_bound, network, margin=True)
@@ -84,6 +83,11 @@ class Rooter:
             functools.partial(crown.hidden_bounds, network, config=proof)
         )
         self.bound = jax.jit(functools.partial(crown.spec_terms, network))
+
+    @functools.cached_property
+    def reducer(self) -> Reducer:
+        """Makes reduced forms; only for ReLU networks."""
+        return Reducer(self.network)
 
     def crown(
         self, weights: Weights, region: Region, specs: Sequence[Spec], config: Config

@@ -15,7 +15,7 @@ from core.types import PyTree
 from verify import bab, box_bounds, boxes, falsify, reduce, timing
 from verify.clauses import decide_leaf, flattened, grouped, padded
 from verify.network import Network, network
-from verify.problem import Config, Problem, Verdict
+from verify.problem import UNSPLIT, Config, Problem, Verdict
 from verify.proofs import Proof
 from verify.properties import Clause, Property, Spec
 from verify.regions import Region, outward
@@ -164,14 +164,17 @@ class Verifier:
 
     @functools.cached_property
     def rooter(self) -> Rooter:
-        """Bounds and reduces; only for ReLU networks."""
+        """Bounds, and reduces ReLU networks."""
         return Rooter(self.network)
 
     def halves_inputs(self, config: Config, region: Region) -> bool:
         """Whether a search splits the input box, not neurons.
 
-        A box around a ball is mostly corners, so neurons are better there.
+        A box around a ball is mostly corners, so neurons are better there. So is a
+        ReLU network's one bound by a method that splits nothing.
         """
+        if self.network.is_piecewise_linear and config.method in UNSPLIT:
+            return False
         small = int(np.prod(self.network.input.shape)) <= config.input_limit
         boxy = small and region.radius is None
         either = boxy or not self.network.is_piecewise_linear
@@ -300,7 +303,9 @@ class Verifier:
             witness = self._attack(search, None, clauses)
             if witness is not None:
                 return search.verdict("sat", witness=witness)
-            return self._boxes(search, weights, inside, specs, clauses)
+            once = config.method in UNSPLIT
+            decide = self._bounded_once if once else self._boxes
+            return decide(search, weights, inside, specs, clauses)
         if not self.network.is_piecewise_linear:
             raise GraphError(
                 "branching='relu': the network has operators that are not piecewise "
@@ -400,6 +405,26 @@ class Verifier:
             f"the least bound is {lower.min():.4g}"
         )
         return search.verdict("unknown", why)
+
+    def _bounded_once(
+        self,
+        search: _Search,
+        weights: Any,
+        region: Region,
+        specs: Sequence[Spec],
+        clauses: Sequence[Clause],
+    ) -> Verdict | None:
+        """Decides a region of any network by a method that splits nothing."""
+        config = search.config
+        lower, search.phase, *_ = self.rooter.crown(weights, region, specs, config)
+        if config.method == "alpha" and (lower <= 0).any():
+            search.phase = "alpha"
+            lower = np.maximum(lower, self.boxes.whole(weights, region, specs))
+        search.domains += len(clauses)
+        if (lower <= 0).any():
+            return self._open(search, lower, search.phase)
+        search.lower = min(search.lower, float(lower.min()))
+        return None
 
     def _boxes(
         self,

@@ -150,14 +150,40 @@ def test_weights_that_are_not_numbers_prove_nothing():
     assert status not in ("unsat", "sat")
 
 
+@pytest.mark.parametrize("branching", ["relu", "auto"])
 @pytest.mark.parametrize("method", ["interval", "crown", "alpha"])
-def test_methods_without_branching_say_what_is_open(method):
+def test_methods_without_branching_say_what_is_open(method, branching):
     asked = single(problem("dense", 3, width=1.5))
-    verdict = verify.verify(asked, dataclasses.replace(PLAIN, method=method))
+    config = dataclasses.replace(PLAIN, method=method, branching=branching)
+    verdict = verify.verify(asked, config)
     assert verdict.status == "unknown"
     assert verdict.phase == method
     assert "1 of 1 clauses open" in verdict.why
     assert verify.verify(asked, PLAIN).phase == "branch"  # which decides it
+
+
+def smooth(params, x):
+    return jnp.tanh(x * params["w"]).sum(keepdims=True)
+
+
+def test_methods_bound_smooth_networks_once():
+    region = verify.box([-1.0, -1.0], [1.0, 1.0])  # y is at least -2 tanh(1) = -1.52
+    params = {"w": np.ones(2, np.float32)}
+    found = {}
+    for method in ("interval", "crown", "alpha", "split"):
+        for d in (1.6, 1.2):
+            asked = verify.Problem(smooth, params, verify.linear(region, [[1.0]], [d]))
+            config = dataclasses.replace(
+                CONFIG, method=method, restarts=0, certificate=True
+            )
+            found[method, d] = verify.verify(asked, config)
+        assert found[method, 1.6].status == "unsat"
+        assert "other nonlinear operators" in found[method, 1.6].why
+    assert found["split", 1.2].status == "sat"
+    for method in ("interval", "crown", "alpha"):
+        assert found[method, 1.2].status == "unknown"
+        assert found[method, 1.2].phase == method
+        assert found[method, 1.2].domains == 1
 
 
 def test_a_search_compiles_a_handful_of_programs():
