@@ -122,7 +122,8 @@ class Verdict:
       phase: what decided: "attack", "interval", "crown", "alpha", "branch" or "".
       why: for "unknown" and "timeout", what is open and what may help.
       witness: (x, y) of a counterexample in float64, checked; None otherwise.
-      certificate: a `verify.certificate.Certificate`, where asked for and proven.
+      certificate: a `verify.certificate.Certificate`, where asked for and proven; None
+        where `why` says what is missing. `verify.certificate.check` judges it.
       info: numbers a person may want, where there are any: "unstable" neurons per
         layer, "rounds" of branch and bound, "programs" by how often they were compiled.
     """

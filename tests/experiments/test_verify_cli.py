@@ -107,8 +107,14 @@ def test_a_proof_is_written_and_checked_again(stub, folder, monkeypatch, capsys)
     monkeypatch.setattr(certificate, "load", lambda path: kept[path])
     argv = ["--onnx=a.onnx", "--vnnlib=p.vnnlib"]
     stub.answers["a p"] = verdict("unsat", certificate="a proof")
-    assert front(*argv, "--certificate=c/proof.npz") == 0
-    assert capsys.readouterr().out == "unsat\n"
+    for ok in (False, True):  # what does not hold is not written
+        assert not kept
+        found = certificate.Check(ok, "" if ok else "a leaf is open", 3, 0.5, 0.1)
+        monkeypatch.setattr(certificate, "check", lambda problem, proof, f=found: f)
+        assert front(*argv, "--certificate=c/proof.npz") == 0
+        out, err = capsys.readouterr()
+        assert out == "unsat\n"
+        assert ("does not hold in float64 arithmetic: a leaf is open" in err) is not ok
     assert stub.configs[-1].certificate
     stub.answers["a p"] = verdict("timeout")
     assert front(*argv, "--certificate=none.npz") == 0
@@ -123,7 +129,7 @@ def test_a_proof_is_written_and_checked_again(stub, folder, monkeypatch, capsys)
         out, err = capsys.readouterr()
         assert out == word
         assert ("a leaf is missing" in err) is not ok
-    assert len(stub.decided) == 2
+    assert len(stub.decided) == 3
 
 
 @pytest.mark.parametrize(
