@@ -15,6 +15,9 @@ NAME = "verify"
 EXIT_S = 60.0
 """Seconds that the end of a process waits for each late thread."""
 
+WAIT_S = 600.0
+"""Seconds that `quiet` waits for each late thread."""
+
 _SETTINGS = (
     "jax_enable_x64",
     "jax_numpy_dtype_promotion",
@@ -63,6 +66,13 @@ def within(seconds: float, work: Callable[[], T], late: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return value
+
+
+def quiet() -> None:
+    """Waits for late threads, which use the cores of what is to be timed next."""
+    for thread in threading.enumerate():
+        if thread.name == NAME and thread is not threading.current_thread():
+            thread.join(WAIT_S)
 
 
 @contextlib.contextmanager

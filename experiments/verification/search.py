@@ -115,6 +115,8 @@ def judged(
 ) -> tuple[dict[str, Any], "Verdict"]:
     """Returns one decision as JSON can hold it, and the verdict itself.
 
+    What the one before left running in a thread ends first, or it would slow this one.
+
     Args:
       load: makes the problem; the time that it takes counts.
       flags: of the search.
@@ -124,6 +126,9 @@ def judged(
       A dict of status, seconds, domains, phase, lower (None where it is not finite)
       and why; and the verdict.
     """
+    from verify import timing
+
+    timing.quiet()
     start = time.monotonic()
     problem = load()
     left = max(timeout_s - (time.monotonic() - start), LEAST)
@@ -141,8 +146,10 @@ def judged_all(
       flags: of the search.
       timeout_s: seconds for each, as a mean; the seconds of each are that mean too.
     """
+    from verify import timing
     from verify.several import verify_all
 
+    timing.quiet()
     start = time.monotonic()
     verdicts = verify_all(problems, search_config(flags, timeout_s))
     mean = (time.monotonic() - start) / max(len(problems), 1)

@@ -5,7 +5,9 @@ import dataclasses
 import gzip
 import subprocess
 import sys
+import threading
 import time
+import types
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ from experiments import cli, manual, options
 from experiments.verification import cases, command, images, networks, search
 from experiments.verification.networks import Network
 from tests.experiments.verify_stub import PROPERTY, Stub, provided, verdict
-from verify import vnnlib
+from verify import timing, vnnlib
 from verify.problem import Config
 from verify.properties import violates
 
@@ -130,6 +132,25 @@ def test_a_proof_is_written_and_checked_again(stub, folder, monkeypatch, capsys)
         assert out == word
         assert ("a leaf is missing" in err) is not ok
     assert len(stub.decided) == 3
+
+
+def test_what_is_late_ends_before_the_next_is_timed(stub):
+    free, done = threading.Event(), []
+
+    def work():
+        free.wait()
+        time.sleep(0.1)
+        done.append("late")
+
+    assert timing.within(0.01, work, lambda: "timeout") == "timeout"
+    free.set()
+
+    def load():
+        done.append("next")
+        return types.SimpleNamespace(name="")
+
+    search.judged(load, search.SearchFlags(), 1.0)
+    assert done == ["late", "next"]
 
 
 @pytest.mark.parametrize(
