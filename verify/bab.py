@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.types import Array
+from verify.kept import Kept
 from verify.pool import Batch, Pool
 from verify.problem import Config
 from verify.programs import Programs, RoundConfig, round_config
@@ -29,14 +30,16 @@ STUCK = (16, 64, 256, 1024)
 class Tree:
     """All splits that were made: of each node its parent, neuron and sign.
 
-    Node c < number of clauses is the root of clause c. Leaves that are proven keep
-    their multipliers. Without `Config.certificate` it stays empty.
+    Node c < number of clauses is the root of clause c. Leaves that are proven are kept
+    as (node, clause, multipliers or None); multipliers are alpha [n], beta of the
+    neurons split, in their order among all, and the weights of the rows. Without
+    `Config.certificate` it stays empty.
     """
 
     parent: list[int]
     neuron: list[int]
     sign: list[int]
-    leaves: list[tuple[int, int, Any]]  # node, clause, multipliers or None
+    kept: Kept = dataclasses.field(default_factory=Kept)
 
     def path(self, node: int) -> list[tuple[int, int]]:
         """Returns the neurons and signs from the root to a node."""
@@ -110,7 +113,7 @@ def search(
     pool = Pool(n, m, config.max_domains)
     pool.add(start)
     count = len(specs)
-    tree = Tree([-1] * count, [-1] * count, [0] * count, [])
+    tree = Tree([-1] * count, [-1] * count, [0] * count)
     rows = np.stack([s.C for s in specs]), np.stack([s.d for s in specs])
     fixed = (
         reduced.params,
@@ -164,7 +167,7 @@ def search(
                 low = float(parents.lower[k])
                 return Branched("unknown", low, domains, rounds, why, tree=tree)
             if config.certificate:
-                tree.leaves.append((int(parents.node[k]), clause, None))
+                tree.kept.add((int(parents.node[k]), clause, None))
         _collect(pool, tree, parents, found, alive, config)
         if progress is not None:
             low = min(pool.lowest, 0.0) if len(pool) else 0.0
@@ -244,7 +247,8 @@ def _collect(
     there = (neuron >= 0)[:, None] | (sign > 0)[None]
     live = (there.all(-1) & (neuron[:, :1] >= 0)).reshape(-1)
     ids = np.zeros(len(live), np.int64)
-    if config.certificate:  # else no one asks for the way to a node
+    recorded = config.certificate and not tree.kept.full
+    if recorded:  # else no one asks for the way to a node
         ids = _grow(tree, parents.node, neuron, sign, live)
     kept = {
         name: np.concatenate([np.asarray(a) for a in getattr(found.domains, name)], 1)
@@ -253,10 +257,11 @@ def _collect(
     weights = np.asarray(found.domains.weights)
     clause = np.repeat(parents.clause, count)
     proven = live & (flat > 0)
-    if config.certificate:
-        for k in np.flatnonzero(proven):
-            dual = (kept["alpha"][k], kept["beta"][k], weights[k])
-            tree.leaves.append((int(ids[k]), int(clause[k]), dual))
+    if recorded:
+        for k in np.flatnonzero(proven):  # copies: a view would hold the whole round
+            beta = kept["beta"][k][kept["splits"][k] != 0]
+            dual = (kept["alpha"][k].copy(), beta, weights[k].copy())
+            tree.kept.add((int(ids[k]), int(clause[k]), dual), *dual)
     still = np.flatnonzero(live & ~proven)
     pool.add(
         Batch(

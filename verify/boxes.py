@@ -12,6 +12,7 @@ import numpy as np
 from core.types import Array
 from verify.box_bounds import CHUNK, Bounded, bound_boxes
 from verify.boxed_neurons import Effort, NeuronSplitter
+from verify.kept import Kept
 from verify.network import Network, Weights
 from verify.problem import Config
 from verify.properties import Spec
@@ -33,7 +34,7 @@ class Boxed:
       domains: boxes bounded.
       why: for "unknown", the reason.
       point: a suspected counterexample, of the input's shape.
-      leaves: `Leaf`s that cover the region, if recorded.
+      kept: `Leaf`s that cover the region, if recorded.
     """
 
     status: str
@@ -41,7 +42,7 @@ class Boxed:
     domains: int
     why: str = ""
     point: np.ndarray | None = None
-    leaves: list[Any] = dataclasses.field(default_factory=list)
+    kept: Kept = dataclasses.field(default_factory=Kept)
 
 
 class Leaf(NamedTuple):
@@ -116,7 +117,7 @@ class BoxSearch:
         high = np.asarray(region.upper).reshape(1, n)
         least = np.full(1, -np.inf, low.dtype)
         ball = None if region.radius is None else region
-        leaves: list[Leaf] = []
+        kept = Kept()
         nodes = np.zeros(1, np.int64)
         tree: list[tuple[int, int, float, int]] = [(-1, -1, 0.0, 0)]
         domains = 0
@@ -164,15 +165,11 @@ class BoxSearch:
                     point = tried.point.reshape(shape)
                     return Boxed("point", float(least.min()), domains, point=point)
                 closed[left[tried.closed]] = True
-            if config.certificate:
-                leaves += [
-                    Leaf(
-                        _path(tree, int(nodes[take[k]])),
-                        found.row[k],
-                        tuple(part[k] for part in found.slopes),
-                    )
-                    for k in np.flatnonzero(closed)
-                ]
+            recorded = config.certificate and not kept.full
+            for k in np.flatnonzero(closed) if recorded else ():
+                slopes = tuple(part[k].copy() for part in found.slopes)
+                path = _path(tree, int(nodes[take[k]]))
+                kept.add(Leaf(path, found.row[k].copy(), slopes), *slopes)
             still = take[~closed]
             if not np.isfinite(found.score[~closed].max(-1, initial=-np.inf)).all():
                 return Boxed("unknown", float(lower.min()), domains, "a point is open")
@@ -182,7 +179,7 @@ class BoxSearch:
                 why = "a box as small as the type can tell apart is open"
                 return Boxed("unknown", float(lower.min()), domains, why)
             first = len(tree)
-            if config.certificate:
+            if recorded:
                 cut = children[1][: len(still)][np.arange(len(still)), axis]
                 for side in (0, 1):
                     tree += [
@@ -196,7 +193,7 @@ class BoxSearch:
             high = np.concatenate([high[rest], children[1]])
             if progress is not None and len(low):
                 progress(f"{domains} boxes, {len(low)} open, bound {least.min():.4g}")
-        return Boxed("unsat", 0.0, domains, leaves=leaves)
+        return Boxed("unsat", 0.0, domains, kept=kept)
 
     def whole(
         self, weights: Weights, region: Region, specs: Sequence[Spec]

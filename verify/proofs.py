@@ -9,6 +9,7 @@ import numpy as np
 from core.errors import GraphError
 from verify.certificate import BoxLeaf, Certificate, Leaf, RootLayer, collect, format
 from verify.clauses import unpadded
+from verify.kept import LIMIT, WHY, Kept
 from verify.leaves import LinearLeaf
 from verify.network import Network
 from verify.problem import Problem
@@ -32,6 +33,7 @@ class Proof:
     leaves: list[Any] = dataclasses.field(default_factory=list)
     roots: dict[int, tuple[RootLayer, ...]] = dataclasses.field(default_factory=dict)
     missing: str = ""
+    size: int = 0
 
     def __post_init__(self):
         self.position = {id(c): k for k, c in enumerate(self.prop.clauses)}
@@ -81,9 +83,24 @@ class Proof:
         tree: Any,
     ) -> None:
         """The rest of the clauses hold by splits; `by_alpha` was called before."""
-        for node, k, dual in tree.leaves:
+        if not self._fits(tree.kept):
+            return
+        for node, k, dual in tree.kept.leaves:
             path = tree.path(node)
+            if dual is not None:
+                alpha, split, weights = dual
+                beta = np.zeros_like(alpha)
+                beta[sorted(neuron for neuron, _ in path)] = split
+                dual = alpha, beta, weights
             self._leaf(clauses[k], reduced, region, specs[int(k)], path, dual)
+
+    def _fits(self, kept: Kept) -> bool:
+        """Whether the leaves of one more search are to be kept."""
+        self.size += kept.size
+        if kept.full or self.size > LIMIT:
+            self.missing = WHY
+            self.leaves.clear()
+        return not self.missing
 
     def by_programs(
         self,
@@ -120,12 +137,14 @@ class Proof:
             collect.leaf(reduced, position, neurons, signs, alpha, beta, weights)
         )
 
-    def by_boxes(self, clauses: Sequence[Clause], leaves: Sequence[Any]) -> None:
-        """All clauses of a region hold on each of the `boxes.Leaf`s."""
+    def by_boxes(self, clauses: Sequence[Clause], kept: Kept) -> None:
+        """All clauses of a region hold on each of the kept `boxes.Leaf`s."""
+        if not self._fits(kept):
+            return
         most = max(len(c.spec.d) for c in clauses)
         for k, clause in enumerate(clauses):
             own = self.position[id(clause)]
-            for leaf in leaves:
+            for leaf in kept.leaves:
                 steps = tuple((a, t, 1 if side else -1) for a, t, side in leaf.path)
                 weights = unpadded(np.eye(most)[leaf.row[k]], len(clause.spec.d))
                 slopes = tuple(_listed(part[k]) for part in leaf.slopes)

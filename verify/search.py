@@ -461,7 +461,7 @@ class Verifier:
             return search.verdict("sat", witness=self.check(search, found.point))
         if found.status == "unsat":
             if search.proof is not None:
-                search.proof.by_boxes(clauses, found.leaves)
+                search.proof.by_boxes(clauses, found.kept)
             return None
         why = found.why or (
             f"{found.domains} boxes bounded, the least bound is {found.lower:.4g}"

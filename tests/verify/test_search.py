@@ -19,7 +19,9 @@ from tests.devices import xla_flags
 from tests.verify.network_cases import CASES
 from verify import certificate, crown, exact, network
 from verify.beta import BetaConfig, Domains, bound_batch
+from verify.kept import EACH
 from verify.programs import Shape, programs
+from verify.proofs import Proof
 from verify.properties import Clause, Property
 from verify.reduce import Reducer, apply
 from verify.regions import Region
@@ -123,6 +125,31 @@ def test_several_levels_give_the_same_verdict_and_a_whole_tree():
     assert found.phase == "branch"
     assert found.certificate is not None
     assert certificate.check(asked, found.certificate).ok
+
+
+def test_a_certificate_is_kept_in_bounded_memory(monkeypatch):
+    asked = single(problem("dense", 4, shift=0.6, width=0.8))
+    seen, by_splits = [], Proof.by_splits
+
+    def spy(*given):
+        seen.append(given[-1].kept)
+        by_splits(*given)
+
+    monkeypatch.setattr(Proof, "by_splits", spy)
+    three = dataclasses.replace(PLAIN, levels=3, certificate=True)
+    assert verify.verify(asked, three).certificate is not None
+    (kept,) = seen
+    arrays = [a for *_, dual in kept.leaves if dual for a in dual]
+    assert arrays
+    assert all(a.base is None for a in arrays)  # nothing else is held by a leaf
+    assert kept.size >= sum(a.nbytes for a in arrays)
+    for branching in ("relu", "input"):
+        config = dataclasses.replace(three, branching=branching)
+        monkeypatch.setattr("verify.kept.LIMIT", 2 * EACH)
+        found = verify.verify(asked, config)
+        assert found.status == "unsat"
+        assert found.certificate is None
+        assert "no certificate: its leaves need more than" in found.why
 
 
 def test_a_margin_of_zero_is_not_verified():
