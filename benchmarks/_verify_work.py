@@ -290,7 +290,8 @@ def _alpha(
     hidden = tuple(Bounds(*map(jnp.asarray, b)) for b in reduced.hidden)
     flat = Region(region.lower.reshape(-1), region.upper.reshape(-1))
     slopes = program.start(params, flat, hidden, spec.d.shape[0], config)
-    start = slopes, jnp.asarray(config.learning_rate, flat.lower.dtype)
+    rate = jnp.asarray(config.learning_rate, flat.lower.dtype)
+    start = slopes, rate, jnp.asarray(config.steps, jnp.int32)
     return program.root(params, flat, spec, hidden, start, config).lower
 
 

@@ -260,6 +260,7 @@ def optimize(
     enough: float = jnp.inf,
     splits: Splits | None = None,
     margin: bool = False,
+    steps: Array | None = None,
 ) -> AlphaState:
     """Maximises the lower bounds of a specification over all free parameters.
 
@@ -276,6 +277,8 @@ def optimize(
       splits: signs demanded of neurons; their multipliers are optimised too.
       margin: whether the bounds of the rows and the hidden ones are loosened by
         `verify.rounding.rounding`.
+      steps: in place of the config's, a number that a program takes as an argument;
+        bounds are then not differentiable.
 
     Returns:
       The best of all iterates, row by row and neuron by neuron; the first iterate is
@@ -321,9 +324,14 @@ def optimize(
     free = (slopes, betas)
     with jax.numpy_dtype_promotion("standard"):
         state = optimizer.init(free)
-    (free, _, best), _ = lax.scan(
-        step, (free, state, best), jnp.arange(config.steps, dtype=dtype)
-    )
+    carry = (free, state, best)
+    if steps is None:
+        carry, _ = lax.scan(step, carry, jnp.arange(config.steps, dtype=dtype))
+    else:
+        carry = lax.fori_loop(
+            0, steps, lambda t, carry: step(carry, t.astype(dtype))[0], carry
+        )
+    free, _, best = carry
     lower, found = bounds(free)
     return _better(network, best, free[0], lower, found)
 

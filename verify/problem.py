@@ -53,7 +53,7 @@ class Config:
       batch: the most sub-domains bounded at once.
       levels: the most neurons split at once while few sub-domains are open, 1 to 3: it
         fills the batch of an accelerator; a CPU gains nothing.
-      root_steps: iterations of alpha-CROWN at the root.
+      root_steps: iterations of alpha-CROWN at the root; 0 for its start alone.
       steps: iterations of alpha and beta in a branch-and-bound round.
       learning_rate_root: Adam's rate at the root.
       learning_rate_alpha: Adam's rate of alpha in a round.
@@ -61,7 +61,7 @@ class Config:
       decay: factor of the rates an iteration.
       max_domains: the most open sub-domains; beyond it the verdict is "unknown".
       restarts: starts of projected gradient descent before bounding; 0 for none.
-      attack_steps: its iterations.
+      attack_steps: its iterations; 0 for none.
       input_limit: see `branching`.
       certificate: whether an "unsat" verdict carries its proof.
       seed: of the falsification.

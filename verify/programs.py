@@ -78,14 +78,14 @@ class Programs:
         region: Region,
         spec: Spec,
         hidden: Hidden,
-        start: tuple[va.Slopes, Array],
+        start: tuple[va.Slopes, Array, Array],
         config: va.AlphaConfig,
     ) -> va.AlphaState:
-        """Runs `alpha.optimize` from slopes and a learning rate."""
+        """Runs `alpha.optimize` from slopes, a learning rate, and a number of steps."""
         name = f"root{spec.C.shape[0]}"
         self.traces[name] = self.traces.get(name, 0) + 1
         weights = self.network.prepare(params)
-        slopes, rate = start
+        slopes, rate, steps = start
         return va.optimize(
             self.network,
             weights,
@@ -97,6 +97,7 @@ class Programs:
             learning_rate=rate,
             enough=0.01,
             margin=True,
+            steps=steps,
         )
 
     @functools.partial(jax.jit, static_argnums=(0, 4, 5))

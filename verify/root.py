@@ -173,7 +173,8 @@ class Rooter:
         best, state = known, None
         for done in range(0, max(config.root_steps, 1), CHUNK):
             rate = config.learning_rate_root * config.decay**done
-            start = (slopes, jnp.asarray(rate, flat.lower.dtype))
+            steps = jnp.asarray(min(CHUNK, config.root_steps - done), jnp.int32)
+            start = (slopes, jnp.asarray(rate, flat.lower.dtype), steps)
             state = program.root(params, flat, spec, bounds, start, settings)
             slopes, bounds = state.slopes, state.hidden
             before, found = found, by_clause(state.lower, specs)

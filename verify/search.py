@@ -267,7 +267,7 @@ class Verifier:
           draw: another one, other random starts.
         """
         config = search.config
-        if not config.restarts:
+        if not (config.restarts and config.attack_steps):
             return None
         attack = falsify.Attack(restarts=config.restarts, steps=config.attack_steps)
         fn, params = self.fn, search.params

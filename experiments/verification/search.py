@@ -76,7 +76,9 @@ class SearchFlags:
     restarts: int = option(
         16, "starts of the search for a counterexample; 0 for none", low=0
     )
-    attack_steps: int = option(100, "length of that search", unit="iterations", low=0)
+    attack_steps: int = option(
+        100, "length of that search; 0 for none", unit="iterations", low=0
+    )
     input_limit: int = option(
         16, "most inputs for which auto splits the box", unit="inputs", low=0
     )

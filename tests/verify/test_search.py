@@ -20,7 +20,7 @@ from tests.verify.network_cases import CASES
 from verify import certificate, crown, exact, network
 from verify.beta import BetaConfig, Domains, bound_batch
 from verify.kept import EACH
-from verify.programs import Shape, programs
+from verify.programs import Programs, Shape, programs
 from verify.proofs import Proof
 from verify.properties import Clause, Property
 from verify.reduce import Reducer, apply
@@ -211,6 +211,30 @@ def test_methods_bound_smooth_networks_once():
         assert found[method, 1.2].status == "unknown"
         assert found[method, 1.2].phase == method
         assert found[method, 1.2].domains == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 45])
+def test_the_root_takes_the_steps_that_are_asked_for(monkeypatch, count):
+    asked = single(problem("dense", 3, width=1.5))
+    taken, root = [], Programs.root
+
+    def spy(self, *given):
+        taken.append(int(given[4][2]))
+        return root(self, *given)
+
+    monkeypatch.setattr(Programs, "root", spy)
+    monkeypatch.setattr("verify.root._gains", lambda *_: True)  # does not stop early
+    config = dataclasses.replace(PLAIN, method="alpha", root_steps=count)
+    found = verify.verify(asked, config)
+    assert found.status == "unknown"
+    assert sum(taken) == count
+    assert max(taken) <= 20
+
+
+def test_an_attack_of_no_steps_is_none():
+    asked = single(problem("dense", 3, width=1.5))
+    config = dataclasses.replace(PLAIN, restarts=4, attack_steps=0, method="interval")
+    assert verify.verify(asked, config).status == "unknown"
 
 
 def test_a_search_compiles_a_handful_of_programs():
