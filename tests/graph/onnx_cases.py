@@ -164,12 +164,16 @@ INDEXING = [
 _SMALL = x(1, 2, 3, 4)
 _TWICE = np.asarray([1, 1, 2, 2], np.float32)
 _ODD = np.asarray([1, 1, 1.7, 2.3], np.float32)
+_LESS = np.asarray([1, 1, 0.7, 0.6], np.float32)
+_SAME = np.asarray([1, 1, 1.3, 1.2], np.float32)
 
 RESIZING = [
     c("Upsample", _SMALL, _TWICE, mode="nearest", opset=9),
     c("Upsample", _SMALL, mode="nearest", scales=[1.0, 1.0, 2.0, 3.0], opset=7),
     c("Resize", _SMALL, _TWICE, mode="nearest", opset=10),
     c("Resize", _SMALL, _ODD, mode="nearest", opset=10),
+    c("Resize", x(1, 2, 7, 9), _LESS, mode="nearest", opset=10),
+    c("Resize", _SMALL, _SAME, mode="nearest", opset=10),
     *(
         c(
             "Resize",

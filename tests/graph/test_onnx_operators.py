@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from graph.onnx import OPERATORS, load
+from graph.onnx.operators.resizing import _nearest as nearest
 from tests.graph.onnx_cases import CASES
 from tests.graph.onnx_chains import CHAINS
-from tests.graph.onnx_layers import Case
+from tests.graph.onnx_layers import Case, c, x
 from tests.graph.onnx_models import reference, save
 
 pytestmark = pytest.mark.oracle
@@ -56,6 +57,36 @@ def test_a_batch_is_its_examples_side_by_side(case, tmp_path):
         return
     wanted = [np.concatenate(ys) for ys in zip(*alone, strict=True)]
     agree(fn(params, *batch), wanted, 3e-6)
+
+
+PLACES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
+ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+
+
+def positions(n):
+    return np.arange(n, dtype=np.float32).reshape(1, 1, 1, n)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("place", PLACES)
+def test_the_nearest_elements_are_those_of_onnxruntime(place, rounding):
+    for n, size in ((2, 42), (3, 10), (10, 3), (18, 21), (7, 4), (42, 3)):
+        sizes = np.asarray([1, 1, 1, size])
+        how = {"coordinate_transformation_mode": place, "nearest_mode": rounding}
+        case = c("Resize", x(1, 1, 1, n), None, None, sizes, **how)
+        (wanted,) = reference(case.proto(), positions(n))
+        found = nearest(n, size, size / n, place, rounding)
+        np.testing.assert_array_equal(found, wanted.ravel(), err_msg=f"{n} to {size}")
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 7, 10])
+def test_before_opset_11_shrinking_takes_the_next_element(n):
+    for scale in np.float32([0.3, 0.5, 0.6, 0.7, 0.9, 1.7, 2.0, 2.3]):
+        scales = np.float32([1, 1, 1, scale])
+        case = c("Resize", x(1, 1, 1, n), scales, mode="nearest", opset=10)
+        (wanted,) = reference(case.proto(), positions(n))
+        found = nearest(n, wanted.size, float(scale), "asymmetric", "simple")
+        np.testing.assert_array_equal(found, wanted.ravel(), err_msg=f"{n} x {scale}")
 
 
 def test_every_operator_has_a_case():

@@ -13,6 +13,9 @@ from graph.onnx.registry import Apply, Call, Site, operator
 _PLACES = ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
 _ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
+TIE = 1e-6
+"""How close to the middle of two elements onnxruntime takes a coordinate for it."""
+
 
 @operator("Upsample", inputs=(1, 2), rows="first")
 def upsample(site: Site) -> Apply:
@@ -25,7 +28,7 @@ def upsample(site: Site) -> Apply:
         if scales is None:
             raise call.bad("no scales", "scales")
         factors, sizes = _sizes(call, x, scales, None, range(x.ndim))
-        return _resize(call, x, factors, sizes, "asymmetric", "floor")
+        return _resize(call, x, factors, sizes, "asymmetric", "simple")
 
     return apply
 
@@ -52,7 +55,7 @@ def resize(site: Site) -> Apply:
             lengths = call.static_ints(sizes, "sizes")
         factors = None if scales is None else call.static(scales, "scales").reshape(-1)
         factors, shape = _sizes(call, x, factors, lengths, axes)
-        how = ("asymmetric", "floor") if old else (places, rounding)
+        how = ("asymmetric", "simple") if old else (places, rounding)
         return _resize(call, x, factors, shape, *how)
 
     return apply
@@ -84,6 +87,8 @@ def _resize(
 ) -> Any:
     call.mix(shape[:1] != list(x.shape[:1]))
     x = jnp.asarray(x)
+    if shape == list(x.shape):  # onnxruntime copies, whatever the scales round to
+        return x
     for axis, (factor, size) in enumerate(zip(factors, shape, strict=True)):
         n = x.shape[axis]
         chosen = _nearest(n, size, factor, place, how)
@@ -106,22 +111,29 @@ def _repeat(x: Any, axis: int, times: int) -> Any:
 
 
 def _nearest(n: int, size: int, factor: float, place: str, how: str) -> np.ndarray:
-    """The index that each of `size` results takes of `n` elements."""
+    """The index that each of `size` results takes of `n` elements.
+
+    How is a `nearest_mode`; or "simple", onnxruntime's before there were any: floor
+    where the axis grows, ceil where it shrinks.
+    """
     # onnxruntime computes coordinates in float32, which decides ties.
     at = np.arange(size, dtype=np.float32)
     scale = np.float32(factor)
     if place == "asymmetric":
         where = at / scale
     elif place == "align_corners":
-        where = at * np.float32((n - 1) / max(size - 1, 1))
+        where = at * np.float32(n - 1) / np.float32(max(size - 1, 1))
     elif place == "pytorch_half_pixel" and size <= 1:
         where = np.zeros_like(at)
     else:
         where = (at + np.float32(0.5)) / scale - np.float32(0.5)
-    if how == "round_prefer_floor":
-        chosen = np.ceil(where - np.float32(0.5))
-    elif how == "round_prefer_ceil":
-        chosen = np.floor(where + np.float32(0.5))
+    if how in ("round_prefer_floor", "round_prefer_ceil"):
+        low = np.floor(where)
+        over = where - low - np.float32(0.5)
+        is_tie = np.abs(over) < TIE
+        chosen = low + np.where(is_tie, how == "round_prefer_ceil", over > 0)
+    elif how == "simple":
+        chosen = np.ceil(where) if scale < 1 else np.floor(where)
     else:
         chosen = np.floor(where) if how == "floor" else np.ceil(where)
     return np.clip(chosen, 0, n - 1).astype(np.int64)
