@@ -250,7 +250,7 @@ def methods(
         return bound
 
     def alpha(optimise: bool) -> tuple[Callable[[Any, Any], Any], Callable[[], float]]:
-        config = AlphaConfig(STEPS, hidden=optimise)
+        config = AlphaConfig(STEPS, hidden=optimise, chunk=0)
 
         def operations() -> float:
             work = 0.0

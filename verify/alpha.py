@@ -14,6 +14,7 @@ one.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from core.errors import InputError, describe
 from core.types import Array
 from graph import Node, Value
 from verify import intervals
@@ -38,6 +40,8 @@ from verify.types import Bounds
 Slopes = dict[str, tuple[Array, ...]]
 """Free parameters by the value that rows start from ('output', or the position of a
 hidden value) and, in a tuple, by nonlinear node before it: [rows, free, *shape]."""
+LIMIT = 2 << 30
+"""Bytes of free parameters that `check_size` lets pass."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,8 @@ class AlphaConfig:
       share: whether all rows of a hidden value share one set of parameters: less
         memory, looser bounds.
       learning_rate_beta: first rate of the multipliers of splits.
+      chunk: neurons of a hidden value that are bounded at once, 0 for all: where there
+        are more, their backward passes are made anew for the gradient, part by part.
     """
 
     steps: int = 20
@@ -60,6 +66,7 @@ class AlphaConfig:
     hidden: bool = True
     share: bool = False
     learning_rate_beta: float = 0.05
+    chunk: int = 256
 
 
 class AlphaState(NamedTuple):
@@ -131,6 +138,26 @@ def init_slopes(
     return slopes
 
 
+def check_size(network: Network, rows: int, config: AlphaConfig) -> None:
+    """Refuses free parameters that would need more than memory is to hold.
+
+    Raises:
+      InputError: they have more than `LIMIT` bytes. The optimisation holds about six
+        times as many, beside the passes of a chunk.
+    """
+    size = 0
+    for name, value in starts(network, config.hidden).items():
+        shared = 2 if config.share else 2 * _size(value)
+        n = rows if name == "output" else shared
+        free = free_nodes(network, value)
+        width = sum(RULES[k.op].free * _size(k.outputs[0]) for k in free)
+        size += n * width * network.input.dtype.itemsize
+    if size > LIMIT:
+        given = f"alpha-CROWN with {size / 2**30:.1f} GiB of slopes"
+        remedy = "Take AlphaConfig(share=True), or hidden=False."
+        raise InputError(describe(given, f"at most {LIMIT >> 30} GiB", remedy))
+
+
 def _size(value: Value) -> int:
     size = 1
     for n in value.shape:
@@ -176,6 +203,7 @@ def bounds_at(
     betas: Slopes | None = None,
     *,
     margin: bool = False,
+    chunk: int = 0,
 ) -> tuple[Array, Hidden]:
     """Returns the bounds of the rows [S] and of the hidden values at given slopes.
 
@@ -187,37 +215,51 @@ def bounds_at(
     splits, betas = splits or {}, betas or {}
     clipped(found, splits)
 
-    def cuts(name: str, value: Value, size: int | None) -> dict[Node, Array]:
+    def cuts(name: str, value: Value, rows: Any) -> dict[Node, Array]:
         chosen = [n for n in splits if n in free_nodes(network, value)]
         given = zip(chosen, betas.get(name, ()), strict=False)
         return {
-            node: (beta if size is None else _spread(beta, size))
-            * splits[node][None].astype(beta.dtype)
+            node: rows(beta) * splits[node][None].astype(beta.dtype)
             for node, beta in given
         }
 
-    for name, value in starts(network, True).items():
-        if name == "output" or name not in slopes:
-            continue
+    def both_ends(name: str, value: Value, part: Array) -> Array:
+        """Lower ends of some neurons, and upper ones negated, [2, neurons]."""
         size = _size(value)
-        index = lax.optimization_barrier(jnp.arange(size))  # as crown does
-        unit = jax.nn.one_hot(index, size, dtype=value.dtype)
-        unit = unit.reshape(size, *value.shape)
-        nodes = free_nodes(network, value)
-        own = [_spread(s, size) for s in slopes[name]]
-        free = dict(zip(nodes, own, strict=True))
-        relax = relaxation(network, table, found, free, cuts(name, value, size))
-        rows = {value: jnp.concatenate([unit, -unit])}
+        unit = jax.nn.one_hot(part, size, dtype=value.dtype)
+        unit = unit.reshape(-1, *value.shape)
+        rows = functools.partial(_of_neurons, part=part, size=size)
+        free = dict(
+            zip(free_nodes(network, value), map(rows, slopes[name]), strict=True)
+        )
+        relax = relaxation(network, table, found, free, cuts(name, value, rows))
         left, offset, terms = backward(
-            network, table, rows, relax, network.before(value)
+            network,
+            table,
+            {value: jnp.concatenate([unit, -unit])},
+            relax,
+            network.before(value),
         )
         least = concretize(network, left, offset, region)
         if margin:
             given = on_input(network, left, offset)
             lost = rounding(given, offset, terms, region)
             least = least - lax.stop_gradient(lost)
-        low = least[:size].reshape(value.shape)
-        high = -least[size:].reshape(value.shape)
+        return least.reshape(2, -1)
+
+    for name, value in starts(network, True).items():
+        if name == "output" or name not in slopes:
+            continue
+        size = _size(value)
+        index = lax.optimization_barrier(jnp.arange(size))  # as crown does
+        ends = functools.partial(both_ends, name, value)
+        if 0 < chunk < size:
+            parts = jnp.pad(index, (0, -size % chunk), mode="edge").reshape(-1, chunk)
+            least = lax.map(jax.checkpoint(ends), parts)
+            least = jnp.moveaxis(least, 1, 0).reshape(2, -1)[:, :size]
+        else:
+            least = ends(index)
+        low, high = least[0].reshape(value.shape), -least[1].reshape(value.shape)
         met = intervals.intersect(found[value], Bounds(low, high))
         found[value] = Bounds(_through(met.lower, low), _through(met.upper, high))
         clipped(found, {n: s for n, s in splits.items() if n.inputs[0] is value})
@@ -226,7 +268,7 @@ def bounds_at(
         table,
         found,
         dict(zip(free_nodes(network, network.output), slopes["output"], strict=True)),
-        cuts("output", network.output, None),
+        cuts("output", network.output, lambda beta: beta),
     )
     output = spec_pass(network, table, region, spec, relax)
     lower = output.least
@@ -235,11 +277,14 @@ def bounds_at(
     return lower, tuple(found[value] for value in network.hidden)
 
 
-def _spread(slopes: Array, size: int) -> Array:
-    """Rows of parameters for `size` lower and `size` upper bounds."""
-    if slopes.shape[0] == 2 * size:
+def _of_neurons(slopes: Array, part: Array, size: int) -> Array:
+    """Rows of parameters for the lower, then the upper bounds of some neurons."""
+    n = part.shape[0]
+    if slopes.shape[0] != 2 * size:  # shared
+        return jnp.repeat(slopes, n, axis=0, total_repeat_length=2 * n)
+    if n == size:  # all of them, in order
         return slopes
-    return jnp.repeat(slopes, size, axis=0, total_repeat_length=2 * size)
+    return jnp.concatenate([slopes[part], slopes[size + part]])
 
 
 def _through(value: Array, like: Array) -> Array:
@@ -295,7 +340,7 @@ def optimize(
     def bounds(free: Any) -> tuple[Array, Hidden]:
         return bounds_at(
             network, weights, region, spec, hidden, free[0], splits, free[1],
-            margin=margin,
+            margin=margin, chunk=config.chunk,
         )  # fmt: skip
 
     def loss(free: Any) -> tuple[Array, tuple[Array, Hidden]]:

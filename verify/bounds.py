@@ -58,7 +58,7 @@ def bound(
 
     Raises:
       GraphError: an operator that is neither affine nor has a relaxation.
-      InputError: an unknown method.
+      InputError: an unknown method, or slopes beyond `alpha.LIMIT` bytes.
       ShapeError: a specification that does not fit the output.
     """
     if method not in METHODS:
@@ -96,6 +96,8 @@ def _least(
     splits: va.Splits | None,
 ) -> Array:
     """Lower bounds of the rows."""
+    if method in ("alpha-crown", "beta-crown"):
+        va.check_size(net, spec.C.shape[0], configs[1])
     if method == "interval":
         return crown.interval_bound(net, weights, region, spec)
     passes = method != "crown-ibp"

@@ -164,7 +164,8 @@ class Rooter:
         spec, _ = stacked(specs)
         flat = region.flat()
         rows = spec.C.shape[0]
-        settings = va.AlphaConfig(CHUNK, config.learning_rate_root, config.decay)
+        rate = config.learning_rate_root
+        settings = va.AlphaConfig(CHUNK, rate, config.decay, chunk=0)
         params = jax.tree.map(jnp.asarray, reduced.params)
         bounds = tuple(Bounds(*map(jnp.asarray, b)) for b in reduced.hidden)
         slopes = program.start(params, flat, bounds, rows, settings)

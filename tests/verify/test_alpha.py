@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import verify
-from tests.verify.network_cases import Case, dense, layers
+from core.errors import InputError
+from tests.verify.network_cases import CASES, Case, dense, layers
 from verify import alpha, crown, regions
 
 
@@ -134,3 +135,52 @@ def test_the_margin_of_rounding_is_subtracted_when_asked_for():
     plain, less = both(weights, region, spec, hidden)
     assert (less < plain).all()
     np.testing.assert_allclose(less, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize("rows", [16, 2])  # of each neuron its own, or shared
+def test_neurons_in_chunks_have_the_bounds_of_all_at_once(rows):
+    case = CASES["dense"]
+    net = verify.network(case.fn, case.params(np.random.default_rng(0)), np.ones(6))
+    weights = net.prepare(case.params(np.random.default_rng(0)))
+    region = verify.Region(-np.ones(6, np.float32), np.ones(6, np.float32))
+    wide = verify.types.Bounds(np.full(8, -2, np.float32), np.full(8, 2, np.float32))
+    spec = verify.Spec(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
+    draw = np.random.default_rng(1).uniform
+    slopes = {
+        "hidden1": (np.float32(draw(size=(rows, 1, 8))),),
+        "output": (np.float32(draw(size=(3, 1, 8))),) * 2,
+    }
+
+    def total(slopes, chunk):
+        lower, hidden = alpha.bounds_at(
+            net, weights, region, spec, (wide, wide), slopes, chunk=chunk
+        )
+        return lower.sum(), (lower, hidden)
+
+    value = jax.value_and_grad(total, has_aux=True)
+    whole, parts = jax.jit(lambda s: (value(s, 0), value(s, 3)))(slopes)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        parts,
+        whole,
+    )
+
+
+def test_slopes_beyond_memory_are_refused_with_a_remedy():
+    width = 20_000  # 3.2 GB of slopes between two layers
+
+    def fn(params, x):
+        hidden = jax.nn.relu(x * params["a"])
+        return jax.nn.relu(hidden * params["a"])[:1]
+
+    params = {"a": jax.ShapeDtypeStruct((width,), np.float32)}
+    ends = jax.ShapeDtypeStruct((width,), np.float32)
+
+    def bound(params, region):
+        return verify.bound(fn, params, region, None, "alpha-crown")
+
+    with pytest.raises(InputError, match=r"3\.0 GiB of slopes.*share=True"):
+        jax.eval_shape(bound, params, verify.Region(ends, ends))
+    for options in ({"share": True}, {"hidden": False}):
+        net = verify.network(fn, params, ends)
+        alpha.check_size(net, 2, verify.AlphaConfig(**options))
