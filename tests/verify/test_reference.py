@@ -74,7 +74,7 @@ def test_margins_equal_those_of_auto_lirpa(name, data_root):
     def bounds(weights, region, spec):
         hidden = crown.hidden_bounds(net, weights, region, plain)
         margins = crown.spec_bound(net, weights, region, spec, hidden)
-        closer = margins
+        closer = None
         if meets:
             hidden = crown.hidden_bounds(net, weights, region)
             closer = crown.spec_bound(net, weights, region, spec, hidden)
@@ -89,7 +89,8 @@ def test_margins_equal_those_of_auto_lirpa(name, data_root):
             np.testing.assert_allclose(
                 found, reference[wanted][k], rtol=2e-5, atol=3e-4, err_msg=wanted
             )
-        assert (np.asarray(closer) >= np.asarray(margins) - 1e-3).all()
+        if closer is not None:
+            assert (np.asarray(closer) >= np.asarray(margins) - 1e-3).all()
 
 
 def test_alpha_crown_is_never_below_crown(data_root):
