@@ -131,7 +131,8 @@ def robustness(
 def linear(region: Region, C: ArrayLike, d: ArrayLike, name: str = "") -> Property:
     """Returns the property that `C y + d > 0` in every row, over the region.
 
-    Equality counts as a violation, since unsafe sets are closed.
+    Equality counts as a violation, since unsafe sets are closed. Where it is to be
+    safe, add a small tolerance to d.
 
     Args:
       region: a box or a ball.

@@ -164,6 +164,9 @@ def test_a_margin_of_zero_is_not_verified():
         assert found.status == "sat"  # y is 0 for every x below 0
         assert found.witness is not None
         assert found.witness[1][0] == 0
+        tolerant = verify.linear(prop.clauses[0].region, np.ones((1, 1)), [1e-3])
+        again = verify.verify(dataclasses.replace(asked, property=tolerant), config)
+        assert again.status == "unsat"  # y >= -0.001
 
 
 def test_weights_that_are_not_numbers_prove_nothing():
