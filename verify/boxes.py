@@ -199,10 +199,10 @@ class BoxSearch:
         self, weights: Weights, region: Region, specs: Sequence[Spec]
     ) -> np.ndarray:
         """Returns bounds of each clause over a region that is not split, [clauses]."""
-        ends = [np.asarray(end).reshape(1, -1) for end in (region.lower, region.upper)]
+        low, high = (np.asarray(e).reshape(1, -1) for e in (region.lower, region.upper))
         C, d = (jnp.asarray(np.stack(part)) for part in zip(*specs, strict=True))
         ball = None if region.radius is None else region
-        found = self._batch(weights, *ends, C, d, ball, False)
+        found = self._batch(weights, low, high, C, d, ball, False)
         return np.nan_to_num((found.lower - found.slack)[0], nan=-np.inf)
 
     def _tries_neurons(self, config: Config, domains: int, left: int) -> bool:

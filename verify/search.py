@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ from verify.proofs import Proof
 from verify.properties import Clause, Property, Spec
 from verify.regions import Region, outward
 from verify.root import Rooted, Rooter
+from verify.state import Opened, Progress, Search
 from verify.types import by_layer
 
-Progress = Callable[[str], None]
 LATE = "the time limit came amid a computation or a compilation"
 GRACE_S = 1.0
 """Seconds after a time limit for a search to end by itself."""
@@ -70,63 +70,6 @@ def verifier_of(problem: Problem) -> "Verifier":
 @functools.lru_cache(maxsize=16)
 def _verifier(fn: Any, leaves: Any, tree: Any, shape: tuple[int, ...]) -> "Verifier":
     return Verifier(fn, jax.tree.unflatten(tree, leaves), shape)
-
-
-@dataclasses.dataclass
-class _Search:
-    """One search under way."""
-
-    params: PyTree
-    asked: Property
-    config: Config
-    began: float
-    progress: Progress | None
-    domains: int = 0
-    lower: float = np.inf
-    phase: str = ""
-    proof: Proof | None = None
-    info: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def deadline(self) -> float:
-        return self.began + self.config.timeout_s
-
-    def say(self, text: str) -> None:
-        if self.progress is not None:
-            self.progress(text)
-
-    def verdict(self, status: Any, why: str = "", witness: Any = None) -> Verdict:
-        # Nothing bounded: nothing open proves all, anything else proves nothing.
-        nothing = 0.0 if status == "unsat" else -np.inf
-        lower = self.lower if self.lower < np.inf else nothing
-        found = None if witness is None else (witness.x, witness.y)
-        seconds = time.monotonic() - self.began
-        return Verdict(
-            status,
-            float(lower),
-            self.domains,
-            seconds,
-            self.phase,
-            why,
-            found,
-            info=dict(self.info),
-        )
-
-
-class Opened(NamedTuple):
-    """What is left to split after the root of a region.
-
-    Attributes:
-      rooted: what is known of it.
-      specs: rows of each clause, of one number.
-      region: of the input.
-      clauses: of the region, all of them.
-    """
-
-    rooted: Rooted
-    specs: Sequence[Spec]
-    region: Region
-    clauses: Sequence[Clause]
 
 
 class Verifier:
@@ -188,7 +131,7 @@ class Verifier:
         progress: Progress | None = None,
     ) -> Verdict:
         """Decides a property; see `verify`."""
-        search = _Search(params, prop, config, time.monotonic(), progress)
+        search = Search(params, prop, config, time.monotonic(), progress)
 
         def late() -> Verdict:
             search.progress = None
@@ -204,17 +147,17 @@ class Verifier:
         prop: Property,
         config: Config,
         progress: Progress | None = None,
-    ) -> "Verdict | tuple[_Search, Opened]":
+    ) -> "Verdict | tuple[Search, Opened]":
         """Decides a property of one region as far as that takes no splits."""
         self._check_sizes(prop)
-        search = _Search(params, prop, config, time.monotonic(), progress)
+        search = Search(params, prop, config, time.monotonic(), progress)
         (region, clauses), *_ = grouped(prop)
         found = self._root(search, self.prepare(params), region, clauses)
         if isinstance(found, Opened):
             return search, found
         return search.verdict("unsat") if found is None else found
 
-    def _decide(self, search: _Search, params: PyTree, prop: Property) -> Verdict:
+    def _decide(self, search: Search, params: PyTree, prop: Property) -> Verdict:
         self._check_sizes(prop)
         config = search.config
         if config.certificate:
@@ -255,7 +198,7 @@ class Verifier:
             raise ShapeError(describe(given, wanted))
 
     def _attack(
-        self, search: _Search, form: Any, clauses: Sequence[Clause], draw: int = 0
+        self, search: Search, form: Any, clauses: Sequence[Clause], draw: int = 0
     ) -> falsify.Witness | None:
         """Projected gradient descent, on the reduced form where there is one.
 
@@ -286,14 +229,14 @@ class Verifier:
         return None
 
     def _region(
-        self, search: _Search, weights: Any, region: Region, clauses: list[Clause]
+        self, search: Search, weights: Any, region: Region, clauses: list[Clause]
     ) -> Verdict | None:
         """Decides the clauses of one region; None where all are refuted."""
         found = self._root(search, weights, region, clauses)
         return self._branch(search, *found) if isinstance(found, Opened) else found
 
     def _root(
-        self, search: _Search, weights: Any, region: Region, clauses: list[Clause]
+        self, search: Search, weights: Any, region: Region, clauses: list[Clause]
     ) -> "Verdict | Opened | None":
         """As `_region`, but leaves the splitting of neurons to the caller."""
         config = search.config
@@ -360,7 +303,7 @@ class Verifier:
 
     def _affine(
         self,
-        search: _Search,
+        search: Search,
         reduced: reduce.Reduced,
         region: Region,
         specs: Sequence[Spec],
@@ -393,11 +336,11 @@ class Verifier:
     def _image(self, x: np.ndarray) -> np.ndarray:
         return np.reshape(x, self.network.input.shape)
 
-    def _judge(self, search: _Search) -> Callable[[np.ndarray], bool]:
+    def _judge(self, search: Search) -> Callable[[np.ndarray], bool]:
         """Whether a flat input is a counterexample, checked in float64."""
         return lambda x: self.check(search, self._image(x)) is not None
 
-    def _open(self, search: _Search, lower: np.ndarray, phase: str) -> Verdict:
+    def _open(self, search: Search, lower: np.ndarray, phase: str) -> Verdict:
         """The verdict where a method without branching leaves clauses open."""
         search.lower = min(search.lower, float(lower.min()))
         why = (
@@ -408,7 +351,7 @@ class Verifier:
 
     def _bounded_once(
         self,
-        search: _Search,
+        search: Search,
         weights: Any,
         region: Region,
         specs: Sequence[Spec],
@@ -428,7 +371,7 @@ class Verifier:
 
     def _boxes(
         self,
-        search: _Search,
+        search: Search,
         weights: Any,
         region: Region,
         specs: Sequence[Spec],
@@ -470,7 +413,7 @@ class Verifier:
 
     def _branch(
         self,
-        search: _Search,
+        search: Search,
         rooted: Rooted,
         specs: Sequence[Spec],
         region: Region,
@@ -535,7 +478,7 @@ class Verifier:
         )
         return search.verdict(found.status, why)
 
-    def check(self, search: _Search, x: Any) -> falsify.Witness | None:
+    def check(self, search: Search, x: Any) -> falsify.Witness | None:
         """Returns a counterexample at a point of a region, or None."""
         for region, _ in grouped(search.asked):
             point = region.inside(np.asarray(x, np.float64))

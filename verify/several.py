@@ -15,7 +15,8 @@ from verify.problem import Config, Problem, Verdict
 from verify.programs import Programs
 from verify.reduce import Reduced
 from verify.regions import Region
-from verify.search import GRACE_S, LATE, Opened, Verifier, verifier_of
+from verify.search import GRACE_S, LATE, Verifier, verifier_of
+from verify.state import Opened
 from verify.types import by_layer
 
 
