@@ -1,6 +1,7 @@
 """Why a workload costs what it costs, and what would change it."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -9,13 +10,19 @@ import numpy as np
 
 from core.text import columns
 from core.types import Array
+from hw import patterns
 from hw.constants import constants, with_values
 from hw.cost import Cost, Target, cost
 from hw.targets.base import Hardware
 from hw.workload import Workload
 
-_FORMATS = ("weight bits", "data bits", "density", "data density")
+_BOTH = "weight and data bits"
+_FORMATS = ("weight bits", "data bits", _BOTH, "density", "data density")
 """What a designer turns."""
+_CHANGED = (
+    *("weight_bits", "input_bits", "output_bits"),
+    *("density", "input_density", "pattern"),
+)
 
 
 class Row(NamedTuple):
@@ -30,7 +37,8 @@ class Row(NamedTuple):
       gain: how many times faster it gets before the next resource holds it up.
       next: that resource.
       remedy: what would have to change.
-      elasticities: percent of its latency saved by a percent less of each format.
+      elasticities: percent of its latency saved by a percent less of each format, see
+        `elasticities`.
     """
 
     name: str
@@ -115,8 +123,8 @@ class Explanation:
 def explain(workload: Workload, target: Target) -> Explanation:
     """Returns what holds every operator up, and what would have to change to gain.
 
-    Elasticities are derivatives of the latency: they hold near the design, until
-    another resource holds an operator up.
+    Remedies are of formats that gain, see `elasticities`; they hold until another
+    resource holds an operator up. Those of constants are derivatives.
 
     Args:
       workload: the operator table.
@@ -126,11 +134,11 @@ def explain(workload: Workload, target: Target) -> Explanation:
       ShapeError: a workload without rows.
     """
     found = jax.device_get(cost(workload, target))
-    slopes = _format_slopes(workload, target)
+    eases, best = elasticities(workload, target)
     total = float(found.latency_s)
     index = _index_shares(workload, target)
     rows = [
-        _row(workload.names[i], found, slopes, i, float(index[i]))
+        _row(workload.names[i], found, eases[i], best[i], i, float(index[i]))
         for i in range(len(workload))
     ]
     rows.sort(key=lambda row: -row.seconds)
@@ -181,24 +189,118 @@ def _index_shares(workload: Workload, target: Target) -> np.ndarray:
     return np.asarray(index / jnp.maximum(target.moved_bytes(table), 1.0))
 
 
-def _format_slopes(workload: Workload, target: Target) -> dict[str, Array]:
-    """D latency / d log of each format, [rows] by name."""
+class _Step(NamedTuple):
+    """Formats that are smaller, each row's on its own.
 
-    def latency(logs: dict[str, Array]) -> Array:
-        of_weights, of_data, kept, active = (jnp.exp(logs[n]) for n in _FORMATS)
-        kernel = np.array([bool(path) for path in workload.paths])
-        made = dataclasses.replace(
-            workload,
-            weight_bits=workload.weight_bits * jnp.where(kernel, of_weights, of_data),
-            input_bits=workload.input_bits * of_data,
-            output_bits=workload.output_bits * of_data,
-            density=workload.density * kept,
-            input_density=workload.input_density * active,
-        )
-        return cost(made, target).latency_s
+    Attributes:
+      format: of `_FORMATS`.
+      pattern: that dense rows get, '' for none.
+      less: share by which the format is smaller, [rows]; 0 of rows without it.
+      changed: values of the workload's fields, [rows] by name.
+    """
 
-    zero = {name: jnp.zeros(len(workload)) for name in _FORMATS}
-    return jax.device_get(jax.grad(latency)(zero))
+    format: str
+    pattern: str
+    less: np.ndarray
+    changed: dict[str, np.ndarray]
+
+
+def elasticities(
+    workload: Workload, target: Target
+) -> tuple[list[dict[str, float]], list[str]]:
+    """Returns percent of each row's latency saved by a percent less of each format.
+
+    Of the better of two steps that a designer can take: a whole bit less, or half of
+    the bits; a tenth less of a density, or half of it. Dense rows are pruned in the
+    pattern that the target gains most from. A format of which less gains nothing has 0;
+    all widths have at the least ones of the target.
+
+    Args:
+      workload: the operator table.
+      target: any target.
+
+    Returns:
+      Numbers by format for each row, and that pattern, '' if the row is not dense or
+      none gains.
+    """
+    table = {f: np.asarray(getattr(workload, f)) for f in _CHANGED}
+    steps = list(_steps(workload, table))
+    changed = {
+        f: np.stack([table[f], *(s.changed.get(f, table[f]) for s in steps)])
+        for f in _CHANGED
+    }
+    seconds, saved = jax.device_get(_savings(workload, target, changed))
+    eases = [dict.fromkeys(_FORMATS, 0.0) for _ in range(len(workload))]
+    best = [""] * len(workload)
+    for step, gains in zip(steps, saved, strict=True):
+        for i, row in enumerate(eases):
+            if step.less[i] <= 0 or seconds[i] <= 0:
+                continue
+            ease = float(gains[i] / seconds[i] / step.less[i])
+            if ease > row[step.format]:
+                row[step.format] = ease
+                best[i] = step.pattern if step.format == "density" else best[i]
+    return eases, best
+
+
+def _steps(workload: Workload, table: dict[str, np.ndarray]) -> Iterator[_Step]:
+    """Yields smaller formats."""
+    kernel = np.array([bool(path) for path in workload.paths])
+    wide, data = table["weight_bits"], table["input_bits"]
+    for lower in (lambda b: np.maximum(np.ceil(b) - 1, b / 2), lambda b: b / 2):
+        weights = np.where(kernel, lower(wide) / wide, 1.0).astype(np.float32)
+        inputs = (lower(data) / data).astype(np.float32)
+        own = np.where(kernel, 1.0, inputs)  # there both factors are data
+        for name, of_weights, of_data in (
+            ("weight bits", weights, np.ones_like(inputs)),
+            ("data bits", own, inputs),
+            (_BOTH, np.where(kernel, weights, inputs), inputs),
+        ):
+            changed = {
+                "weight_bits": wide * of_weights,
+                "input_bits": data * of_data,
+                "output_bits": table["output_bits"] * of_data,
+            }
+            less = 1.0 - (of_weights if name == "weight bits" else of_data)
+            if name == _BOTH:
+                less = np.where(kernel, 1.0 - np.minimum(weights, inputs), 0.0)
+            yield _Step(name, "", less, changed)
+    dense = kernel & (table["pattern"] == patterns.code("dense"))
+    square = np.asarray(workload.window) == 9  # what kernels' patterns are made for
+    product = workload.is_product
+    for kept in (0.9, 0.5):
+        active = {"input_density": table["input_density"] * np.float32(kept)}
+        yield _Step("data density", "", np.where(product, 1.0 - kept, 0.0), active)
+        density = table["density"] * np.where(kernel, kept, 1.0).astype(np.float32)
+        pruned = np.where(kernel & ~dense, 1.0 - kept, 0.0)
+        yield _Step("density", "", pruned, {"density": density})
+        for code, name in enumerate(patterns.PATTERNS[1:], 1):
+            can = dense & (square | (name != "kernel"))
+            codes = np.where(can, code, table["pattern"]).astype(np.int32)
+            less = np.where(can, 1.0 - kept, 0.0)
+            yield _Step("density", name, less, {"density": density, "pattern": codes})
+
+
+@jax.jit
+def _savings(
+    workload: Workload, target: Target, changed: dict[str, Array]
+) -> tuple[Array, Array]:
+    """Seconds of rows [rows], and what is saved by changes of a row [steps, rows].
+
+    The first change of all is none. What other rows save, whose data fit a memory
+    then, counts too.
+    """
+    places = jnp.arange(len(workload))
+
+    def latencies(new: dict[str, Array], row: Array) -> Array:
+        made = {
+            f: jnp.where(places == row, new[f], jnp.asarray(getattr(workload, f)))
+            for f in _CHANGED
+        }
+        return cost(dataclasses.replace(workload, **made), target).latencies_s
+
+    found = jax.vmap(jax.vmap(latencies, (None, 0)), (0, None))(changed, places)
+    return found[0, 0], jnp.sum(found[:1] - found[1:], axis=-1)
 
 
 def _constant_slopes(
@@ -217,7 +319,9 @@ def _constant_slopes(
     return tuple(sorted(pairs, key=lambda pair: -abs(pair[1])))
 
 
-def _row(name: str, found: Cost, slopes: dict[str, Array], i: int, index: float) -> Row:
+def _row(
+    name: str, found: Cost, ease: dict[str, float], pattern: str, i: int, index: float
+) -> Row:
     total, seconds = float(found.latency_s), float(found.latencies_s[i])
     parts = {name: float(v[i]) for name, v in found.seconds.items()}
     extra = seconds - max(parts.values())
@@ -231,21 +335,25 @@ def _row(name: str, found: Cost, slopes: dict[str, Array], i: int, index: float)
     if bound in ("memory", "cache") and index > 0.5:
         bound = "indices"
     share = seconds / total if total else 0.0
-    ease = {
-        name: float(slope[i]) / seconds if seconds else 0.0
-        for name, slope in slopes.items()
-    }
-    remedy = _remedy(bound, ease, after, gain)
+    remedy = _remedy(bound, ease, pattern, after, gain)
     return Row(name, seconds, share, bound, gain, after, remedy, ease)
 
 
-def _remedy(bound: str, ease: dict[str, float], after: str, gain: float) -> str:
+def _remedy(
+    bound: str, ease: dict[str, float], pattern: str, after: str, gain: float
+) -> str:
     """One phrase: the formats that help most, and where that ends."""
     if bound == "overhead":
         return "fewer calls: fuse operators, or a larger batch"
     if bound == "indices":
         return "a pattern with fewer indices, such as blocks"
     helps = [n for n, v in sorted(ease.items(), key=lambda p: -p[1]) if v > 0.05]
+    single = max(ease["weight bits"], ease["data bits"])
+    if ease[_BOTH] > single + 0.05:  # one of them alone does less
+        helps = [n for n in helps if n not in ("weight bits", "data bits")]
+    else:
+        helps = [n for n in helps if n != _BOTH]
+    helps = [f"{n} ({pattern})" if n == "density" and pattern else n for n in helps]
     what = f"less {' or '.join(helps[:2])}" if helps else "another shape or target"
     if bound in ("memory", "cache"):
         what = what if helps else "less to move"

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import hw
+from hw.explain import elasticities
 from tests.hw.networks import model
+from tests.hw.test_targets import product
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +68,33 @@ def test_roofline_lies_below_its_roof(table, name):
     given = [getattr(target, n, None) for n in ("bandwidth", "far")]
     for value in given:
         assert value is None or roof.bandwidth == pytest.approx(value)
+
+
+@pytest.mark.parametrize("name", sorted(hw.TARGETS))
+def test_nothing_is_gained_below_the_least_width(name):
+    target = hw.TARGETS[name]
+    table = product(16, 128, 64)
+    bits, data = float(target.weight_widths[0]), float(target.input_widths[0])
+    (found,), _ = elasticities(hw.design(table, bits=bits, input_bits=data), target)
+    for each in ("weight bits", "data bits", "weight and data bits"):
+        assert found[each] == pytest.approx(0, abs=1e-5), each
+
+
+def test_remedies_are_steps_that_exist():
+    """Of products that memories do not hold up."""
+    table = hw.design(product(512, 512, 512), bits=8.0, input_bits=8.0)
+    phone = hw.replace(hw.get("mobile_cpu"), near=1e15, far=1e15)
+    (found,), (pattern,) = elasticities(table, phone)
+    assert found["weight bits"] == found["data bits"] == 0  # 8 bits are the narrowest
+    assert found["density"] == pytest.approx(0.95, abs=0.1)  # half of the weights
+    assert pattern == "filter"
+    # A float32 product gets faster only if both of its factors get narrower.
+    full = hw.design(table, bits=32.0, input_bits=32.0)
+    (found,), _ = elasticities(full, phone)
+    assert found["weight bits"] == 0
+    assert found["weight and data bits"] == pytest.approx(1, abs=0.01)
+    assert "weight and data bits" in hw.explain(full, phone).rows[0].remedy
+    # Seven bits take ANT as many passes as eight; four take a quarter of them.
+    (found,), _ = elasticities(table, hw.get("ant"))
+    assert found["weight and data bits"] == pytest.approx(1.5, abs=0.01)
+    assert "density (filter)" in hw.explain(table, hw.get("ant")).rows[0].remedy
