@@ -31,6 +31,10 @@ class Operator:
       output_bits: mean width of what is written.
       follows: path of the product whose results it reads, '' where there is none.
       calls: how often it runs; above 1 for what a loop repeats.
+      sets: of parameters that its calls read: more than one where a loop over layers
+        takes another slice of a stacked kernel each time.
+      writers: operators whose results it reads.
+      final: whether the function returns a result of it.
     """
 
     nodes: list[Node]
@@ -46,6 +50,9 @@ class Operator:
     output_bits: float = 0.0
     follows: str = ""
     calls: int = 1
+    sets: set[tuple[int, ...]] = dataclasses.field(default_factory=set)
+    writers: "set[Operator]" = dataclasses.field(default_factory=set)
+    final: bool = False
 
     @property
     def key(self) -> object:
@@ -53,7 +60,8 @@ class Operator:
         if self.path:
             return self.path
         signature = tuple((n.op, n.source, n.outputs[0].shape) for n in self.nodes)
-        return signature, self.gemm, self.inputs
+        read = frozenset(self.parameters)
+        return signature, self.gemm, self.inputs, self.follows, read
 
 
 def operators_of(graph: Graph) -> list[Operator]:
@@ -61,8 +69,9 @@ def operators_of(graph: Graph) -> list[Operator]:
 
     Operators with a value each and no product between them are one chain, as an XLA
     loop fusion: it reads what it needs from outside once and writes what others need.
-    A reduction ends its chain. Calls with one kernel, as of a cell that a loop has
-    unrolled, are one operator. What depends on parameters alone is computed once and
+    A reduction ends its chain. Calls with one parameter, as of a cell that a loop has
+    unrolled, are one operator; so are chains of one line that follow one product and
+    read the same parameters. What depends on parameters alone is computed once and
     for all, and counts as a parameter.
 
     Args:
@@ -113,12 +122,17 @@ class _Walk:
         self.home: dict[Value, Operator] = {}
         self.order: dict[int, Operator] = {}
         self.alias: dict[Operator | None, Operator] = {}
+        self.forms: dict[object, int] = {}
+        self.form: dict[Value, int] = {}
 
     def add(self, node: Node) -> None:
         """Adds a node to a chain, or as an operator of its own."""
         if not any(v in self.data for v in node.inputs):
             leaves = set().union(*(self.leaves.get(v, set()) for v in node.inputs))
             self.leaves.update((v, set(leaves)) for v in node.outputs)
+            made = node.op, repr(node.params), tuple(map(self._form, node.inputs))
+            for i, value in enumerate(node.outputs):
+                self.form[value] = self._numbered((*made, i))
             return
         kind = kind_of(node)
         below = max((self.depth.get(v, 0) for v in node.inputs), default=0)
@@ -136,6 +150,18 @@ class _Walk:
         if kind not in ("product", "window"):
             operator = self._join(operator, node)
         self.home.update(dict.fromkeys(node.outputs, operator))
+
+    def _form(self, value: Value) -> int:
+        """A number that values share which are computed alike without data."""
+        if value not in self.form:
+            array = self.graph.constants.get(value)
+            small = array is not None and _size(value) <= _SMALL
+            same = np.asarray(array).tobytes() if small else value
+            self.form[value] = self._numbered((same, value.shape, value.dtype))
+        return self.form[value]
+
+    def _numbered(self, key: object) -> int:
+        return self.forms.setdefault(key, len(self.forms))
 
     def _owner(self, node: Node) -> str:
         """The path of the largest parameter that an operand without data comes from."""
@@ -158,10 +184,15 @@ class _Walk:
             del self.order[id(other)]
         return first
 
-    def _chain(self, operator: Operator | None) -> Operator | None:
-        """The chain that an operator has become part of; None of other operators."""
+    def _last(self, operator: Operator) -> Operator:
+        """The operator that one has become part of."""
         while operator in self.alias:
             operator = self.alias[operator]
+        return operator
+
+    def _chain(self, operator: Operator | None) -> Operator | None:
+        """The chain that an operator has become part of; None of other operators."""
+        operator = self._last(operator) if operator is not None else None
         if operator is None or operator.gemm is not None:
             return None
         return None if kind_of(operator.nodes[0]) == "window" else operator
@@ -206,6 +237,11 @@ class _Walk:
                 for v in made
                 if v in final or readers.get(v, set()) - {id(each)}
             }
+            each.final = any(v in final for v in made)
+            own = sorted(self._form(v) for v in fixed if self.leaves[v])
+            each.sets = {tuple(own)}
+            homes = [self.home.get(stored(v)) for v in data]
+            each.writers = {self._last(home) for home in homes if home is not None}
             if each.gemm is None:
                 known = [self.home[v].path for v in data if v in self.home]
                 each.follows = next((path for path in known if path), "")
@@ -217,6 +253,10 @@ class _Walk:
                 _mean([(n, _width(stored(v))) for v, n in side.items()], plain)
                 for side in (data, fixed)
             )
+
+
+_SMALL = 1024
+"""Elements of a constant whose numbers are compared; of larger ones who made them."""
 
 
 def _size(value: Value) -> int:
@@ -251,17 +291,26 @@ def _read(value: Value, operator: Operator) -> int:
 def _merged(operators: Iterable[Operator]) -> list[Operator]:
     """Operators with the calls of one put together."""
     found: dict[object, Operator] = {}
+    home: dict[Operator, Operator] = {}
     for each in operators:
-        first = found.setdefault(each.key, each)
+        first = home[each] = found.setdefault(each.key, each)
         if first is each:
             continue
         first.parameters |= each.parameters
+        first.writers |= each.writers
+        first.final |= each.final
+        if not each.sets <= first.sets:
+            n = len(first.sets)
+            first.weights = (first.weights * n + each.weights) // (n + 1)
+            first.sets |= each.sets
         if first.gemm is not None and each.gemm is not None:
             first.gemm = _mean_gemm(first.gemm, each.gemm, first.calls)
         n = first.calls
         first.inputs = (first.inputs * n + each.inputs) // (n + 1)
         first.outputs = (first.outputs * n + each.outputs) // (n + 1)
         first.calls += 1
+    for each in found.values():
+        each.writers = {home[w] for w in each.writers if w in home}
     return list(found.values())
 
 

@@ -52,7 +52,8 @@ class Workload:
       k: terms of a sum.
       n: columns of weights.
       window: positions of a convolution's window.
-      copies: sets of weights that the calls use: 1, above it after `distinct`.
+      copies: sets of weights that the calls use: above 1 for slices of one parameter,
+        as a loop over layers takes them, and after `distinct`.
       elements: cheap operations, such as additions and comparisons.
       functions: evaluations of exp, tanh, sqrt, ...
       parameters: elements of the leaves that no earlier row reads; of all calls.
@@ -221,7 +222,8 @@ def workload(
         width of their type.
       pattern: a name in `PATTERNS`, likewise; dense kernels with a density below 1 are
         'unstructured'.
-      input_bits: width of what meets a kernel, by path; a number holds for all data.
+      input_bits: width of what meets a kernel, by path, and of results that such
+        kernels alone read; a number holds for all data.
       input_density: share of that which is not 0.
 
     Raises:
@@ -254,13 +256,20 @@ def workload(
         side: np.array([getattr(each, f"{side}_bits") for each in found])
         for side in ("weight", "input", "output")
     }
+    if isinstance(density, list | tuple):
+        leaves = {v.path for v in traced.inputs if v.argument == 0}
+        density = _listed("density", density, paths, leaves)
+    if isinstance(bits, list | tuple):
+        bits = _listed("bits", bits, paths, set())
     given = _spread("density", density, 1.0, paths, kernels)
     data["density"] = _checked("density", given, 1.0)
     everywhere = np.ones(len(paths), bool)
     inputs = _spread("input_bits", input_bits, wide["input"], paths, everywhere)
     data["input_bits"] = _checked("input_bits", inputs, 64.0)
-    whole = isinstance(input_bits, int | float)
-    outputs = inputs if whole else wide["output"]
+    if isinstance(input_bits, Mapping):
+        outputs = _written(found, inputs, wide)
+    else:
+        outputs = wide["output"] if input_bits is None else inputs
     data["output_bits"] = outputs.astype(np.float32)
     # A row without a kernel multiplies or adds data alone.
     own = np.where(kernels, wide["weight"], inputs)
@@ -388,7 +397,7 @@ def _row(operator: Operator, fresh: int) -> list[float]:
     work = work_of(operator)
     weights = operator.weights
     sizes = [fresh, weights, operator.inputs, operator.outputs]
-    return [operator.calls, *shape, 1, *work, *sizes]
+    return [operator.calls, *shape, len(operator.sets), *work, *sizes]
 
 
 def _spread(
@@ -398,9 +407,10 @@ def _spread(
     base = np.broadcast_to(np.asarray(default, np.float64), where.shape).copy()
     if given is None:
         return base
-    if isinstance(given, list | tuple):
-        given = _listed(name, given, paths)
     if not isinstance(given, Mapping):
+        if np.ndim(given) != 0:
+            wanted = "a number, numbers by path, or what a summary returns"
+            raise InputError(f"{name}: {describe(repr(given)[:60], wanted)}")
         base[where] = given
         return base
     for path, value in given.items():
@@ -408,16 +418,41 @@ def _spread(
     return base
 
 
-def _listed(name: str, rows: Sequence[Any], paths: tuple[str, ...]) -> dict[str, float]:
-    """Numbers by path from a summary's rows; vectors, as biases, are no kernels."""
+def _listed(
+    name: str, rows: Sequence[Any], paths: tuple[str, ...], leaves: set[str]
+) -> dict[str, float]:
+    """Numbers by path from a summary's rows, without those that are no kernels.
+
+    Those are vectors, as biases, and dense parameters that no product reads.
+    """
     if not all(hasattr(row, "path") and hasattr(row, name) for row in rows):
         wanted = f"a number, numbers by path, or rows with a path and {name}"
         raise InputError(f"{name}: {describe(repr(rows)[:60], wanted)}")
-    return {
-        row.path: getattr(row, name)
-        for row in rows
-        if row.path in paths or len(getattr(row, "shape", (1, 1))) > 1
-    }
+
+    def left_out(row: Any) -> bool:
+        if row.path in paths:
+            return False
+        vector = len(getattr(row, "shape", (1, 1))) < 2
+        return vector or (row.path in leaves and getattr(row, name) >= 1)
+
+    return {row.path: getattr(row, name) for row in rows if not left_out(row)}
+
+
+def _written(
+    found: Sequence[Operator], inputs: np.ndarray, wide: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Widths of results: those that all of their readers were given, if they agree."""
+    read: dict[int, set[float]] = {}
+    for reader, bits, plain in zip(found, inputs, wide["input"], strict=True):
+        for writer in reader.writers:
+            given = {float(bits)} if bits != plain else {-1.0}
+            read.setdefault(id(writer), set()).update(given)
+    outputs = wide["output"].copy()
+    for i, each in enumerate(found):
+        widths = read.get(id(each), set())
+        if len(widths) == 1 and min(widths) > 0 and not each.final:
+            outputs[i] = widths.pop()
+    return outputs
 
 
 def _place(name: str, path: str, paths: tuple[str, ...]) -> int:

@@ -13,7 +13,7 @@ import quant
 from core import trees
 from core.errors import GraphError, InputError, RuleError, UnknownNameError
 from experiments.hardware import networks
-from experiments.models import MODELS
+from experiments.models import MODELS, create
 from tests.hw.networks import model, published
 
 STRUCT = jax.ShapeDtypeStruct
@@ -364,3 +364,100 @@ def test_design_changes_kernels_alone_and_take_keeps_names():
     assert all(products.paths)
     lines = str(products).splitlines()
     assert len(lines) == len(products) + 2
+
+
+def layers_of(p, x):
+    return jnp.tanh(x @ p["kernel"] + p["bias"][None])
+
+
+def test_a_scan_over_layers_has_the_weights_of_all():
+    def scanned(p, x):
+        return lax.scan(lambda x, w: (layers_of(w, x), None), x, p)[0]
+
+    def written(p, x):
+        for name in sorted(p):
+            x = layers_of(p[name], x)
+        return x
+
+    layer = {"kernel": STRUCT((128, 128), jnp.float32), "bias": STRUCT((128,), "f4")}
+    stacked = jax.tree.map(lambda s: STRUCT((12, *s.shape), s.dtype), layer)
+    x = STRUCT((4, 128), jnp.float32)
+    one = hw.workload(scanned, stacked, x, bits=2, input_bits=3)
+    many = hw.workload(
+        written, {str(i): layer for i in range(12)}, x, bits=2, input_bits=3
+    )
+    at = rows(one)["kernel"]
+    assert (float(one.calls[at]), float(one.copies[at])) == (12, 12)
+    assert one.total_parameters == many.total_parameters
+    for name, resource in (("capram", "cells"), ("memristor", "arrays")):
+        found, wanted = (hw.cost(t, hw.get(name)) for t in (one, many))
+        assert float(found.resources[resource]) == float(wanted.resources[resource])
+        assert bool(found.feasible) == bool(wanted.feasible)
+    # One kernel that every step reads is one set of weights.
+    fixed = hw.workload(
+        lambda p, x: lax.scan(lambda x, _: (layers_of(p, x), None), x, None, 12)[0],
+        layer,
+        x,
+    )
+    assert [float(v) for v in (fixed.calls[0], fixed.copies[0])] == [12, 1]
+    assert float(published("gru").copies[rows(published("gru"))["gru0/hidden"]]) == 1
+
+
+def test_chains_of_different_layers_stay_apart():
+    def fn(p, x):
+        for name in ("a", "b", "c"):
+            x = jax.nn.relu(x @ p[name])
+        return x
+
+    shapes = {name: STRUCT((8, 8), jnp.float32) for name in "abc"}
+    table = hw.workload(fn, shapes, STRUCT((4, 8), jnp.float32))
+    chains = [n for n, k in zip(table.names, table.kinds, strict=True) if k == "chain"]
+    assert [name.split(":")[0] for name in chains] == ["a", "b", "c"]
+    assert np.all(np.asarray(table.calls) == 1)
+
+
+def test_summaries_may_have_tables_and_biases_of_heads():
+    params = {
+        "kernel": np.eye(8, dtype=np.float32),
+        "bias": np.ones((2, 4), np.float32),
+        "embedding": np.ones((16, 8), np.float32),
+    }
+
+    def fn(p, x):
+        y = p["embedding"][x] @ p["kernel"]
+        return y.reshape(-1, 2, 4) + p["bias"][None]
+
+    x = STRUCT((5,), jnp.int32)
+    table = hw.workload(fn, params, x, density=gap.summary(params))
+    assert float(table.density[rows(table)["kernel"]]) == 0.125
+    params["bias"][0] = 0  # zeros that nothing can skip are no mistake to hide
+    with pytest.raises(RuleError, match="bias"):
+        hw.workload(fn, params, x, density=gap.summary(params))
+
+
+@pytest.mark.parametrize("eight", [8, np.int32(8), jnp.asarray(8), np.array(8.0)])
+def test_one_width_of_data_holds_for_all(eight):
+    shapes = {"w": STRUCT((3, 4), jnp.float32)}
+    table = hw.workload(
+        lambda p, x: x @ p["w"], shapes, STRUCT((2, 3), jnp.float32), input_bits=eight
+    )
+    assert float(table.input_bits[0]) == float(table.output_bits[0]) == 8
+
+
+def test_who_reads_says_how_wide_a_value_is_written():
+    def fn(p, x):
+        return jax.nn.relu(x @ p["a"]) @ p["b"]
+
+    shapes = {name: STRUCT((8, 8), jnp.float32) for name in "ab"}
+    table = hw.workload(fn, shapes, STRUCT((4, 8), jnp.float32), input_bits={"b": 8.0})
+    assert np.asarray(table.input_bits).tolist() == [32, 32, 8]
+    assert np.asarray(table.output_bits).tolist() == [32, 8, 32]
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet20"])
+def test_every_kernel_stands_in_one_row(name):
+    module = create(name)
+    x = STRUCT((1, *MODELS[name].input_shape), jnp.float32)
+    like = jax.eval_shape(module.init, jax.random.key(0), x)["params"]
+    kernels = [path for path in trees.paths(like) if path.endswith("kernel")]
+    assert sorted(path for path in model(name).paths if path) == sorted(kernels)
