@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from core.types import Array, ArrayLike
-from hw import energy
+from hw import energy, patterns
 from hw.constants import target, unit
 from hw.cost import Terms
 from hw.targets.base import Hardware
@@ -33,6 +33,9 @@ class Processor(Hardware):
     half_columns: ArrayLike = unit("1", "columns at which half of that is reached")
     narrow: ArrayLike = unit("bits", "the narrowest numbers that compute faster")
     gain: ArrayLike = unit("1", "exponent of 32 / width in the rate of narrow numbers")
+    group_half: ArrayLike = unit(
+        "1", "share of the time with at most half of every group kept", 1.0
+    )
     elements: ArrayLike = unit("op/s", "cheap operations")
     functions: ArrayLike = unit("op/s", "functions such as exp")
     windows: ArrayLike = unit("op/s", "operations of pools")
@@ -80,6 +83,17 @@ class Processor(Hardware):
             moved=far,
             bandwidth=self.far,
         )
+
+    def time_share(self, w: Workload) -> Array:
+        """Returns the share of dense products' time that pruned ones take, [rows].
+
+        Units that read half of every group take `group_half` up to there, and nothing
+        less below: a straight line up to one weight of 8 more.
+        """
+        group = patterns.select(w.pattern, patterns.by_name(group=1.0))
+        held = 1.0 - jnp.clip(8.0 * (w.density - 0.5), 0.0, 1.0)
+        halved = 1.0 - group * held * (1.0 - self.group_half)
+        return jnp.minimum(super().time_share(w), halved)
 
     def _utilisation(self, w: Workload) -> Array:
         """The share of the peak that products of a shape reach, [rows]."""
