@@ -162,9 +162,7 @@ EYERISS = make(
         "bandwidth": Given(0.96e9, "derived", "two links of 64 bits at 60 MHz"),
         "mac_j": Given(8.5e-12, "fitted", f"{_TABLES}: AlexNet's power by layer"),
         "zero_saving": Given(0.45, "remembered", f"{_EYERISS}: gating saves 45 %"),
-        "far_j": Given(
-            200 / 2 * 8.5e-12 / 8, "derived", "200 MACs a word of 16 bits, chip apart"
-        ),
+        "far_j": Given(106e-12, "chosen", "DDR3, 13 pJ a bit; no row has it"),
         **widths((16, 16), (16, 16), "remembered", f"{_EYERISS}: 16-bit fixed point"),
         **skips(
             "derived", "zeros of inputs save energy, those of weights none", REMOVED

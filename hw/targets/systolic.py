@@ -78,18 +78,24 @@ class Systolic(Hardware):
         skips = self.zeros in ("s2ta_w", "s2ta_aw")
         packed_w = stored(bound_w) if skips else jnp.ones_like(bound_w)
         packed_a = stored(bound_a) if self.zeros == "s2ta_aw" else 1.0
-        registers = slots * (packed_a / self.reuse_input + packed_w / self.reuse_weight)
+        # Slots are as few as the kept inputs already.
+        registers = slots * (1.0 / self.reuse_input + packed_w / self.reuse_weight)
         down = jnp.ceil(w.m / self.rows)
         across = jnp.ceil(w.n / self.columns)
         removed = patterns.select(w.pattern, patterns.by_name(filter=1.0))
         left = 1.0 - removed * (1.0 - w.density)
         size_w = w.groups * w.k * w.n * w.weight_bits / 8 * packed_w * left
-        size_a = w.inputs * w.input_bits / 8 * packed_a
+        # The inputs of a product of data by data are both of its factors.
+        size_a = jnp.minimum(w.inputs, w.groups * w.m * w.k)
+        size_a = size_a * w.input_bits / 8 * packed_a
         buffers = w.calls * (size_w * down + size_a * across + w.output_bytes)
         kept = BLOCK * bound_a
         pruned = 0.0
         if self.zeros == "s2ta_aw":
-            pruned = w.outputs / BLOCK * PRUNING * kept
+            # What bypasses the five stages is compared with nothing.
+            found = jnp.minimum(kept, MOST_INPUTS)
+            passed = jnp.clip((kept - MOST_INPUTS) / (BLOCK - MOST_INPUTS), 0.0, 1.0)
+            pruned = w.outputs / BLOCK * PRUNING * found * (1.0 - passed)
         queues = slots * self.queue_j if self.zeros == "smt" else 0.0
         # What does not fit its buffer comes again for each tile of the other operand.
         again_w = (down - 1.0) * smooth.beyond(size_w, self.weight_buffer)
