@@ -18,7 +18,8 @@ class CapRam(Hardware):
     """An SRAM macro that adds products as charge (arXiv 2107.02388).
 
     A cycle adds `clusters` products in each of `columns` columns; weights take a column
-    for each plane of bits, inputs a cycle for each digit.
+    for each plane of bits, inputs a cycle for each digit. Products of data by data are
+    not priced: cells hold weights.
     """
 
     clusters: ArrayLike = unit("1", "products that a column adds at a time")
@@ -31,6 +32,7 @@ class CapRam(Hardware):
     cycle_j: ArrayLike = unit("J", "of a cycle with all clusters and columns")
     fixed: ArrayLike = unit("1", "share of a cycle's energy that does not scale")
     load_bits: ArrayLike = unit("bits", "that are written in a cycle")
+    load_j: ArrayLike = unit("J/bit", "of writing a cell")
     area: ArrayLike = unit("mm2", "of the macro")
     static: ArrayLike = unit("W", "power that is drawn whatever happens")
 
@@ -42,7 +44,7 @@ class CapRam(Hardware):
     def terms(self, workload: Workload) -> Terms:
         """Returns what the rows of a workload take."""
         w = workload
-        product = w.is_product
+        product = w.mask("matmul", "conv", "depthwise")
         k = w.k * self.time_share(w)  # removed inputs are left out of the columns
         groups = smooth.pieces(k, w.k, self.clusters)
         wide = w.n * w.weight_bits * self.cells_per_bit
@@ -54,16 +56,22 @@ class CapRam(Hardware):
         cycles = w.calls * w.groups * w.m * groups * rounds * digits * self.conversions
         cells = w.copies * w.groups * k * wide
         total = jnp.sum(jnp.where(product, cells, 0.0))
-        # What does not fit is written again in every run.
+        # What does not fit is written again in every run, while nothing is computed.
         loads = jnp.where(product, cells, 0.0) * smooth.beyond(total, self.cells)
         filled = k / (groups * self.clusters)
         used = filled * wide / jnp.maximum(rounds * self.columns, 1.0)
         used = jnp.minimum(used, 1.0)
         spent = cycles * self.cycle_j * (self.fixed + (1 - self.fixed) * used)
         return Terms(
-            seconds={"macro": jnp.where(product, cycles, 0.0) / self.clock},
+            seconds={
+                "macro": jnp.where(product, cycles + loads / self.load_bits, 0.0)
+                / self.clock
+            },
             overhead=jnp.zeros_like(cycles),
-            joules={"macro": jnp.where(product, spent, 0.0)},
+            joules={
+                "macro": jnp.where(product, spent, 0.0),
+                "writes": loads * self.load_j,
+            },
             static_w=self.static,
             moved=loads / 8.0,
             bandwidth=self.load_bits / 8.0 * self.clock,

@@ -28,6 +28,7 @@ CAPRAM = make(
         "cycle_j": Given(331.7e-12, "derived", f"{_CAPRAM}: 49.4 TOPS/W at the peak"),
         "fixed": Given(0.3, "chosen", "converters' references and control"),
         "load_bits": Given(128, "chosen", "a row of the array in a cycle"),
+        "load_j": Given(1e-13, "chosen", "bit lines of 512 rows at 65 nm"),
         "area": Given(0.179, "published", f"{_CAPRAM}: 65 nm"),
         "static": Given(0.0, "chosen", "the published energy holds it"),
     },
