@@ -16,6 +16,7 @@ class Gemm(NamedTuple):
         input and no inserted zero.
       n: columns of weights: outputs of a group.
       window: positions of a convolution's window, 1 of other products; divides k.
+      width: of a convolution's output, its last axis; 1 of other products.
     """
 
     groups: int
@@ -23,6 +24,7 @@ class Gemm(NamedTuple):
     k: float
     n: int
     window: float = 1
+    width: int = 1
 
     @property
     def macs(self) -> float:
@@ -61,4 +63,5 @@ def gemm_of(node: Node, weights: int = 1) -> Gemm:
     window = window / math.prod(node.params["lhs_dilation"])
     terms = window * kernel[numbers.rhs_spec[1]]
     positions = math.prod(out) // max(features, 1)
-    return Gemm(groups, positions, terms, features // groups, window)
+    width = out[numbers.out_spec[-1]] if len(out) > 2 else 1
+    return Gemm(groups, positions, terms, features // groups, window, width)

@@ -25,7 +25,7 @@ Kind = Literal["matmul", "conv", "depthwise", "attention", "window", "chain", "m
 """Products with a parameter; with none; pools; loops over elements; mere copies."""
 PRODUCT_KINDS: tuple[Kind, ...] = ("matmul", "conv", "depthwise", "attention")
 
-_SHAPE = ("calls", "groups", "m", "k", "n", "window", "copies")
+_SHAPE = ("calls", "groups", "m", "k", "n", "window", "width", "copies")
 _WORK = ("elements", "functions", "parameters", "weights", "inputs", "outputs")
 _FORMAT = ("weight_bits", "input_bits", "output_bits", "density", "input_density")
 
@@ -52,6 +52,7 @@ class Workload:
       k: terms of a sum.
       n: columns of weights.
       window: positions of a convolution's window.
+      width: of a convolution's output, its last axis; 1 of other products.
       copies: sets of weights that the calls use: above 1 for slices of one parameter,
         as a loop over layers takes them, and after `distinct`.
       elements: cheap operations, such as additions and comparisons.
@@ -80,6 +81,7 @@ class Workload:
     k: Array
     n: Array
     window: Array
+    width: Array
     copies: Array
     elements: Array
     functions: Array
@@ -114,14 +116,26 @@ class Workload:
 
     @property
     def weight_bytes(self) -> Array:
-        """Bytes of a call's kept weights and of the indices that say where they are."""
-        index = patterns.index_bits(self.pattern, self.density)
-        return self.weights * (self.density * self.weight_bits + index) / 8
+        """Bytes of a call's weights: the kept ones and their indices, or all if less."""
+        return self.stored(1.0)[0]
 
     @property
     def index_bytes(self) -> Array:
-        """Bytes of a call's indices alone."""
-        return self.weights * patterns.index_bits(self.pattern, self.density) / 8
+        """Bytes of a call's indices alone, 0 where all weights are stored."""
+        return self.stored(1.0)[1]
+
+    def stored(self, share: ArrayLike) -> tuple[Array, Array]:
+        """Returns bytes of a call's weights, and of those the indices, each [rows].
+
+        Args:
+          share: of the zeros that are left out, [rows] or [].
+        """
+        width = self.weight_bits
+        index = patterns.index_bits(self.pattern, self.density) * share
+        listed = (1.0 - share * (1.0 - self.density)) * width + index
+        bits = jnp.minimum(listed, width)
+        of_index = jnp.where(listed < width, index, 0.0)
+        return self.weights * bits / 8, self.weights * of_index / 8
 
     @property
     def input_bytes(self) -> Array:
@@ -393,7 +407,7 @@ def _kind(operator: Operator) -> Kind:
 
 def _row(operator: Operator, fresh: int) -> list[float]:
     gemm = operator.gemm
-    shape = gemm or (0, 0, 0, 0, 1)
+    shape = gemm or (0, 0, 0, 0, 1, 1)
     work = work_of(operator)
     weights = operator.weights
     sizes = [fresh, weights, operator.inputs, operator.outputs]

@@ -269,7 +269,7 @@ def eyeriss() -> Iterator[Entry]:
     """Yields latency and power of every layer (doi 10.1109/JSSC.2016.2616357)."""
     plans = (("alexnet", 4, _EYERISS_ALEXNET), ("vgg16", 3, _EYERISS_VGG16))
     for name, batch, rows in plans:
-        target = hw.replace(hw.get("eyeriss"), batch=batch)
+        target = hw.get("eyeriss")
         full = products(name, batch, bits=16, input_bits=16)
         table = full.take(full.mask("conv"))
         zeros = np.array([row[2] for row in rows], np.float32)

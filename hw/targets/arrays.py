@@ -158,7 +158,6 @@ EYERISS = make(
         "clock": Given(200e6, "remembered", _EYERISS),
         "filling": Given(0.78, "fitted", f"{_TABLES}: AlexNet's 115.3 ms in all"),
         "strip": Given(14, "remembered", f"{_EYERISS}: the array's columns"),
-        "batch": Given(4, "remembered", f"{_EYERISS}: AlexNet; VGG-16 had 3"),
         "bandwidth": Given(0.96e9, "derived", "two links of 64 bits at 60 MHz"),
         "mac_j": Given(8.5e-12, "fitted", f"{_TABLES}: AlexNet's power by layer"),
         "zero_saving": Given(0.45, "remembered", f"{_EYERISS}: gating saves 45 %"),

@@ -53,13 +53,11 @@ class Hardware:
 
     def index_bytes(self, w: Workload) -> Array:
         """Returns bytes of the indices that are stored for a call's weights, [rows]."""
-        return w.index_bytes * patterns.select(w.pattern, self.skip_storage)
+        return w.stored(patterns.select(w.pattern, self.skip_storage))[1]
 
     def stored_bytes(self, w: Workload) -> Array:
         """Returns bytes of a call's weights as stored, with indices, [rows]."""
-        share = patterns.select(w.pattern, self.skip_storage)
-        kept = w.weights * (1.0 - share * (1.0 - w.density))
-        return kept * w.weight_bits / 8 + self.index_bytes(w)
+        return w.stored(patterns.select(w.pattern, self.skip_storage))[0]
 
     def moved_bytes(self, w: Workload) -> Array:
         """Returns bytes of products, each value once a call, [rows]; 0 of others."""

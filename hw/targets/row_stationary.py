@@ -25,7 +25,6 @@ class RowStationary(Hardware):
         "1", "share of cycles in which a mapped unit multiplies", 1.0
     )
     strip: ArrayLike = unit("1", "most columns of outputs of a set")
-    batch: ArrayLike = unit("1", "examples that share a load of weights")
     bandwidth: ArrayLike = unit("B/s", "of the memory")
     mac_j: ArrayLike = unit("J", "of a multiply-accumulate and its scratchpad")
     zero_saving: ArrayLike = unit("1", "share of that which a zero input saves", 1.0)
@@ -35,11 +34,11 @@ class RowStationary(Hardware):
     def active(self, workload: Workload) -> Array:
         """Returns how many units a layer's mapping uses, [rows].
 
-        Windows and maps are taken as square; `m` counts the positions of a batch.
+        Windows are taken as square.
         """
         w = workload
         height = jnp.sqrt(jnp.maximum(w.window, 1.0))
-        width = jnp.sqrt(jnp.maximum(w.m / self.batch, 1.0))
+        width = jnp.maximum(w.width, 1.0)
         strips = jnp.ceil(width / self.strip)
         across = jnp.minimum(jnp.ceil(width / strips), width)
         sets = jnp.floor(self.rows / height)

@@ -178,20 +178,20 @@ def test_paths_join_numbers_with_rows():
     traced = graph.trace(fn, params, x)
     table = hw.workload(
         traced,
-        density={"conv1/kernel": 0.5, "fc/kernel": 0.1},
+        density={"conv1/kernel": 0.25, "fc/kernel": 0.1},
         bits={"conv1/kernel": 4},
         pattern={"fc/kernel": "block"},
         input_bits=8,
     )
     at = rows(table)
     first, last = at["conv1/kernel"], at["fc/kernel"]
-    assert float(table.density[first]) == 0.5
+    assert float(table.density[first]) == 0.25
     assert hw.PATTERNS[int(table.pattern[first])] == "unstructured"
     assert hw.PATTERNS[int(table.pattern[last])] == "block"
     assert float(table.weight_bits[first]) == 4
     assert float(table.weight_bits[last]) == 32
     assert np.all(np.asarray(table.input_bits) == 8)
-    kept, total = 0.5 * 9408, 9408
+    kept, total = 0.25 * 9408, 9408
     assert float(table.weight_bytes[first]) == kept * (4 + 8) / 8
     assert float(table.index_bytes[last]) == pytest.approx(512_000 * 24 / 128 / 8)
     assert float(table.weights[first]) == total
