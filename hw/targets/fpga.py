@@ -35,13 +35,16 @@ class Fpga(Hardware):
 
     A row of the workload is split by the share of its outputs that are sums of two
     powers; both parts run at the same time, so the share that fits the device is
-    lut / (lut + dsp), see `best_share`.
+    lut / (lut + dsp), see `best_share`. Multipliers are arrays of `inputs` x `outputs`,
+    as many as there are, each of which takes positions of its own, see `array_cycles`.
     """
 
     dsps: ArrayLike = unit("DSP", "slices of the device")
     luts: ArrayLike = unit("LUT", "look-up tables of the device")
     brams: ArrayLike = unit("BRAM36", "blocks of 36 Kbit")
     clock: ArrayLike = unit("Hz", "of the design")
+    inputs: ArrayLike = unit("1", "terms of a sum at a time")
+    outputs: ArrayLike = unit("1", "outputs at a time")
     dsp_use: ArrayLike = unit("1", "share of the slices that multiply", 1.0)
     lut_use: ArrayLike = unit("1", "share of the tables that multiply", 1.0)
     share: ArrayLike = unit(
@@ -63,8 +66,14 @@ class Fpga(Hardware):
         """Returns what the rows of a workload take."""
         w = workload
         dsp, lut = self.rates(w.weight_bits, w.input_bits)
-        work = w.macs * self.time_share(w)
         use = jnp.where(w.mask("depthwise"), self.depthwise, self.conv)
+        parts = {"dsp": (1 - self.share, dsp), "lut": (self.share, lut)}
+        seconds = {}
+        for name, (part, rate) in parts.items():
+            cycles = array_cycles(self, w, rate / self.clock, part)
+            seconds[name] = cycles / (use * self.clock)
+        width = jnp.max(jnp.where(w.is_product, _width(w), 0.0))
+        least = self.inputs / macs_per_dsp(width), self.inputs * luts_per_shift(width)
         far, tile_bits = self._tiles(w)
         executed = w.macs * self.executed(w)
         fixed = energy.mac_energy(w.weight_bits, w.input_bits)
@@ -72,11 +81,8 @@ class Fpga(Hardware):
         near = executed * (w.weight_bits + w.input_bits) / 8 / self.reuse
         product = w.is_product
         return Terms(
-            seconds={
-                "dsp": jnp.where(product, work * (1 - self.share) / (dsp * use), 0.0),
-                "lut": jnp.where(product, work * self.share / (lut * use), 0.0),
-            },
-            overhead=jnp.zeros_like(work),
+            seconds={k: jnp.where(product, v, 0.0) for k, v in seconds.items()},
+            overhead=jnp.zeros_like(far),
             joules={
                 "compute": executed * mac_j * self.mac_scale,
                 "bram": jnp.where(product, near, 0.0) * self.near_j,
@@ -87,9 +93,12 @@ class Fpga(Hardware):
             bandwidth=self.bandwidth,
             priced=product,
             used={
-                "dsp": self.dsps * self.dsp_use,
-                "lut": self.luts
-                * jnp.where(self.share > 0, self.lut_use, self.idle_luts),
+                "dsp": jnp.maximum(self.dsps * self.dsp_use, least[0]),
+                "lut": jnp.where(
+                    self.share > 0,
+                    jnp.maximum(self.luts * self.lut_use, least[1]),
+                    self.luts * self.idle_luts,
+                ),
                 "bram": jnp.max(tile_bits) / _BRAM_BITS,
             },
             limits={"dsp": self.dsps, "lut": self.luts, "bram": self.brams},
@@ -129,6 +138,37 @@ class Fpga(Hardware):
             far, bits = jnp.where(better, moved, far), jnp.where(better, size, bits)
         far = far + w.calls * w.output_bytes
         return far, jnp.where(w.is_product, bits, 0.0)
+
+
+def array_cycles(
+    target: "Fpga | Esb", w: Workload, multipliers: Array, share: ArrayLike = 1.0
+) -> Array:
+    """Returns cycles of products, [rows]; of other rows what has no meaning.
+
+    ceil(k / inputs) ceil(n / outputs) max(m inputs outputs / multipliers, 1) of a group:
+    the edges of a sum and of the outputs leave multipliers idle (2106.09166), and each
+    array takes positions of its own, as far as there are any. Channels of a depthwise
+    layer take the place of outputs; their windows fill arrays by a constant.
+
+    Args:
+      target: a design with arrays of `inputs` x `outputs` multipliers.
+      w: any workload.
+      multipliers: of the design, [rows] or [].
+      share: of the outputs that they make; a cycle is the least of any.
+    """
+    deep = w.mask("depthwise")
+    terms = w.k / target.inputs
+    terms = jnp.where(deep, terms, jnp.ceil(terms))
+    outputs = jnp.ceil(jnp.where(deep, w.groups * w.n, w.n) / target.outputs)
+    positions = w.m * target.inputs * target.outputs / multipliers
+    cycles = terms * outputs * jnp.maximum(positions, 1.0) * target.time_share(w)
+    least = jnp.where(share > 0, 1.0, 0.0)
+    each = jnp.where(deep, 1.0, w.groups)
+    return w.calls * each * jnp.maximum(cycles * share, least)
+
+
+def _width(w: Workload) -> Array:
+    return jnp.maximum(w.weight_bits, w.input_bits)
 
 
 def macs_per_dsp(bits: Array) -> Array:
@@ -257,6 +297,8 @@ class Esb(Hardware):
     weight_largest: ArrayLike = unit("1", "the largest exponent of a weight, N")
     input_significant: ArrayLike = unit("bits", "significant bits of an input, k")
     input_largest: ArrayLike = unit("1", "the largest exponent of an input, N")
+    inputs: ArrayLike = unit("1", "terms of a sum at a time")
+    outputs: ArrayLike = unit("1", "outputs at a time")
     fan_in: ArrayLike = unit("1", "terms of a sum that the accumulator holds")
     clock: ArrayLike = unit("Hz", "of the design")
     luts: ArrayLike = unit("LUT", "look-up tables of the device")
@@ -291,7 +333,7 @@ class Esb(Hardware):
         units = self.luts * self.lut_use / self.mac_luts
         product = w.is_product
         far = self.moved_bytes(w)
-        compute = w.macs * self.time_share(w) / (units * self.clock)
+        compute = array_cycles(self, w, jnp.asarray(units)) / self.clock
         return Terms(
             seconds={"lut": jnp.where(product, compute, 0.0)},
             overhead=jnp.zeros_like(far),
@@ -303,6 +345,10 @@ class Esb(Hardware):
             moved=far,
             bandwidth=self.bandwidth,
             priced=product,
-            used={"lut": self.luts * self.lut_use},
+            used={
+                "lut": jnp.maximum(
+                    self.luts * self.lut_use, self.inputs * self.mac_luts
+                )
+            },
             limits={"lut": self.luts},
         )

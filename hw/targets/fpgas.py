@@ -9,6 +9,10 @@ _STUDY = "specification of arXiv 2106.09166, chosen there"
 _MSQ = "arXiv 2012.04240"
 _TABLE = "arXiv 2012.04240, table of implementations as remembered"
 _DENSE = "fixed loops: no logic that skips zeros"
+_ARRAY = {
+    "inputs": Given(16.0, "chosen", "as MSQ's arrays, arXiv 2012.04240"),
+    "outputs": Given(16.0, "chosen", "as MSQ's arrays, arXiv 2012.04240"),
+}
 _DDR3 = Given(16e-12 * 8, "chosen", "DDR3, 15 to 20 pJ a bit")
 _DDR4 = Given(8e-12 * 8, "chosen", "DDR4, 6 to 8 pJ a bit")
 
@@ -23,10 +27,11 @@ def _fpga(name, device, clock, bandwidth, far_j, node, static) -> Fpga:
             "luts": Given(luts, "published", _SHEET),
             "brams": Given(brams, "published", _SHEET),
             "clock": Given(clock, "chosen", _STUDY),
+            **_ARRAY,
             "dsp_use": Given(0.8, "chosen", _STUDY),
             "lut_use": Given(0.6, "chosen", _STUDY),
             "share": Given(0.0, "design", "fixed point alone; see `best_share`"),
-            "conv": Given(0.8, "chosen", "edges of tiles and pipelines"),
+            "conv": Given(0.8, "chosen", "pipelines that fill"),
             "depthwise": Given(0.25, "chosen", "channels share no input"),
             "idle_luts": Given(0.3, "chosen", "control and buffers of a design"),
             "reuse": Given(16.0, "chosen", "an operand serves a row of multipliers"),
@@ -125,6 +130,7 @@ ESB_ZCU102 = make(
         "weight_largest": Given(2.0, "design", "N = 2^(b - 1 - k) - 2"),
         "input_significant": Given(1.0, "design", "4 bits, one significant"),
         "input_largest": Given(2.0, "design", "N = 2^(b - 1 - k) - 2"),
+        **_ARRAY,
         "fan_in": Given(1152.0, "chosen", "3 x 3 x 128 terms"),
         "clock": Given(98.55e6, "fitted", "10.95 GOPS a 1,000 LUT at 2 bits, k = 0"),
         "luts": Given(274_080, "published", _SHEET),

@@ -121,6 +121,9 @@ def test_msq_takes_the_longer_of_its_cores():
         assert found == pytest.approx(cycles / 100e6, rel=1e-5)
     larger = design.best_design()  # 80 % of 53,200 LUTs
     assert float(larger.sp2) == 40
+    origins = {each.name: each.origin for each in hw.constants(larger)}
+    assert origins["sp2"] == origins["share"] == "design"
+    assert not larger.provenance.validated
     assert float(larger.share) == pytest.approx(40 / 56)
     assert bool(hw.cost(table, larger).feasible)
     used = float(hw.cost(table, larger).resources["lut"])
@@ -281,3 +284,131 @@ def test_an_index_of_eight_bits_breaks_even_at_half():
     dense = product(1, 64, 64, bits=8)
     half = product(1, 64, 64, bits=8, density=0.5, pattern="unstructured")
     np.testing.assert_allclose(dense.weight_bytes, half.weight_bytes)
+
+
+def test_a_gpu_with_sparse_units_takes_half_the_time_at_two_of_four():
+    free = {"near": 1e18, "far": 1e18, "overhead": 0.0, "chain_overhead": 0.0}
+    target = hw.replace(hw.get("server_gpu"), **free)
+    table = arrays(product(4096, 4096, 4096, bits=8, input_bits=8))
+
+    def share(density, pattern="group"):
+        made = hw.design(table, density=density, pattern=pattern)
+        return float(hw.cost(made, target).latency_s / hw.cost(table, target).latency_s)
+
+    assert share(0.5) == pytest.approx(0.5, rel=1e-5)
+    assert share(0.25) == pytest.approx(0.5, rel=1e-5)  # two of four, whatever is 0
+    assert share(0.75) == pytest.approx(1, rel=1e-5)
+    assert share(0.5, "unstructured") == pytest.approx(1, rel=1e-5)
+
+
+def test_s2ta_spends_what_its_equation_says():
+    """One tile of 32 x 64 outputs, 16 channels, inputs 2/8 and weights 4/8."""
+    table = arrays(
+        product(32, 16, 64, bits=8, input_bits=8, density=0.5, pattern="group")
+    )
+    table = hw.design(table, input_density=0.25)
+    found = hw.cost(table, hw.get("s2ta_aw"))
+    cycles = 2 * 2 + 32 + 64 - 2
+    slots = cycles * 32 * 64
+    products = 32 * 16 * 64 * 0.5 * 0.25
+    # 3 of 8 bytes of an input block, 5 of 8 of a weight's; outputs of a byte.
+    buffers = 32 * 16 * 3 / 8 + 16 * 64 * 5 / 8 + 32 * 64
+    want = {
+        "multiply": products * 0.09e-12,
+        "gated": (slots - products) * 0.006e-12,
+        "registers": slots * (1 / 4 + 5 / 8 / 8) * 0.02e-12,
+        "buffers": buffers * 1.5e-12,
+        "pruning": 32 * 64 / 8 * 7 * 2 * 0.004e-12,
+    }
+    for cause, joules in want.items():
+        assert float(found.joules[cause][0]) == pytest.approx(joules, rel=1e-5), cause
+    # What runs dense is pruned by nobody.
+    dense = hw.cost(hw.design(table, input_density=1.0), hw.get("s2ta_aw"))
+    assert float(dense.joules["pruning"][0]) == 0
+
+
+def test_a_phone_spends_what_its_parts_do():
+    table = arrays(product(16, 64, 32, bits=8, input_bits=8))
+    found = hw.cost(table, hw.get("mobile_cpu"))
+    size = 16 * 64 + 64 * 32 + 16 * 32
+    macs = 16 * 64 * 32
+    mac = (0.2e-12 + 0.1e-12 / 2) * (1 + 0.4 / 4)
+    assert float(found.joules["compute"][0]) == pytest.approx(4 * macs * mac, rel=1e-5)
+    # 100 pJ a word of 8 bytes of 1 MB of SRAM at 45 nm, a fifth of that at 7 nm.
+    near = size * 100e-12 / 8 * 0.2
+    assert float(found.joules["cache"][0]) == pytest.approx(near, rel=1e-5)
+    latency = float(found.latency_s)
+    assert float(found.joules["static"].sum()) == pytest.approx(latency, rel=1e-5)
+
+
+def test_rewriting_cells_takes_time_and_energy():
+    target = hw.get("capram")
+    # 1,024 x 64 weights of two cells: twice what the macro holds.
+    table = arrays(product(10, 1024, 64, bits=2, input_bits=3))
+    found = hw.cost(table, target)
+    loads = 65_536 / 128  # rows of what does not fit
+    assert float(found.latency_s) == pytest.approx((10 * 16 + loads) / 35e6, rel=1e-4)
+    spent = 10 * 16 * 331.7e-12 + 65_536 * target.load_j
+    assert float(found.energy_j) == pytest.approx(spent, rel=1e-4)
+
+
+def attention(m=64, k=32):
+    struct = STRUCT((1, m, k), jnp.float32)
+    return hw.workload(
+        lambda p, x, y: jnp.einsum("bik,bjk->bij", x, y) * p,
+        STRUCT((), jnp.float32),
+        struct,
+        struct,
+        input_bits=8,
+    )
+
+
+def test_products_of_data_are_moved_once_and_no_memory_holds_them():
+    table = attention()
+    scores = table.kinds.index("attention")
+    found = hw.cost(table, hw.get("sa_dense"))
+    assert float(found.moved[scores]) == 64 * 32 + 64 * 32 + 64 * 64
+    for name in ("capram", "memristor"):
+        assert table.names[scores] in hw.cost(table, hw.get(name)).left_out
+
+
+@pytest.mark.parametrize("name", ["fpga_zcu102", "esb_zcu102", "msq_xc7z045"])
+def test_no_product_of_an_fpga_is_faster_than_a_cycle(name):
+    target = hw.replace(hw.get(name), bandwidth=1e18)
+    bits = float(target.weight_widths[0])
+    cycles = [
+        float(hw.cost(arrays(product(*shape, bits=4, input_bits=4)), target).latency_s)
+        * target.clock
+        for shape in ((1, 8, 1), (1, 1, 1), (1, 1024, 1))
+    ]
+    assert bits <= 4
+    assert min(cycles) >= 0.999
+    assert cycles[2] > 10 * cycles[1]  # a sum of many terms, one output at a time
+
+
+def test_an_fpga_needs_the_slices_of_its_smallest_array():
+    table = arrays(product(64, 64, 64, bits=16, input_bits=16))
+    target = hw.get("fpga_zcu102")
+    assert bool(hw.cost(table, target).feasible)
+    assert not bool(hw.cost(table, hw.replace(target, dsps=8.0)).feasible)
+
+
+def test_eyeriss_maps_rows_of_one_image_whatever_the_batch():
+    def table(batch):
+        return arrays(
+            hw.workload(
+                lambda p, x: jax.lax.conv_general_dilated(
+                    x,
+                    p["kernel"],
+                    (1, 1),
+                    "SAME",
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                ),
+                {"kernel": STRUCT((3, 3, 16, 32), jnp.float32)},
+                STRUCT((batch, 10, 13, 16), jnp.float32),
+            )
+        )
+
+    target = hw.get("eyeriss")
+    one, four = (float(target.active(table(b))[0]) for b in (1, 4))
+    assert one == four == 3 * 4 * 13
