@@ -53,7 +53,8 @@ class Provenance:
     Attributes:
       name: of the target.
       origins: name, origin and source of each constant.
-      validated: by which published rows that no constant was fitted to; '' by none.
+      validated: by which published rows that no constant was fitted to, and how far
+        off those are; '' by none.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ def make(
       cls: decorated with `target`.
       name: of the target.
       given: a value and its source for each constant.
-      validated: by which published rows, '' by none.
+      validated: by which published rows and with what outcome, '' by none.
       **meta: its static fields.
 
     Raises:
@@ -135,6 +136,8 @@ def replace(
 ) -> T:
     """Returns a target with other constants, and where they come from.
 
+    What validated the old constants says nothing of the new ones.
+
     Args:
       item: any target.
       origin: of the new values.
@@ -155,7 +158,8 @@ def replace(
         (key, origin, source) if key in changed else (key, before, text)
         for key, before, text in old.origins
     )
-    made = Provenance(name or old.name, origins, old.validated)
+    validated = "" if changed else old.validated
+    made = Provenance(name or old.name, origins, validated)
     values = {k: _plain(v) if k in changed else v for k, v in values.items()}
     return dataclasses.replace(item, provenance=made, **values)  # type: ignore[type-var]
 
@@ -195,7 +199,7 @@ def constants_table(item: Any) -> str:
         text = f"{value:g}" if value.ndim == 0 else " ".join(f"{v:g}" for v in value)
         rows.append((each.name, text, each.unit, each.origin, each.source))
     good = item.provenance.validated
-    return f"{columns(rows)}\n{f'validated by {good}' if good else _NOT_VALIDATED}"
+    return f"{columns(rows)}\n{f'compared with {good}' if good else _NOT_VALIDATED}"
 
 
 def _plain(value: Any) -> Any:

@@ -116,7 +116,7 @@ class Workload:
 
     @property
     def weight_bytes(self) -> Array:
-        """Bytes of a call's weights: the kept ones and their indices, or all if less."""
+        """Bytes of a call's weights: the kept ones and indices, or all if less."""
         return self.stored(1.0)[0]
 
     @property

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from core.types import Array, ArrayLike
 from hw import energy
-from hw.constants import target, unit, with_values
+from hw.constants import replace, target, unit
 from hw.cost import Terms
 from hw.targets.base import Hardware
 from hw.workload import Workload
@@ -145,7 +145,7 @@ def array_cycles(
 ) -> Array:
     """Returns cycles of products, [rows]; of other rows what has no meaning.
 
-    ceil(k / inputs) ceil(n / outputs) max(m inputs outputs / multipliers, 1) of a group:
+    ceil(k / inputs) ceil(n / outputs) max(m inputs outputs / multipliers, 1) a group:
     the edges of a sum and of the outputs leave multipliers idle (2106.09166), and each
     array takes positions of its own, as far as there are any. Channels of a depthwise
     layer take the place of outputs; their windows fill arrays by a constant.
@@ -235,7 +235,9 @@ class Msq(Hardware):
         free = use * self.luts - self.lut_base
         units = self.batch * self.inputs * self.lut_sp2
         sp2 = step * jnp.maximum(jnp.floor(free / units / step), 0.0)
-        return with_values(self, {"sp2": sp2, "share": sp2 / (sp2 + self.fixed)})
+        share = sp2 / (sp2 + self.fixed)
+        source = f"the largest core within {use:g} of the device's LUTs"
+        return replace(self, "design", source, sp2=sp2, share=share)
 
     def terms(self, workload: Workload) -> Terms:
         """Returns what the rows of a workload take."""
