@@ -17,7 +17,13 @@ from hw.targets.base import Hardware
 from hw.workload import Workload
 
 _BOTH = "weight and data bits"
-_FORMATS = ("weight bits", "data bits", _BOTH, "density", "data density")
+_FORMATS: tuple[str, ...] = (
+    "weight bits",
+    "data bits",
+    _BOTH,
+    "density",
+    "data density",
+)
 """What a designer turns."""
 _CHANGED = (
     *("weight_bits", "input_bits", "output_bits"),
@@ -230,7 +236,9 @@ def elasticities(
         for f in _CHANGED
     }
     seconds, saved = jax.device_get(_savings(workload, target, changed))
-    eases = [dict.fromkeys(_FORMATS, 0.0) for _ in range(len(workload))]
+    eases: list[dict[str, float]] = [
+        dict.fromkeys(_FORMATS, 0.0) for _ in range(len(workload))
+    ]
     best = [""] * len(workload)
     for step, gains in zip(steps, saved, strict=True):
         for i, row in enumerate(eases):

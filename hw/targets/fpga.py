@@ -36,7 +36,7 @@ class Fpga(Hardware):
     A row of the workload is split by the share of its outputs that are sums of two
     powers; both parts run at the same time, so the share that fits the device is
     lut / (lut + dsp), see `best_share`. Multipliers are arrays of `inputs` x `outputs`,
-    as many as there are, each of which takes positions of its own, see `array_cycles`.
+    as many as there are, see `array_cycles`.
     """
 
     dsps: ArrayLike = unit("DSP", "slices of the device")
@@ -145,10 +145,11 @@ def array_cycles(
 ) -> Array:
     """Returns cycles of products, [rows]; of other rows what has no meaning.
 
-    ceil(k / inputs) ceil(n / outputs) max(m inputs outputs / multipliers, 1) a group:
+    ceil(k / inputs) max(m ceil(n / outputs) inputs outputs / multipliers, 1) a group:
     the edges of a sum and of the outputs leave multipliers idle (2106.09166), and each
-    array takes positions of its own, as far as there are any. Channels of a depthwise
-    layer take the place of outputs; their windows fill arrays by a constant.
+    array takes a position and outputs of its own, as far as there are any. Channels of
+    a depthwise layer take the place of outputs; their windows fill arrays by a
+    constant.
 
     Args:
       target: a design with arrays of `inputs` x `outputs` multipliers.
@@ -160,8 +161,8 @@ def array_cycles(
     terms = w.k / target.inputs
     terms = jnp.where(deep, terms, jnp.ceil(terms))
     outputs = jnp.ceil(jnp.where(deep, w.groups * w.n, w.n) / target.outputs)
-    positions = w.m * target.inputs * target.outputs / multipliers
-    cycles = terms * outputs * jnp.maximum(positions, 1.0) * target.time_share(w)
+    rounds = w.m * outputs * target.inputs * target.outputs / multipliers
+    cycles = terms * jnp.maximum(rounds, 1.0) * target.time_share(w)
     least = jnp.where(share > 0, 1.0, 0.0)
     each = jnp.where(deep, 1.0, w.groups)
     return w.calls * each * jnp.maximum(cycles * share, least)
