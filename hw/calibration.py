@@ -67,8 +67,8 @@ def calibrate(
     """Returns `host` as the machine at hand is: about two minutes on two cores.
 
     Measures small functions on JAX's default device and fits what a `Processor` has but
-    its energies, by gradient descent on the squared logarithm of predicted over
-    measured. Nothing else should run meanwhile.
+    its energies, its formats and `weight_cache`, by gradient descent on the squared
+    logarithm of predicted over measured. Nothing else should run meanwhile.
 
     Args:
       benchmarks: what to measure; those of `hw.micro.micros` by default.

@@ -164,10 +164,13 @@ class _Walk:
         return self.forms.setdefault(key, len(self.forms))
 
     def _owner(self, node: Node) -> str:
-        """The path of the largest parameter that an operand without data comes from."""
+        """The path of the largest parameter that an operand without data comes from.
+
+        Of equal ones, as gates of a cell that are put together, the first.
+        """
         known = [v for v in node.inputs if v not in self.data]
         found = [leaf for v in known for leaf in self.leaves.get(v, ())]
-        largest = max(found, key=lambda v: math.prod(v.shape), default=None)
+        largest = min(found, key=lambda v: (-_size(v), v.index), default=None)
         return largest.path if largest is not None else ""
 
     def _join(self, operator: Operator, node: Node) -> Operator:

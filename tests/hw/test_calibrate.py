@@ -20,6 +20,23 @@ def test_a_simulated_machine_is_found_again():
     names = [m.name for m in chosen]
     found = calibration.fit(tables, times, names, launch=2e-5)
     assert np.median(found.errors) < 0.05
+    # The constants are the machine's, not others that explain its times as well.
+    for name in ("matmul", "conv", "depthwise"):
+        rate = getattr(found.target, name) * found.target.peak
+        assert rate == pytest.approx(getattr(truth, name) * truth.peak, rel=0.1), name
+    for name in ("elements", "functions", "windows", "far"):
+        value = getattr(found.target, name)
+        assert value == pytest.approx(getattr(truth, name), rel=0.1), name
+    # Others that were not measured are predicted.
+    held = calibration.tables_of([m for i, m in enumerate(micros()) if i % 4 == 2])
+    machine = hw.replace(truth, launch=2e-5)
+    mine, true = (
+        np.array([float(hw.cost(t, target).latency_s) for t in held])
+        for target in (found.target, machine)
+    )
+    off = np.abs(mine / true - 1)
+    assert np.median(off) < 0.05
+    assert np.mean(off < 0.1) > 0.8
     assert found.names == tuple(names)
     assert len(str(found).splitlines()) == len(names) + 1
     assert "measured on this machine" in hw.constants_table(found.target)

@@ -70,6 +70,19 @@ def test_roofline_lies_below_its_roof(table, name):
         assert value is None or roof.bandwidth == pytest.approx(value)
 
 
+def test_products_lie_on_the_roof_where_nothing_else_holds_them_up():
+    target = hw.get("fpga_zcu102")
+    table = hw.design(product(512, 512, 512), bits=8.0, input_bits=8.0)
+    free = hw.roofline(table, hw.replace(target, bandwidth=1e15))
+    peak = 2520 * 0.8 * 2 * 0.8 * 250e6  # two products a slice, pipelines that fill
+    assert free.peak == pytest.approx(peak, rel=1e-5)
+    assert free.rate[0] == pytest.approx(peak, rel=1e-5)
+    slow = hw.roofline(table, hw.replace(target, bandwidth=1e7))
+    # A tile of 512 x 512 outputs fits: each factor comes once.
+    assert slow.reuse[0] == pytest.approx(512**3 / (3 * 512**2), rel=1e-5)
+    assert slow.rate[0] == pytest.approx(slow.reuse[0] * 1e7, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", sorted(hw.TARGETS))
 def test_nothing_is_gained_below_the_least_width(name):
     target = hw.TARGETS[name]
