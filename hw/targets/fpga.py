@@ -24,9 +24,6 @@ _BRAM_BITS = 36_864.0
 """Of a BRAM36 (Xilinx data sheet)."""
 _SUM_BITS = 32.0
 """Width of a sum in a tile (2106.09166)."""
-_SHIFT_J = 2.0 * energy.ADD_32 * 16 / 32
-"""Joules of a sum of two shifted inputs at 45 nm: two additions of 16 bits (2106.09166,
-chosen there)."""
 
 
 @target()
@@ -54,12 +51,15 @@ class Fpga(Hardware):
     depthwise: ArrayLike = unit(
         "1", "share of multipliers that depthwise layers use", 1.0
     )
+    shift_luts: ArrayLike = unit("LUT", "of adding a sum of two shifted inputs")
+    bit_luts: ArrayLike = unit("LUT", "of that sum, for a bit of the inputs")
     idle_luts: ArrayLike = unit("1", "share of the tables without multipliers", 1.0)
     reuse: ArrayLike = unit("1", "products for each read of block RAM")
     bandwidth: ArrayLike = unit("B/s", "of the memory")
     far_j: ArrayLike = unit("J/B", "energy of a byte of the memory")
     near_j: ArrayLike = unit("J/B", "energy of a byte of block RAM")
     mac_scale: ArrayLike = unit("1", "energy of a MAC over that at 45 nm, routing too")
+    shift_j: ArrayLike = unit("J", "of a sum of two shifted inputs at 45 nm")
     static: ArrayLike = unit("W", "power that is drawn whatever happens")
 
     def terms(self, workload: Workload) -> Terms:
@@ -73,11 +73,14 @@ class Fpga(Hardware):
             cycles = array_cycles(self, w, rate / self.clock, part)
             seconds[name] = cycles / (use * self.clock)
         width = jnp.max(jnp.where(w.is_product, _width(w), 0.0))
-        least = self.inputs / macs_per_dsp(width), self.inputs * luts_per_shift(width)
+        least = (
+            self.inputs / macs_per_dsp(width),
+            self.inputs * self.luts_per_shift(width),
+        )
         far, tile_bits = self._tiles(w)
         executed = w.macs * self.executed(w)
         fixed = energy.mac_energy(w.weight_bits, w.input_bits)
-        mac_j = (1 - self.share) * fixed + self.share * jnp.minimum(_SHIFT_J, fixed)
+        mac_j = (1 - self.share) * fixed + self.share * jnp.minimum(self.shift_j, fixed)
         near = executed * (w.weight_bits + w.input_bits) / 8 / self.reuse
         product = w.is_product
         return Terms(
@@ -108,8 +111,12 @@ class Fpga(Hardware):
         """Returns multiply-accumulates a second of all DSP slices and of all LUTs."""
         width = jnp.maximum(weight_bits, input_bits)
         dsp = self.dsps * self.dsp_use * macs_per_dsp(width) * self.clock
-        lut = self.luts * self.lut_use / luts_per_shift(input_bits) * self.clock
+        lut = self.luts * self.lut_use / self.luts_per_shift(input_bits) * self.clock
         return jnp.asarray(dsp), jnp.asarray(lut)
+
+    def luts_per_shift(self, input_bits: ArrayLike) -> Array:
+        """Returns LUTs of a sum of two shifted inputs, and of adding it."""
+        return jnp.asarray(self.bit_luts * input_bits + self.shift_luts)
 
     def best_share(self, weight_bits: ArrayLike, input_bits: ArrayLike) -> Array:
         """Returns the share of outputs on LUTs that keeps both busy, []."""
@@ -182,14 +189,6 @@ def macs_per_dsp(bits: Array) -> Array:
     return (16.0 / width) ** exponent
 
 
-def luts_per_shift(input_bits: Array) -> Array:
-    """Returns LUTs of a sum of two shifted inputs, and of adding it (2106.09166).
-
-    2 bits + 16 for shifts and their sum, 16 for the accumulator: chosen there.
-    """
-    return 2.0 * input_bits + 32.0
-
-
 @target()
 class Msq(Hardware):
     """Two matrix cores that share a stream of inputs (arXiv 2012.04240).
@@ -215,6 +214,7 @@ class Msq(Hardware):
     bandwidth: ArrayLike = unit("B/s", "of the memory")
     far_j: ArrayLike = unit("J/B", "energy of a byte of the memory")
     mac_scale: ArrayLike = unit("1", "energy of a MAC over that at 45 nm, routing too")
+    shift_j: ArrayLike = unit("J", "of a sum of two shifted inputs at 45 nm")
     static: ArrayLike = unit("W", "power that is drawn whatever happens")
 
     @property
@@ -255,7 +255,7 @@ class Msq(Hardware):
         product = w.is_product
         far = self.moved_bytes(w)
         fixed_j = energy.mac_energy(w.weight_bits, w.input_bits)
-        shifts = jnp.minimum(_SHIFT_J, fixed_j)
+        shifts = jnp.minimum(self.shift_j, fixed_j)
         mac_j = fixed_j * (1 - self.share) + shifts * self.share
         units = self.batch * self.inputs
         return Terms(

@@ -13,6 +13,7 @@ _ARRAY = {
     "inputs": Given(16.0, "chosen", "as MSQ's arrays, arXiv 2012.04240"),
     "outputs": Given(16.0, "chosen", "as MSQ's arrays, arXiv 2012.04240"),
 }
+_SHIFT = Given(0.1e-12, "chosen", f"{_STUDY}: two additions of 16 bits")
 _DDR3 = Given(16e-12 * 8, "chosen", "DDR3, 15 to 20 pJ a bit")
 _DDR4 = Given(8e-12 * 8, "chosen", "DDR4, 6 to 8 pJ a bit")
 
@@ -33,6 +34,8 @@ def _fpga(name, device, clock, bandwidth, far_j, node, static) -> Fpga:
             "share": Given(0.0, "design", "fixed point alone; see `best_share`"),
             "conv": Given(0.8, "chosen", "pipelines that fill"),
             "depthwise": Given(0.25, "chosen", "channels share no input"),
+            "shift_luts": Given(32.0, "chosen", f"{_STUDY}: 16, and 16 to add it"),
+            "bit_luts": Given(2.0, "chosen", _STUDY),
             "idle_luts": Given(0.3, "chosen", "control and buffers of a design"),
             "reuse": Given(16.0, "chosen", "an operand serves a row of multipliers"),
             **widths((1, 32), (1, 32), "derived", "logic of any width; floats of 32"),
@@ -47,6 +50,7 @@ def _fpga(name, device, clock, bandwidth, far_j, node, static) -> Fpga:
             "bandwidth": bandwidth,
             "far_j": far_j,
             "near_j": Given(1.25e-12 * node, "derived", "8 KB SRAM at 45 nm, node"),
+            "shift_j": _SHIFT,
             "mac_scale": Given(2.5 * node, "chosen", f"{_STUDY}: 2.5 times the node"),
             "static": static,
         },
@@ -107,6 +111,7 @@ def _msq(name, batch, sp2, share, device, base, pack, bandwidth) -> Msq:
             "far_j": _DDR3,
             **widths((4, 4), (4, 4), "published", f"{_MSQ}: 4-bit rows and inputs"),
             **skips("chosen", _DENSE, REMOVED),
+            "shift_j": _SHIFT,
             "mac_scale": Given(2.5 * 0.65, "chosen", _STUDY),
             "static": Given(1.0 if batch == 1 else 2.0, "chosen", "idle power"),
         },

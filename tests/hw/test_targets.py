@@ -156,6 +156,15 @@ def test_best_share_of_an_fpga_is_a_minimum():
         return float(hw.cost(table, hw.replace(target, share=share)).latency_s)
 
     assert latency(best) < min(latency(best * 0.9), latency(best * 1.1), latency(0.0))
+
+    def rate(**changed):
+        return float(
+            hw.replace(target, **changed).rates(jnp.float32(4), jnp.float32(4))[1]
+        )
+
+    # 2 bits + 32 LUTs of a sum of two shifts are constants that draws change.
+    assert rate() / rate(shift_luts=16.0) == pytest.approx(24 / 40)
+    assert rate() / rate(bit_luts=4.0) == pytest.approx(48 / 40)
     rates = [float(fpga.macs_per_dsp(jnp.float32(b))) for b in (4, 8, 16)]
     assert rates == pytest.approx([4, 2, 1])
     assert float(fpga.macs_per_dsp(jnp.float32(32))) == pytest.approx(1 / 4.5, rel=0.01)
