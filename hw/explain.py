@@ -307,7 +307,8 @@ def _savings(
         }
         return cost(dataclasses.replace(workload, **made), target).latencies_s
 
-    found = jax.vmap(jax.vmap(latencies, (None, 0)), (0, None))(changed, places)
+    rows = jax.vmap(latencies, (None, 0))
+    found = jax.lax.map(lambda new: rows(new, places), changed)  # a step at a time
     return found[0, 0], jnp.sum(found[:1] - found[1:], axis=-1)
 
 
