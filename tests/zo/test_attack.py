@@ -177,6 +177,36 @@ def test_a_decision_attack_ends_where_it_is_near_enough():
     assert near.l2[0] <= 100
 
 
+@pytest.mark.parametrize("rate", [0.002, 0.02])
+def test_a_decision_attack_is_judged_by_the_image_in_the_box(rate):
+    """A ray of length 1.2 in a narrow box is an image at less."""
+    threat = attack.Threat(low=0.2, high=0.8)
+
+    @jax.jit
+    def run(key, within):
+        return attack.decision_attack(
+            key,
+            lambda images: logits(images).argmax(-1),
+            IMAGES[2],
+            LABELS[2],
+            sgd(rate, mu=0.002),
+            budget=700,
+            threat=threat,
+            boundary=attack.Boundary(starts=4),
+            within=within,
+        )
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    start = jax.lax.map(lambda key: run(key, 100.0), keys)
+    assert start.success.all()
+    # From a little below the distance of the start, which clipping has shortened.
+    found = jax.lax.map(lambda each: run(*each), (keys, 0.98 * start.l2[:, 0]))
+    near = found.l2[:, 0] <= 0.98 * start.l2[:, 0]
+    np.testing.assert_array_equal(found.success, near)
+    assert near.sum() > 0
+    assert np.all(found.l2 <= start.l2)  # the nearest image that was seen
+
+
 def test_the_first_success_of_a_decision_attack_is_counted():
     # Two images nearby of the same class, then one of another, farther than `reach`.
     push = (W[:, int(LABELS[1])] - W[:, int(LABELS[0])]).reshape(SHAPE)

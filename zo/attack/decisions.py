@@ -10,7 +10,7 @@ from jax import lax
 
 from core.errors import InputError, ShapeError, check_range, describe
 from core.types import Array, ArrayLike
-from zo.attack.threat import UNTARGETED, AttackResult, Threat, result
+from zo.attack.threat import UNTARGETED, AttackResult, Threat, l2_between, result
 from zo.optimizers import SVRG, Optimizer, OptimizerState
 
 Decide = Callable[[Array], Array]
@@ -63,9 +63,10 @@ def decision_attack(
 ) -> AttackResult:
     """Searches the nearest wrong image from the network's decisions alone.
 
-    The objective of a direction is the distance to the boundary along it, relative to
-    that of the last one around which an interval is halved to find it: a function value
-    is so many decisions. It makes an attack of every optimizer here. Directions have
+    The objective of a direction is the l2 distance, within the box, of the image at
+    the boundary along it, relative to that of the last one. An interval of lengths
+    around the last one is halved to find it: a function value is so many decisions. It
+    makes an attack of every optimizer here. Directions have
     length 1, entries of about 1 / sqrt(d), and mu should be small beside those. For
     many attacks take `lax.map`: under `vmap` those that have ended are shown on.
 
@@ -80,8 +81,9 @@ def decision_attack(
       boundary: see `Boundary`.
       towards: images [s, h, w, c] to start in the direction of, needed for a target: of
         the wanted class. Random directions if None.
-      within: l2 distance at which the attack is a success, and ends; None to go on to
-        the end of the budget, with success at any distance.
+      within: l2 distance of the image, clipped into the box, at which the attack is a
+        success, and ends; None to go on to the end of the budget, with success at any
+        distance.
 
     Returns:
       See `AttackResult`. `first` counts up to the first wrong image; with `within`, to
@@ -122,11 +124,15 @@ def decision_attack(
     def along(unit: Array, length: Array) -> Array:
         return threat.placed(x[None], length * unit[None])
 
+    def far(unit: Array, length: Array) -> Array:
+        """The l2 distance of an image, less than the length where the box clips it."""
+        return l2_between(along(unit, length), x[None])[0]
+
     def unit_of(ray: Array) -> Array:
         return ray / jnp.maximum(jnp.sqrt(jnp.square(ray).sum()), 1e-12)
 
-    def distance(ray: Array, low: Array, high: Array) -> Array:
-        """The distance to the boundary; NaN where the end of the interval is right."""
+    def boundary_at(ray: Array, low: Array, high: Array) -> Array:
+        """The length up to the boundary; NaN where the end of the interval is right."""
         unit = unit_of(ray)
         ends = jnp.stack([along(unit, low)[0], along(unit, high)[0]])
         bad = wrong(ends)
@@ -144,18 +150,21 @@ def decision_attack(
         low, high = lax.fori_loop(0, boundary.halvings, halve, (low, high))
         return jnp.where(bad[1], high, jnp.nan)
 
+    least = 0.0 if within is None else within
     zero = jnp.zeros((), x.dtype)
     reach = jnp.full((tries,), boundary.reach, x.dtype)
     if towards is not None:
         reach = jnp.sqrt(jnp.square(first).reshape(tries, -1).sum(1))
-    lengths = jax.vmap(lambda ray, far: distance(ray, zero, far))(first, reach)
+    lengths = jax.vmap(lambda ray, end: boundary_at(ray, zero, end))(first, reach)
     clean = wrong(x[None])[0]  # the network may be wrong without any change
     reached = ~jnp.isnan(lengths)
     # In this order: the image, then of each ray its near end, its far end, the middles.
     shown = jnp.where(clean, 1, 1 + cost * reached.argmax() + 2).astype(jnp.int32)
-    best = jnp.where(reached, lengths, jnp.inf)
-    at = best.argmin()
-    ray, length = unit_of(first[at]), jnp.where(clean, zero, best[at])
+    fars = jax.vmap(lambda ray, length: far(unit_of(ray), length))(first, lengths)
+    at = jnp.where(reached, fars, jnp.inf).argmin()
+    ray = unit_of(first[at])
+    length = jnp.where(clean, zero, jnp.where(reached[at], lengths[at], jnp.inf))
+    l2 = jnp.where(clean, zero, jnp.where(reached[at], fars[at], jnp.inf))
 
     def body(state: "_Rays") -> "_Rays":
         key = jax.random.fold_in(state.key, state.step)
@@ -163,28 +172,31 @@ def decision_attack(
 
         def f(ray: Array) -> Array:
             # Relative to the last one: rates then do not depend on its unit.
-            return distance(ray, low, high) / state.length
+            return far(unit_of(ray), boundary_at(ray, low, high)) / state.l2
 
         ray, inner, info = optimizer.step(key, f, state.ray, state.inner)
         # The new direction is kept only if it is no farther.
-        new = distance(ray, low, state.length)
-        nearer = new <= state.length
-        ray = unit_of(jnp.where(nearer, ray, state.ray))
+        unit, new = unit_of(ray), boundary_at(ray, low, state.length)
+        l2 = far(unit, new)
+        nearer = l2 <= state.l2
+        ray = unit_of(jnp.where(nearer, unit, state.ray))
         length = jnp.where(nearer, new, state.length)
+        l2 = jnp.where(nearer, l2, state.l2)
         queries = state.queries + info.queries * cost + cost
-        return _Rays(state.key, state.step + 1, ray, length, inner, queries)
+        return _Rays(state.key, state.step + 1, ray, length, l2, inner, queries)
 
     def go_on(state: "_Rays") -> Array:
-        some = jnp.isfinite(state.length)  # without any wrong image nothing can move
-        return some & (state.length > (within or 0.0)) & (state.step < steps)
+        some = jnp.isfinite(state.l2)  # without any wrong image nothing can move
+        return some & (state.l2 > least) & (state.step < steps)
 
     count = jnp.zeros((), jnp.int32)
-    start = _Rays(key, count, ray, length, optimizer.init(ray), count + start_cost + 1)
+    asked = count + start_cost + 1
+    start = _Rays(key, count, ray, length, l2, optimizer.init(ray), asked)
     end = lax.while_loop(go_on, body, start)
-    some = jnp.isfinite(end.length)
+    some = jnp.isfinite(end.l2)
     safe = jnp.where(some, end.length, 0)
     found = jnp.where(clean, x[None], along(end.ray, safe))
-    done = some if within is None else some & (end.length <= within)
+    done = some if within is None else some & (end.l2 <= within)
     return result(
         images,
         found,
@@ -201,5 +213,6 @@ class _Rays(NamedTuple):
     step: Array
     ray: Array
     length: Array
+    l2: Array
     inner: OptimizerState
     queries: Array

@@ -153,6 +153,12 @@ def check_labels(labels: ArrayLike, classes: int) -> None:
         raise InputError(describe(given, f"one of the {classes} classes, from 0"))
 
 
+def l2_between(found: Array, images: Array) -> Array:
+    """Returns the l2 distances [b] of images [b, h, w, c]."""
+    change = (found - images).reshape(len(images), -1)
+    return jnp.sqrt(jnp.square(change).sum(1))
+
+
 def result(
     images: Array,
     found: Array,
@@ -174,7 +180,6 @@ def result(
       failures: see `AttackResult`.
       single: whether one image was given.
     """
-    change = (found - images).reshape(len(images), -1)
     success = wrong.all()
     return AttackResult(
         images=found[0] if single else found,
@@ -183,6 +188,6 @@ def result(
         queries=queries,
         first=jnp.where(success, first, -1),
         failures=failures,
-        l2=jnp.sqrt(jnp.square(change).sum(1)),
-        linf=jnp.abs(change).max(1),
+        l2=l2_between(found, images),
+        linf=jnp.abs(found - images).reshape(len(images), -1).max(1),
     )
