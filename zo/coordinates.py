@@ -26,14 +26,16 @@ Choice = Literal["sampled", "block"]
 
 
 def importance_probs(magnitudes: Array, count: int, floor: float = 0.0) -> Array:
-    """Returns inclusion probabilities of least variance, [d], with sum `count`.
+    """Returns inclusion probabilities [d] with sum `count`, by importance.
 
-        minimise sum_i m_i^2 / p_i   over   sum_i p_i = count, floor <= p_i <= 1
+        p = (1 - floor) p* + floor count / d,
+        p* = argmin sum_i m_i^2 / p_i   over   sum_i p_i = count, 0 < p_i <= 1
 
-    without the floor: p_i = min(1, m_i / lam) (water filling). Those above lam = (sum
-    of the others) / (count - their number) are taken for certain, and lam falls until
-    none is left: at most `count` rounds, mostly two or three. The floor is a share of
-    uniform probabilities that is mixed in, so that 1 / p_i <= d / (floor count).
+    p* has the least variance: p*_i = min(1, m_i / lam) (water filling). Those above lam
+    = (sum of the others) / (count - their number) are taken for certain, and lam falls
+    until none is left: at most `count` rounds, mostly two or three. With a floor p is a
+    mixture, and not the minimiser above a floor: p_i >= floor count / d, so 1 / p_i <=
+    d / (floor count), and what p* takes for certain has 1 - floor (1 - count / d).
 
     Args:
       magnitudes: |g_i| or guesses of it, [d], not negative; all zero means uniform.
@@ -50,14 +52,24 @@ def importance_probs(magnitudes: Array, count: int, floor: float = 0.0) -> Array
     magnitudes = widened(magnitudes)
     dtype = magnitudes.dtype
     m = jnp.where(jnp.isfinite(magnitudes), jnp.abs(magnitudes), 0).astype(dtype)
-    top = m.max()
-    # Relative to the largest: tiny magnitudes must not vanish in a quotient. And a
-    # coordinate that counts for nothing still takes part where others are too few.
-    m = jnp.where(top > 0, m / jnp.where(top > 0, top, 1), jnp.ones_like(m))
+    m = relative(m)
+    # A coordinate that counts for nothing still takes part where others are too few.
+    m = jnp.where(m.max() > 0, m, jnp.ones_like(m))
     m = jnp.maximum(m, jnp.asarray(jnp.finfo(dtype).eps, dtype))
     p = jnp.minimum(m / _level(m, count), 1)
     p = (1 - floor) * p + floor * count / d
     return jnp.minimum(p, 1)
+
+
+def relative(m: Array) -> Array:
+    """Returns magnitudes [d], not negative, over the largest; 0 where all are 0.
+
+    So that none of any size vanishes in a quotient, and no square overflows.
+    """
+    top = m.max()
+    # Division by a scalar may multiply by its reciprocal, which is 0 if subnormal.
+    less = jnp.where(top > 1, jnp.asarray(2.0**-8, m.dtype), 1)
+    return less * m / jnp.where(top > 0, less * top, 1)
 
 
 def _level(m: Array, count: int) -> Array:
@@ -143,7 +155,8 @@ class Coordinate(Differences[tuple[()]]):
 
     Attributes:
       count: c, coordinates of an estimate, all where there are fewer; None for all of
-        them. Of all of them, a query that failed leaves its entry 0.
+        them. Of all of them, a query that failed leaves its entry 0 and the others as
+        they are.
       choice: "sampled", any c coordinates, or "block", c neighbours.
 
     Raises:
@@ -187,10 +200,10 @@ class Coordinate(Differences[tuple[()]]):
         del kind, memory
         return axis(seed, d, dtype)
 
-    def rescales(self, kind: int) -> bool:
-        """Whether there are others that can stand for a coordinate."""
+    def rescales(self, kind: int, d: int) -> bool:
+        """Whether others can stand for a coordinate: not where all are asked."""
         del kind
-        return self.count is not None
+        return self.sizes(d)[0] < d
 
     def variance(self, g: Array) -> Array:
         """Returns (d / c - 1) ||g||^2."""

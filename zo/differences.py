@@ -132,13 +132,13 @@ class Differences(Estimator, Generic[Memory]):
         del probes
         return parts[0].gradient, memory
 
-    def rescales(self, kind: int) -> bool:
-        """Whether the weight of failed probes goes to the others.
+    def rescales(self, kind: int, d: int) -> bool:
+        """Whether the weight of failed probes goes to the others, in d dimensions.
 
-        It keeps an average of random directions unbiased where failures do not depend
-        on them; a coordinate that failed alone is 0 instead.
+        It keeps an average over random probes unbiased where failures do not depend on
+        them; where every coordinate is asked, one that failed is 0 instead.
         """
-        del kind
+        del kind, d
         return True
 
     # How all of them measure.
@@ -270,7 +270,7 @@ class Differences(Estimator, Generic[Memory]):
 
     def _shared(self, kind: int, part: Part) -> Part:
         """The part with the weight of failed probes given to the others."""
-        if not self.rescales(kind):
+        if not self.rescales(kind, part.gradient.size):
             return part
         count = jnp.maximum(part.worked.sum(dtype=jnp.int32), 1)
         share = len(part.worked) / count.astype(part.gradient.dtype)

@@ -29,6 +29,7 @@ from core.types import Array
 from zo.coordinates import (
     axis,
     importance_probs,
+    relative,
     sampled_variance,
     systematic_sample,
 )
@@ -48,12 +49,10 @@ class Memory(NamedTuple):
     """What is known of the gradient.
 
     Attributes:
-      magnitudes: guesses of |g_i|, [d]; -1 where there is none.
-      step: estimates so far, int32 [].
+      magnitudes: guesses of |g_i|, [d], finite; -1 where there is none.
     """
 
     magnitudes: Array
-    step: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Hybrid(Differences[Memory]):
 
     def start(self, d: int, dtype: Any) -> Memory:
         """Returns no knowledge."""
-        return Memory(jnp.full((d,), -1, dtype), jnp.zeros((), jnp.int32))
+        return Memory(jnp.full((d,), -1, dtype))
 
     def probabilities(self, memory: Memory) -> Array:
         """Returns the inclusion probabilities [d] of the next estimate."""
@@ -140,7 +139,12 @@ class Hybrid(Differences[Memory]):
         alpha = jnp.where(none[1], 1, jnp.where(none[0], 0, alpha))
         found = alpha * random.gradient + (1 - alpha) * coordinates.gradient
         new = self._learned(memory, found, random, coordinates, probes[1].seeds)
-        return found, Memory(new, memory.step + 1)
+        # A guess that is not finite would stay so, and make NaN of every weight.
+        return found, Memory(jnp.where(jnp.isfinite(new), new, memory.magnitudes))
+
+    def rescales(self, kind: int, d: int) -> bool:
+        """Whether others can stand for a probe: not where all coordinates are asked."""
+        return kind == 0 or self.count < d
 
     def weight(self, memory: Memory) -> Array:
         """Returns alpha of the next estimate, a scalar."""
@@ -177,17 +181,22 @@ class Hybrid(Differences[Memory]):
             return jnp.where(random.worked.any(), jnp.abs(random.gradient), old)
         if self.source == "ema":
             kept = self.decay * old + (1 - self.decay) * jnp.abs(found)
-            return jnp.where(memory.step == 0, jnp.abs(found), kept)
-        before, now = old[index], jnp.square(part.slopes)
-        mixed = self.decay * jnp.square(before) + (1 - self.decay) * now
-        new = jnp.sqrt(jnp.where(before < 0, now, mixed))
+            new = jnp.where(old < 0, jnp.abs(found), kept)
+            return jnp.where(random.worked.any() | part.worked.any(), new, old)
+        before, now = old[index], jnp.abs(part.slopes)
+        # Not by squares, which overflow where slopes do not.
+        mixed = jnp.hypot(self.decay**0.5 * before, (1 - self.decay) ** 0.5 * now)
+        new = jnp.where(before < 0, now, mixed)
         return old.at[index].set(jnp.where(part.worked, new, before))
 
 
 def _filled(memory: Memory) -> Array:
-    """Magnitudes, with the mean of those known where there is none, [d]; else 1."""
-    s = memory.magnitudes
-    known = s >= 0
+    """Magnitudes over the largest, with the mean of those known where there is none.
+
+    In [0, 1], [d]; all 1 where nothing is known.
+    """
+    known = memory.magnitudes >= 0
+    s = relative(jnp.where(known, memory.magnitudes, 0))
     count = known.sum(dtype=jnp.int32)
-    mean = jnp.where(known, s, 0).sum() / jnp.maximum(count, 1).astype(s.dtype)
+    mean = s.sum() / jnp.maximum(count, 1).astype(s.dtype)
     return jnp.where(known, s, jnp.where(count > 0, mean, 1))

@@ -42,11 +42,15 @@ class OptimizerState(NamedTuple):
 class Optimizer:
     """x <- P(x + update(ghat)).
 
-    A step without a slope that worked leaves x and the transform's state as they are.
+    A step without a slope that worked leaves x and the transform's state as they are,
+    and so does one after which any of their numbers were not finite any more, as where
+    a transform squares a slope of 1e22: its `info.worked` is 0. Large values that stay
+    finite do move x; a clip among the transforms bounds them.
 
     Attributes:
       estimator: of the gradient.
-      transform: of optax, from estimates to updates.
+      transform: of optax, from estimates to updates; it is given `value`, that of
+        `Info`, for those that take it.
       smoothing: mu by the step, or None for the estimator's own.
       chunk: most function values at once; see `Estimator.estimate`.
       projection: P, onto the set that holds x; all of space if None. Queries are made
@@ -123,7 +127,7 @@ class Optimizer:
           ShapeError: another number of values.
         """
         found, estimate, info = self.estimator.tell(plan, values, state.estimate)
-        return (*self._moved(x, found, estimate, info, state), info)
+        return self._moved(x, found, estimate, info, state)
 
     def step(
         self, key: Array, f: Function, x: PyTree, state: OptimizerState
@@ -139,25 +143,26 @@ class Optimizer:
         found, estimate, info = self.estimator.estimate(
             key, f, x, state.estimate, self._mu(state), self.chunk
         )
-        return (*self._moved(x, found, estimate, info, state), info)
+        return self._moved(x, found, estimate, info, state)
 
     def _mu(self, state: OptimizerState) -> Array | None:
         return None if self.smoothing is None else self.smoothing(state.step)
 
     def _moved(
         self, x: PyTree, found: PyTree, estimate: State, info: Info, old: OptimizerState
-    ) -> tuple[PyTree, OptimizerState]:
-        updates, inner = self.transform.update(found, old.inner, x)
+    ) -> tuple[PyTree, OptimizerState, Info]:
+        transform = optax.with_extra_args_support(self.transform)
+        updates, inner = transform.update(found, old.inner, x, value=info.value)
         reached = optax.apply_updates(x, updates)
         if self.projection is not None:
             reached = self.projection(reached, None)
-        alive = info.worked > 0
+        before, after = (x, old.inner), (reached, inner)
+        alive = (info.worked > 0) & ~_spoiled(before, after)
         x, inner = jax.tree.map(
-            lambda new, old: jnp.where(alive, new, old),
-            (reached, inner),
-            (x, old.inner),
+            lambda new, old: jnp.where(alive, new, old), after, before
         )
-        return x, OptimizerState(old.step + 1, estimate, inner)
+        info = info._replace(worked=jnp.where(alive, info.worked, 0))
+        return x, OptimizerState(old.step + 1, estimate, inner), info
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,18 +177,22 @@ class SVRG(Optimizer):
     Attributes:
       snapshot: estimator of the snapshot's gradient, such as all coordinates.
       period: steps between snapshots.
+      full_cost: queries that a value of the snapshot's function counts for, such as the
+        number of mini-batches in the data.
 
     Raises:
-      InputError: no period, or an estimator without a control variate.
+      InputError: no period or cost, or an estimator without a control variate.
     """
 
     snapshot: Estimator = dataclasses.field(default_factory=Coordinate)
     period: int = 50
+    full_cost: int = 1
 
     def __post_init__(self):
         super().__post_init__()
         _check_chunk(self.chunk, self.snapshot)
         check_range("period", self.period, 1)
+        check_range("full_cost", self.full_cost, 1)
         if not isinstance(self.estimator, ControlVariate):
             given = type(self.estimator).__name__
             raise InputError(describe(f"estimator={given}", "a ControlVariate"))
@@ -191,7 +200,10 @@ class SVRG(Optimizer):
     def queries(self, d: int, steps: int = 1) -> int:
         """Returns the function values of the first steps, snapshots included."""
         count = -(-steps // self.period)
-        return super().queries(d, steps) + count * self.snapshot.queries(d)
+        return super().queries(d, steps) + count * self._once(d)
+
+    def _once(self, d: int) -> int:
+        return self.full_cost * self.snapshot.queries(d)
 
     def steps(
         self, d: int, budget: int, *, cost: int = 1, each: int = 0, start: int = 0
@@ -200,7 +212,7 @@ class SVRG(Optimizer):
 
         See `Optimizer.steps`.
         """
-        once = cost * self.snapshot.queries(d)
+        once = cost * self._once(d)
         step = cost * self.estimator.queries(d) + each
         steps_within(budget, step, start=start + once)
         rounds, left = divmod(budget - start, once + self.period * step)
@@ -213,8 +225,19 @@ class SVRG(Optimizer):
     def anchored(
         self, state: OptimizerState, x: PyTree, gradient: PyTree, info: Info
     ) -> OptimizerState:
-        """Returns the state with a snapshot; see `ControlVariate.anchored`."""
+        """Returns the state with a snapshot; see `ControlVariate.anchored`.
+
+        Args:
+          state: of this optimizer.
+          x: the snapshot.
+          gradient: estimated there.
+          info: of that estimate; each of its values counts for `full_cost` queries.
+        """
         assert isinstance(self.estimator, ControlVariate)
+        info = info._replace(
+            queries=self.full_cost * info.queries,
+            failures=self.full_cost * info.failures,
+        )
         estimate = self.estimator.anchored(state.estimate, x, gradient, info)
         return state._replace(estimate=estimate)
 
@@ -234,7 +257,7 @@ class SVRG(Optimizer):
           x: the point.
           state: of this optimizer.
           full: the function whose gradient the snapshot has, such as the mean over all
-            data; f if None.
+            data; f if None, which is right only where f is the same in every step.
         """
         here, there = jax.random.split(key)
 
@@ -257,6 +280,18 @@ class SVRG(Optimizer):
             failures=state.estimate.failures - before.failures,
         )
         return x, state, info
+
+
+def _spoiled(before: PyTree, after: PyTree) -> Array:
+    """Returns whether a number that was finite is not any more, bool []."""
+
+    def spoiled(old: Array, new: Array) -> Array:
+        if not jnp.issubdtype(jnp.result_type(new), jnp.inexact):
+            return jnp.zeros((), jnp.bool_)
+        return (jnp.isfinite(old) & ~jnp.isfinite(new)).any()
+
+    found = jax.tree.leaves(jax.tree.map(spoiled, before, after))
+    return jnp.stack(found).any()
 
 
 def _check_chunk(chunk: int | None, estimator: Estimator) -> None:
