@@ -126,13 +126,16 @@ class Recent(NamedTuple):
 class Guided(Differences[Recent]):
     """Gaussian directions drawn more often from the span of recent estimates.
 
-        v ~ N(0, S),   S = a I / d + (1 - a) U U^T / k,   ghat = (b / q) sum_j s_j v_j,
+        v ~ N(0, d S),   S = a I / d + (1 - a) U U^T / k,
+        ghat = (b / (d q)) sum_j s_j v_j,
 
     with U [d, k] an orthonormal basis of the last k estimates (or of guesses that a
-    user puts into `state.memory.rows`). Biased: E ghat = b S g, which is g within the
-    span for the default b = 1 / (a / d + (1 - a) / k) and less than g outside of it.
-    Total variance b^2 (g^T S g + g^T S^2 g) / q. Before k estimates, what is missing
-    of the basis is coordinate axes.
+    user puts into `state.memory.rows`). The trace of d S is d, so entries of v are
+    about 1 as in every law here, unless the span has few coordinates in it. Biased: E
+    ghat = b S g, which is g within the span for the default b = 1 / (a / d + (1 - a) /
+    k) and less than g outside of it. Total variance b^2 (g^T S g + g^T S^2 g) / q.
+    Before k estimates, what is missing of the basis is
+    cosines of low frequency over the coordinates, as even as the rest.
 
     Attributes:
       samples: q, directions.
@@ -167,8 +170,10 @@ class Guided(Differences[Recent]):
         return (self.samples,)
 
     def start(self, d: int, dtype: Any) -> Recent:
-        """Returns coordinate axes."""
-        rows = jnp.eye(self.rows(d), d, dtype=dtype)
+        """Returns cosines cos(pi j (i + 1/2) / d), which are orthogonal."""
+        row, column = jnp.arange(self.rows(d)), jnp.arange(d)
+        angle = row.astype(dtype)[:, None] * (column.astype(dtype)[None] + 0.5)
+        rows = jnp.cos(jnp.pi / d * angle)
         return Recent(rows, jnp.zeros((), jnp.int32))
 
     def draw(
@@ -177,19 +182,19 @@ class Guided(Differences[Recent]):
         """Returns a key for each direction."""
         del memory
         keys = jax.random.split(key, self.samples)
-        each = jnp.full((self.samples,), self.scale(d) / self.samples, dtype)
+        each = jnp.full((self.samples,), self.scale(d) / (d * self.samples), dtype)
         return (Probes(keys, each),)
 
     def direction(
         self, kind: int, seed: Array, memory: Recent, d: int, dtype: Any
     ) -> Array:
-        """Returns a direction of covariance S."""
+        """Returns a direction of covariance d S."""
         del kind
         whole, inner = jax.random.split(seed)
-        wide = jax.random.normal(whole, (d,), dtype) * (self.share / d) ** 0.5
+        wide = jax.random.normal(whole, (d,), dtype) * self.share**0.5
         rank = self.rows(d)
         along = jax.random.normal(inner, (rank,), dtype)
-        along = along * ((1 - self.share) / rank) ** 0.5
+        along = along * ((1 - self.share) * d / rank) ** 0.5
         return wide + basis_of(memory.rows) @ along
 
     def finish(
@@ -198,15 +203,15 @@ class Guided(Differences[Recent]):
         """Returns the estimate, which takes the place of the oldest row."""
         del probes
         found = parts[0].gradient
-        # A row of zeros spans nothing: keep the old one.
-        some = jnp.square(found).sum() > 0
+        # A row of zeros spans nothing, one that is not finite spoils all: keep the old.
+        some = jnp.isfinite(found).all() & (found != 0).any()
         slot = memory.step % len(memory.rows)
         row = jnp.where(some, found, memory.rows[slot])
         rows = memory.rows.at[slot].set(row)
         return found, Recent(rows, memory.step + 1)
 
     def variance(self, g: Array) -> Array:
-        """Returns the closed form, with coordinate axes as the basis."""
+        """Returns the closed form, with the basis of `start`."""
         return self.variance_in(g, self.start(g.size, g.dtype).rows)
 
     def variance_in(self, g: Array, rows: Array) -> Array:
@@ -225,6 +230,8 @@ class Guided(Differences[Recent]):
 
 def basis_of(rows: Array) -> Array:
     """Returns an orthonormal basis [d, k] of the span of rows [k, d]."""
+    top = jnp.abs(rows).max(1, keepdims=True)  # squares of large rows overflow
+    rows = rows / jnp.where(top > 0, top, jnp.ones_like(top))
     length = jnp.sqrt(jnp.square(rows).sum(1, keepdims=True))
     unit = rows / jnp.where(length > 0, length, jnp.ones_like(length))
     return jnp.linalg.qr(unit.T)[0]
