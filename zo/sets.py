@@ -61,8 +61,8 @@ def l2_ball(radius: float, center: PyTree | None = None) -> Projection:
     that the norm is the radius, found by halving an interval.
 
     Points end in the ball whatever rounding does: outside of it they are brought to a
-    radius that is smaller by what the norm of d numbers may be wrong, at most
-    eps (4 + sqrt(d)) of it.
+    radius that is smaller by what may be lost in rounding the point, 4 eps of its
+    dtype, and in the norm of d numbers, sqrt(d) eps of float32 (or float64).
 
     Args:
       radius: positive.
@@ -78,8 +78,10 @@ def l2_ball(radius: float, center: PyTree | None = None) -> Projection:
         length = _norm(away)
         leaves = jax.tree.leaves(y)
         eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
-        # What is lost in a norm, in rounding the point, and in adding the center.
-        slack = radius * eps * (2 + 0.5 * sum(leaf.size for leaf in leaves) ** 0.5)
+        sums = max(float(jnp.finfo(widened(leaf).dtype).eps) for leaf in leaves)
+        # What is lost in rounding the point, in a norm, and in adding the center.
+        root = sum(leaf.size for leaf in leaves) ** 0.5
+        slack = radius * (2 * eps + 0.5 * root * sums)
         if center is not None:
             slack = slack + eps * _norm(center)
         outside = length > radius - slack
