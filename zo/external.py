@@ -7,6 +7,7 @@ estimators leave out and count. Where calls should run side by side, or a loop i
 Python is wanted, use `ask` and `tell` instead.
 """
 
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +19,15 @@ from core.errors import InputError, ShapeError, describe
 from core.types import Array, PyTree
 from zo.base import Function
 
+FAILURES = (ArithmeticError, OSError, subprocess.SubprocessError)
+"""What a query may raise: numbers, files, and programs that fail or take too long."""
+
 
 def external(
     fn: Callable[[PyTree], Any],
     *,
     batched: bool = False,
-    catch: tuple[type[Exception], ...] = (ArithmeticError, OSError),
+    catch: tuple[type[Exception], ...] = FAILURES,
     offset: float = 0.0,
     dtype: Any = jnp.float32,
 ) -> Function:

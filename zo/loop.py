@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import NonFiniteError, ShapeError, describe
+from core.errors import InputError, NonFiniteError, ShapeError, describe
 from core.types import Array, PyTree
-from zo.base import flat_of, known
-from zo.optimizers import Optimizer, OptimizerState
+from zo.base import Function, flat_of, known
+from zo.optimizers import SVRG, Optimizer, OptimizerState
 
 
 class Trace(NamedTuple):
@@ -37,6 +37,7 @@ def minimize(
     budget: int,
     *,
     batches: PyTree | None = None,
+    full: Function | None = None,
     chunk: int | None = None,
 ) -> tuple[PyTree, OptimizerState, Trace]:
     """Takes the steps that a budget of queries holds, as one `lax.scan`.
@@ -52,6 +53,9 @@ def minimize(
       budget: most queries.
       batches: arrays stacked [steps, ...], of which step t has the t-th for all of its
         queries; at least as many as there are steps, `optimizer.steps(d, budget)`.
+      full: of an `SVRG`, the function whose gradient its snapshots have, such as the
+        mean over all data; needed with `batches`. A value of it counts for the
+        optimizer's `full_cost` queries.
       chunk: most function values at once; the optimizer's own if None.
 
     Returns:
@@ -59,11 +63,20 @@ def minimize(
       `budget`, by the count of steps.
 
     Raises:
-      InputError: a budget below one step.
+      InputError: a budget below one step; an SVRG with batches and without `full`, or
+        `full` for another optimizer.
       ShapeError: fewer batches than steps.
       NonFiniteError: no slope of the whole run worked. (Under a `jit` of the caller's
         nothing is raised: look at `trace.worked`.)
     """
+    if isinstance(optimizer, SVRG):
+        if batches is not None and full is None:
+            given = describe("an SVRG with batches", "the function of snapshots, full=")
+            remedy = "Of one mini-batch they would steer all steps by that batch."
+            raise InputError(f"minimize: {given}. {remedy}")
+    elif full is not None:
+        given = describe("full= without snapshots", "an SVRG")
+        raise InputError(f"minimize: {given}.")
     if chunk is not None:
         optimizer = _chunked(optimizer, chunk)
     count = optimizer.steps(flat_of(x)[0].size, budget)
@@ -74,9 +87,9 @@ def minimize(
     batches = jax.tree.map(lambda leaf: leaf[:count], batches)
     args = key, x, batches
     if not known(*args):
-        return _run(optimizer, f, count, *args)
+        return _run(optimizer, f, full, count, *args)
     optimizer.init(x)  # for its checks, which need numbers
-    x, state, trace = _compiled(optimizer, f, count, *args)
+    x, state, trace = _compiled(optimizer, f, full, count, *args)
     if not np.any(trace.worked):
         failed, asked = int(state.estimate.failures), int(state.estimate.queries)
         given = f"{failed} values of {asked} that are not finite, and no difference"
@@ -94,6 +107,7 @@ def _chunked(optimizer: Optimizer, chunk: int) -> Optimizer:
 def _run(
     optimizer: Optimizer,
     f: Callable[..., Array],
+    full: Function | None,
     count: int,
     key: Array,
     x: PyTree,
@@ -102,7 +116,10 @@ def _run(
     def body(carry: tuple[PyTree, OptimizerState], each: tuple[Array, Any]):
         key, batch = each
         g = f if batches is None else lambda x: f(x, batch)
-        x, state, info = optimizer.step(key, g, *carry)
+        if isinstance(optimizer, SVRG):
+            x, state, info = optimizer.step(key, g, *carry, full)
+        else:
+            x, state, info = optimizer.step(key, g, *carry)
         return (x, state), Trace(info.value, state.estimate.queries, info.worked)
 
     start = jax.tree.map(jnp.asarray, x), optimizer.init(x)
@@ -111,4 +128,4 @@ def _run(
     return x, state, trace
 
 
-_compiled = jax.jit(_run, static_argnums=(0, 1, 2))
+_compiled = jax.jit(_run, static_argnums=(0, 1, 2, 3))

@@ -94,15 +94,22 @@ def zo_svrg(
     samples: int = 10,
     period: int = 50,
     snapshot: Estimator | None = None,
+    full_cost: int = 1,
     **options: Unpack[Options],
 ) -> SVRG:
-    """ZO-SVRG (Liu et al., arXiv 1805.10367): random directions less a snapshot's."""
+    """ZO-SVRG (Liu et al., arXiv 1805.10367): random directions less a snapshot's.
+
+    A step takes four values for each direction, at the point and at the snapshot. With
+    mini-batches give `minimize` or `step` the `full` function of snapshots, and here
+    what a value of it costs.
+    """
     first, rest = _parted(options)
     return SVRG(
         ControlVariate(Random(samples, **first)),
         optax.sgd(rate),
         snapshot=snapshot or Coordinate(**first),
         period=period,
+        full_cost=full_cost,
         **rest,
     )
 
@@ -125,9 +132,9 @@ def hge_sgd(
 ) -> Optimizer:
     """ZO-HGD (Sharma et al., arXiv 2012.11518): `Hybrid`, gradient steps.
 
-    The rates of the paper have `inverse_sqrt` and `inverse` for steps, and
-    `horizon_mu(d, horizon)` for mu. A given `estimator` has samples, count, mu and
-    central of its own; a schedule of mu goes with it.
+    Standard rates have `inverse_sqrt` and `inverse` for steps, and `horizon_mu(d,
+    horizon)` for mu. A given `estimator` has samples, count, mu and central of its own;
+    a schedule of mu goes with it.
     """
     return _hybrid(optax.sgd(rate), samples, count, estimator, options)
 

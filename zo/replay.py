@@ -41,11 +41,13 @@ class Record(NamedTuple):
     Attributes:
       key: of the step.
       slopes: along its directions, [samples]; 0 where a query failed.
+      worked: slopes that did not, int32 []; without any the step moved nothing.
       step: number of the step, int32 [].
     """
 
     key: Array
     slopes: Array
+    worked: Array
     step: Array
 
 
@@ -124,7 +126,7 @@ class SeedReplay:
         def probe(_: None, each: tuple[Array, Array]):
             return None, scalar_of(f, self.shifted(params, *each))
 
-        keys = jnp.repeat(jax.random.split(key, self.samples), 2)
+        keys = jnp.repeat(jax.random.split(key, self.samples), 2, axis=0)
         lengths = jnp.tile(jnp.asarray([-self.mu, self.mu]), self.samples)
         _, values = jax.lax.scan(probe, None, (keys, lengths))
         slopes = (values[1::2] - values[::2]).astype(jnp.float32) / (2 * self.mu)
@@ -132,7 +134,7 @@ class SeedReplay:
         count = worked.sum(dtype=jnp.int32)
         share = (self.samples / jnp.maximum(count, 1)).astype(jnp.float32)
         slopes = jnp.where(worked, slopes, 0) * share
-        record = Record(key, slopes, state.step)
+        record = Record(key, slopes, count, state.step)
         info = info_of(seen(values), count)
         new = ReplayState(
             state.step + 1,
@@ -151,7 +153,7 @@ class SeedReplay:
 
         keys = jax.random.split(record.key, self.samples)
         if self.weight_decay:
-            kept = 1 - rate * self.weight_decay
+            kept = jnp.where(record.worked > 0, 1 - rate * self.weight_decay, 1)
             params = jax.tree.map(lambda p: p * kept.astype(p.dtype), params)
         return jax.lax.scan(body, params, (keys, record.slopes))[0]
 

@@ -31,7 +31,7 @@ def rate_at(rate: Rate, step: Array) -> Scalar:
 def inverse_sqrt(start: float, horizon: int | None = None) -> Schedule:
     """Returns start / sqrt(horizon), or start / sqrt(step + 1) without a horizon.
 
-    The steps of the non-convex and convex rates O(sqrt(d / T)).
+    The steps of the standard rates O(sqrt(d / T)), non-convex and convex.
 
     Args:
       start: eta_0, positive.
@@ -54,7 +54,7 @@ def inverse_sqrt(start: float, horizon: int | None = None) -> Schedule:
 def inverse(start: float, delay: float = 0.0) -> Schedule:
     """Returns start / (1 + step / delay), or start / (step + 1) for no delay.
 
-    The steps of the strongly convex rate O(d / T).
+    The steps of the standard rate O(d / T), strongly convex.
 
     Args:
       start: the first rate, positive.
@@ -74,7 +74,10 @@ def inverse(start: float, delay: float = 0.0) -> Schedule:
 
 
 def horizon_mu(d: int, horizon: int, scale: float = 1.0, least: float = 1e-4) -> float:
-    """Returns mu = scale / sqrt(d horizon), with which its bias is of lower order.
+    """Returns mu = scale / (d sqrt(horizon)), with which its bias is of lower order.
+
+    The standard rate O(1 / sqrt(d T)) is that of the whole step along a direction of
+    length 1. Here mu is the step of one number, and directions have length sqrt(d).
 
     Args:
       d: dimensions.
@@ -87,7 +90,7 @@ def horizon_mu(d: int, horizon: int, scale: float = 1.0, least: float = 1e-4) ->
     """
     check_range("d", d, 1)
     check_range("horizon", horizon, 1)
-    return max(scale / (d * horizon) ** 0.5, least)
+    return max(scale / (d * horizon**0.5), least)
 
 
 def projected(
