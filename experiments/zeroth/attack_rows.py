@@ -41,9 +41,9 @@ def rows(title: str, goal: str, found: Found, budget: int) -> Iterable[Row]:
             metric = "l2 distance of what succeeded, mean"
             yield Row(metric, setting, float(l2.mean()))
     most = max(max(each["queries"]) for each in found.values())
-    metric = "most queries of any attack (at most the budget)"
-    setting = f"{title}, {goal}"
-    yield Row(metric, setting, most, baseline=budget, holds=most <= budget)
+    # No claim: an attack beyond its budget would have ended the run.
+    metric = "most queries of any attack, beside the budget"
+    yield Row(metric, f"{title}, {goal}", most, baseline=budget)
 
 
 def gain_row(
@@ -56,11 +56,10 @@ def gain_row(
       goal: of the attacks, in words.
       found: see `Found`.
       ours: a method.
-      theirs: others; only those that were run count.
+      theirs: others, all of which were run.
       judged: whether sizes are those of full mode.
     """
-    rivals = [name for name in theirs if name in found]
-    means = {name: float(np.mean(found[name]["spent"])) for name in rivals}
+    means = {name: float(np.mean(found[name]["spent"])) for name in theirs}
     best = min(means, key=means.__getitem__)
     a, b = (np.asarray(found[name]["spent"], float) for name in (best, ours))
     rng = np.random.default_rng(0)

@@ -106,7 +106,7 @@ def decided(
       victim: the network.
       name: of a method.
       images: [n, h, w, c].
-      labels: [n].
+      labels: [n], the true classes, or the wanted ones.
       rate: of the method.
       budget: images shown to the network by an attack.
       probes: of a step.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import InputError, describe
-from experiments.zeroth.attacks import NES, attacked, decided, rates_of, score
+from experiments.zeroth.attacks import attacked, decided, rates_of, score
 from experiments.zeroth.victims import Victim, targets
 from zo.attack import Threat
 
@@ -39,12 +39,17 @@ class Plan:
     threat: Threat
     near: float
 
+    @property
+    def by_decisions(self) -> bool:
+        """Whether the class alone is visible."""
+        return self.goal.endswith("decision")
+
 
 def plan(goal: str, config: Any, victim: Victim, arms: tuple[str, ...]) -> Plan:
     """Returns the attacks of a goal.
 
     Args:
-      goal: "untargeted", "targeted", "universal" or "decision".
+      goal: of `hge_attack.GOALS`.
       config: of `hge_attack`.
       victim: the network.
       arms: methods from logits.
@@ -53,7 +58,7 @@ def plan(goal: str, config: Any, victim: Victim, arms: tuple[str, ...]) -> Plan:
       InputError: fewer images than are asked for.
     """
     labels = victim.labels.astype(np.int32)
-    if goal == "targeted":
+    if goal.startswith("targeted"):
         labels = targets(labels, 0)
     radius = config.radius if victim.name == "lenet5" else config.colour_radius
     threat = Threat(
@@ -70,7 +75,6 @@ def plan(goal: str, config: Any, victim: Victim, arms: tuple[str, ...]) -> Plan:
         images = victim.images[: groups * each]
         images = images.reshape(groups, each, *images.shape[1:])
         several = labels[: groups * each].reshape(groups, each)
-        arms = tuple(name for name in arms if name != NES)
         budget = config.universal_budget
         words = f"one change for {config.universal} images, logits"
         return Plan(
@@ -85,10 +89,11 @@ def plan(goal: str, config: Any, victim: Victim, arms: tuple[str, ...]) -> Plan:
             threat,
             config.near,
         )
-    if goal == "decision":
+    if goal.endswith("decision"):
         arms, count = config.decision_arms, config.decision_images
-        budget, words = config.decision_budget, "untargeted, decisions"
-        threat = Threat()
+        threat = Threat(targeted=goal.startswith("targeted"))
+        kind = "targeted" if threat.targeted else "untargeted"
+        budget, words = config.decision_budget, f"{kind}, decisions"
     _check(victim, count + config.tuning)
     split = slice(0, count), slice(count, count + config.tuning)
     test, tuning = ((victim.images[s], labels[s]) for s in split)
@@ -124,12 +129,12 @@ def fought(plan: Plan, arm: str) -> dict[str, Any]:
       "rate", "tried" (mean queries by rate), "spent" (queries of each attack, all of
       the budget if in vain), and what `attacked` returns.
     """
-    rates = rates_of(arm, plan.threat, plan.goal == "decision")
+    rates = rates_of(arm, plan.threat, plan.by_decisions)
     tried = {rate: _measure(plan, arm, plan.tuning, rate, 1) for rate in rates}
     rate = min(rates, key=lambda rate: _score(plan, tried[rate]))
     found = _measure(plan, arm, plan.test, rate, 0)
     pairs = zip(found["success"], found["queries"], strict=True)
-    more = {"shared": plan.goal == "universal", "near": plan.goal == "decision"}
+    more = {"shared": plan.goal == "universal", "near": plan.by_decisions}
     return {
         **found,
         **more,
@@ -142,7 +147,7 @@ def fought(plan: Plan, arm: str) -> dict[str, Any]:
 def _score(plan: Plan, found: dict[str, Any]) -> float:
     """Mean queries; of attacks in vain those are better that came nearer."""
     spent = score(found, plan.budget)
-    if plan.goal == "decision":
+    if plan.by_decisions:
         return spent + float(np.mean(found["l2"]))
     return spent - float(np.mean(found["fraction"]))
 
@@ -157,6 +162,6 @@ def _measure(
         "threat": plan.threat,
         "seed": seed,
     }
-    if plan.goal == "decision":
+    if plan.by_decisions:
         return decided(plan.victim, arm, *part, **options, within=plan.near)
     return attacked(plan.victim, arm, *part, **options)

@@ -26,8 +26,8 @@ def snes_attack(
     Args:
       key: a random key.
       logits: of the network.
-      images: [h, w, c].
-      labels: int [].
+      images: [h, w, c] for one, [b, h, w, c] for a universal change.
+      labels: int [] or [b].
       deviation: of the first population, of a pixel.
       probes: half of the population.
       budget: most images shown to the network.
@@ -38,9 +38,9 @@ def snes_attack(
     """
     from evosax.algorithms import SNES  # type: ignore[import-not-found]
 
-    size = 2 * probes
-    steps = steps_within(budget, size + 1, start=1)
-    zero = jnp.zeros_like(images)
+    size, b = 2 * probes, 1 if images.ndim == 3 else len(images)
+    steps = steps_within(budget, (size + 1) * b, start=b)
+    zero = jnp.zeros(images.shape[-3:], images.dtype)
     strategy = SNES(population_size=size, solution=zero)
     params = strategy.default_params.replace(std_init=deviation)
     begin, key = jax.random.split(key)

@@ -1,5 +1,6 @@
 """Methods on problems: all rates and seeds of a method in one program."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,8 @@ so with steps of 2 luck decided which method had a rate just below.
 """
 FALLING = tuple(2.0**i for i in range(-4, 6))
 """The same where steps fall, over a range in which every problem's best rate is."""
+EVERY = 20
+"""Steps between measurements."""
 DELAY = 50.0
 """The delay of decaying steps, see `Problem.power`."""
 
@@ -70,15 +73,12 @@ def curves(
       InputError: a budget below the steps before the first measurements.
     """
     data, tried = problem.data, rates(problem, arm, decaying)
-    optimizer, period = ARMS[arm].make(1.0, probes, MU), ARMS[arm].period
-    d = data.scales.size
-    each = period * optimizer.estimator.queries(d)
-    if isinstance(optimizer, zo.SVRG):
-        each += optimizer.snapshot.queries(d) * snapshot_cost(data, size)
-    count = budget // each
-    if count < WINDOW:
-        wanted = f"at least {WINDOW * each} for {ARMS[arm].title}"
+    optimizer, d = _made(arm, 1.0, probes, data, size), data.scales.size
+    least = optimizer.queries(d, WINDOW * EVERY)
+    if budget < least:
+        wanted = f"at least {least} for {ARMS[arm].title}"
         raise InputError(f"--budget: {describe(budget, wanted)}")
+    count = optimizer.steps(d, budget) // EVERY
     program = _program(arm, probes, size, count)
     first, values = program(
         data,
@@ -88,10 +88,18 @@ def curves(
     )
     return {
         "rates": tried.tolist(),
-        "queries": [each * (i + 1) for i in range(count)],
+        "queries": [optimizer.queries(d, EVERY * (i + 1)) for i in range(count)],
         "start": np.asarray(first[0]).tolist(),
         "values": np.asarray(values).tolist(),
     }
+
+
+def _made(arm: str, rate: Any, probes: int, data: Data, size: int) -> zo.Optimizer:
+    """The optimizer of an arm; one with snapshots counts what they show."""
+    optimizer = ARMS[arm].make(rate, probes, MU)
+    if not isinstance(optimizer, zo.SVRG):
+        return optimizer
+    return dataclasses.replace(optimizer, full_cost=snapshot_cost(data, size))
 
 
 @functools.cache
@@ -99,22 +107,27 @@ def _program(arm: str, probes: int, size: int, count: int) -> Any:
     """All rates and seeds of a method; problems of one shape share what it compiles."""
 
     def run(data: Data, seed: Array, rate: Array, power: Array) -> tuple[Array, Array]:
-        optimizer = ARMS[arm].make(_falling(rate, power), probes, MU)
+        optimizer = _made(arm, _falling(rate, power), probes, data, size)
         begin, go = jax.random.split(jax.random.key(seed))
         x = start(data, begin)
 
         def block(carry: Any, key: Array) -> tuple[Any, Array]:
             snap, go = jax.random.split(key)
-            carry = _anchored(optimizer, data, size, snap, carry)
+            # The steps between snapshots are some of these blocks: one draw will do.
+            full = snapshot(data, snap, size)
 
             def one(carry: Any, key: Array) -> tuple[Any, None]:
                 draw, probe = jax.random.split(key)
                 f = loss(data, batch(data, draw, size))
-                # Not SVRG's own step, which would look whether a snapshot is due.
-                x, state, _ = zo.Optimizer.step(optimizer, probe, f, *carry)
+                if ARMS[arm].knows:
+                    carry = _told(carry, f)
+                if isinstance(optimizer, zo.SVRG):
+                    x, state, _ = optimizer.step(probe, f, *carry, full)
+                else:
+                    x, state, _ = optimizer.step(probe, f, *carry)
                 return (x, state), None
 
-            keys = jax.random.split(go, ARMS[arm].period)
+            keys = jax.random.split(go, EVERY)
             carry, _ = jax.lax.scan(one, carry, keys)
             return carry, measured(data, carry[0])
 
@@ -131,17 +144,11 @@ def _falling(rate: Array, power: Array) -> Callable[[Array], Array]:
     return lambda step: rate * (1 + step.astype(jnp.float32) / DELAY) ** -power
 
 
-def _anchored(
-    optimizer: zo.Optimizer, data: Data, size: int, key: Array, carry: Any
-) -> Any:
-    """The state of SVRG with a snapshot on all data; any other as it is."""
-    if not isinstance(optimizer, zo.SVRG):
-        return carry
+def _told(carry: Any, f: Callable[[Array], Array]) -> Any:
+    """The state of a hybrid estimator that knows |g_i| of the mini-batch."""
     x, state = carry
-    draw, probe = jax.random.split(key)
-    f, estimator = snapshot(data, draw, size), optimizer.snapshot
-    found, _, info = estimator.estimate(probe, f, x, estimator.init(x))
-    return x, optimizer.anchored(state, x, found, info)
+    memory = state.estimate.memory._replace(magnitudes=jnp.abs(jax.grad(f)(x)))
+    return x, state._replace(estimate=state.estimate._replace(memory=memory))
 
 
 WINDOW = 3

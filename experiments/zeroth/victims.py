@@ -25,7 +25,8 @@ class Victim:
       logits: of variables and images [m, h, w, c] with pixels in [0, 1].
       images: test images that it gets right, [n, h, w, c] in [0, 1].
       labels: their classes, [n].
-      accuracy: on the test images, in %.
+      accuracy: on all test images, in %.
+      trained: images that it was trained on.
       source: of the data.
     """
 
@@ -36,6 +37,7 @@ class Victim:
     images: np.ndarray
     labels: np.ndarray
     accuracy: float
+    trained: int
     source: str
 
 
@@ -58,9 +60,9 @@ def lenet(run: Run, config: Any) -> Victim:
         seed=seed,
         tag="train",
     )
-    return _victim(
-        "lenet5", "LeNet-5", model, {"params": state.params}, dataset, pixels
-    )
+    variables = {"params": state.params}
+    count = len(train.labels)
+    return _victim("lenet5", "LeNet-5", model, variables, dataset, count, pixels)
 
 
 def resnet(run: Run, config: Any) -> Victim:
@@ -70,21 +72,31 @@ def resnet(run: Run, config: Any) -> Victim:
     pixels = {"mean": models.PRETRAINED_MEAN, "std": models.PRETRAINED_STD}
     variables = models.load_pretrained("resnet20_jpeg")
     model = models.create("resnet20")
-    return _victim("resnet20", "ResNet-20", model, variables, dataset, pixels)
+    count = len(dataset.train.labels)
+    return _victim("resnet20", "ResNet-20", model, variables, dataset, count, pixels)
 
 
 def _victim(
-    name: str, title: str, model: Any, variables: PyTree, dataset: Any, pixels: Any
+    name: str,
+    title: str,
+    model: Any,
+    variables: PyTree,
+    dataset: Any,
+    trained: int,
+    pixels: Any,
 ) -> Victim:
     def logits(variables: PyTree, images: Array) -> Array:
         # `normalize` takes pixels up to 255, of any type.
         x = data.normalize(255 * images, **pixels)
         return model.apply(variables, x, train=False)
 
+    def right_of(split: Any) -> tuple[np.ndarray, np.ndarray]:
+        images = (split.images / 255).astype(np.float32)
+        return images, classes(logits, variables, images) == split.labels
+
     count = 1_000  # of the test images; enough to draw from
     test = data.subset(dataset.test, min(count, len(dataset.test.labels)), 0)
-    images = (test.images / 255).astype(np.float32)
-    right = classes(logits, variables, images) == test.labels
+    images, right = right_of(test)
     return Victim(
         name,
         title,
@@ -92,7 +104,8 @@ def _victim(
         logits,
         images[right],
         test.labels[right],
-        100 * float(right.mean()),
+        100 * float(right_of(dataset.test)[1].mean()),
+        trained,
         dataset.source,
     )
 

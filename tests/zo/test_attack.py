@@ -177,10 +177,9 @@ def test_a_decision_attack_ends_where_it_is_near_enough():
     assert near.l2[0] <= 100
 
 
-@pytest.mark.parametrize("rate", [0.002, 0.02])
-def test_a_decision_attack_is_judged_by_the_image_in_the_box(rate):
-    """A ray of length 1.2 in a narrow box is an image at less."""
-    threat = attack.Threat(low=0.2, high=0.8)
+def test_a_decision_attack_is_judged_by_the_image_in_the_box():
+    """A long ray in a narrow box is an image that is nearer."""
+    threat = attack.Threat(low=0.29, high=0.71)
 
     @jax.jit
     def run(key, within):
@@ -189,7 +188,7 @@ def test_a_decision_attack_is_judged_by_the_image_in_the_box(rate):
             lambda images: logits(images).argmax(-1),
             IMAGES[2],
             LABELS[2],
-            sgd(rate, mu=0.002),
+            sgd(0.01, mu=0.002),
             budget=700,
             threat=threat,
             boundary=attack.Boundary(starts=4),
@@ -199,11 +198,14 @@ def test_a_decision_attack_is_judged_by_the_image_in_the_box(rate):
     keys = jax.random.split(jax.random.key(0), 8)
     start = jax.lax.map(lambda key: run(key, 100.0), keys)
     assert start.success.all()
-    # From a little below the distance of the start, which clipping has shortened.
-    found = jax.lax.map(lambda each: run(*each), (keys, 0.98 * start.l2[:, 0]))
-    near = found.l2[:, 0] <= 0.98 * start.l2[:, 0]
-    np.testing.assert_array_equal(found.success, near)
-    assert near.sum() > 0
+    # Clipping has shortened what is shown: this is near enough, though no ray is.
+    there = jax.lax.map(lambda each: run(*each), (keys, 1.001 * start.l2[:, 0]))
+    assert there.success.all()
+    assert np.all(there.queries == 4 * 10 + 1)
+    within = 0.98 * start.l2[:, 0]
+    found = jax.lax.map(lambda each: run(*each), (keys, within))
+    np.testing.assert_array_equal(found.success, found.l2[:, 0] <= within)
+    assert found.success.any()
     assert np.all(found.l2 <= start.l2)  # the nearest image that was seen
 
 
