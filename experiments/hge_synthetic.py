@@ -158,9 +158,10 @@ def run(run: "Run", config: Config) -> "Outcome":
         f"least {synthetic.GAIN:g} with an interval above 1; a tie has its median and "
         f"interval within {synthetic.TIE:g}. Slopes are those of the last two thirds "
         "of the queries. Where theory bounds the mean over steps (convex, non-convex) "
-        f"one holds up to {synthetic.SLACK:g} above the bound; where it gives a rate (strongly convex) "
-        f"within {synthetic.RATE_SLACK:g} of it. Theory is for methods without signs "
-        "and moments. Closed forms of variances are computed apart from the library.",
+        f"one holds up to {synthetic.SLACK:g} above the bound; where it gives a rate "
+        f"(strongly convex) within {synthetic.RATE_SLACK:g} of it. Theory is for "
+        "methods without signs and moments. Closed forms of variances are computed "
+        "apart from the library.",
     ]
     if at_edges:
         notes.append("Best rates at an end of the grid: " + "; ".join(at_edges) + ".")
