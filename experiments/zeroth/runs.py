@@ -122,7 +122,7 @@ def _program(arm: str, probes: int, size: int, count: int) -> Any:
                 if ARMS[arm].knows:
                     carry = _told(carry, f)
                 if isinstance(optimizer, zo.SVRG):
-                    x, state, _ = optimizer.step(probe, f, *carry, full)
+                    x, state, _ = optimizer.step(probe, f, *carry, full=full)
                 else:
                     x, state, _ = optimizer.step(probe, f, *carry)
                 return (x, state), None
