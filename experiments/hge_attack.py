@@ -70,8 +70,12 @@ class Config:
         0.03, "most change of a photograph's pixel", low=0.0, low_open=True, high=1.0
     )
     near: float = option(
-        3.0, "l2 distance at which a decision attack ends", low=0.0, low_open=True
+        3.0,
+        "l2 distance at which a decision attack ends, digits",
+        low=0.0,
+        low_open=True,
     )
+    colour_near: float = option(1.0, "the same, photographs", low=0.0, low_open=True)
 
     def __post_init__(self):
         check_filled(self, "victims", "arms", "goals", "decision_arms")
@@ -132,7 +136,8 @@ def run(run: "Run", config: Config) -> "Outcome":
         "image alone may change by so much in each pixel, so that fast methods do not "
         "win by changing more. From decisions the loss is the distance to the boundary "
         "along a direction (OPT attack, arXiv 1807.04457), a dozen queries each, and "
-        f"success is a distance of {config.near:g}.",
+        f"success is a distance of {config.near:g} on digits and "
+        f"{config.colour_near:g} on photographs.",
         "Gains are over the better of ZO-SGD and ZO-SCD, where all three were run, and "
         "judged with the data and sizes of full mode, from logits, one image at a "
         "time.",

@@ -60,7 +60,9 @@ def plan(goal: str, config: Any, victim: Victim, arms: tuple[str, ...]) -> Plan:
     labels = victim.labels.astype(np.int32)
     if goal.startswith("targeted"):
         labels = targets(labels, 0)
-    radius = config.radius if victim.name == "lenet5" else config.colour_radius
+    digits = victim.name == "lenet5"
+    radius = config.radius if digits else config.colour_radius
+    near = config.near if digits else config.colour_near
     threat = Threat(
         targeted=goal == "targeted", radius=radius, distance=config.distance
     )
@@ -87,7 +89,7 @@ def plan(goal: str, config: Any, victim: Victim, arms: tuple[str, ...]) -> Plan:
             budget,
             config.probes,
             threat,
-            config.near,
+            near,
         )
     if goal.endswith("decision"):
         arms, count = config.decision_arms, config.decision_images
@@ -107,7 +109,7 @@ def plan(goal: str, config: Any, victim: Victim, arms: tuple[str, ...]) -> Plan:
         budget,
         config.probes,
         threat,
-        config.near,
+        near,
     )
 
 
