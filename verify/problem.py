@@ -75,7 +75,7 @@ class Config:
     reduce_op: str = "max"
     batch: int = 256
     levels: int = 1
-    root_steps: int = 50
+    root_steps: int = 60
     steps: int = 20
     learning_rate_root: float = 0.1
     learning_rate_alpha: float = 0.01

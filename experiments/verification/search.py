@@ -53,7 +53,7 @@ class SearchFlags:
         high=3,
     )
     root_steps: int = option(
-        50, "alpha-CROWN before any split", unit="iterations", low=0
+        60, "alpha-CROWN before any split", unit="iterations", low=0
     )
     steps: int = option(
         20, "alpha and beta in each round of splits", unit="iterations", low=1
