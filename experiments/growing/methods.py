@@ -20,9 +20,10 @@ import gap
 from core.errors import unknown_name
 from core.rules import Rules
 from core.types import Array, PyTree
-from experiments.data import Split, normalize
-from experiments.training import TrainState
+from experiments.data import Split
+from experiments.training import TrainState, make_epoch
 from experiments.training.epoch import Epoch
+from experiments.training.step import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,49 +239,22 @@ Measure = Callable[[TrainState, Split, Array], TrainState]
 """(state, images, key) -> state with statistics of batch norms measured anew."""
 
 
-def make_measure(
-    model: nn.Module,
-    *,
-    batch_size: int,
-    mean: Any,
-    std: Any,
-    augment: Callable[[Array, Array], Array] | None = None,
-) -> Measure:
+def make_measure(model: Model, **data: Any) -> Measure:
     """Returns the function that measures statistics over the batches of an epoch.
 
-    They run on from what the state has, as in training, but with fixed weights: of n
-    batches a share of 0.9^n of the old ones is left.
+    It is an epoch whose optimizer moves nothing. Statistics run on from what the state
+    has, as in training: of n batches a share of 0.9^n of the old ones is left.
 
     Args:
       model: of `TrainState.params`.
-      batch_size: images at once.
-      mean: of the training pixels.
-      std: likewise.
-      augment: of the images of a batch, as in training.
+      **data: of `make_epoch`: size and pixels of the batches.
     """
+    frozen = optax.set_to_zero()
+    epoch = make_epoch(model, frozen, **data)
 
     def measure(state: TrainState, split: Split, key: Array) -> TrainState:
-        images = jnp.asarray(split.images)
-        steps = len(images) // batch_size
-        order_key, augment_key = jax.random.split(key)
-        order = jax.random.permutation(order_key, len(images))
-
-        def body(model_state: PyTree, batch: tuple[Array, Array]):
-            index, chosen = batch
-            part = images[chosen]
-            if augment is not None:
-                part = augment(jax.random.fold_in(augment_key, index), part)
-            _, model_state = model.apply(
-                {"params": state.params, **model_state},
-                normalize(part, mean, std),
-                train=True,
-                mutable=list(model_state),
-            )
-            return model_state, None
-
-        batches = order[: steps * batch_size].reshape(steps, batch_size)
-        found, _ = lax.scan(body, state.model_state, (jnp.arange(steps), batches))
-        return state._replace(model_state=found)
+        start = state._replace(opt_state=frozen.init(state.params))
+        return state._replace(model_state=epoch(start, split, key)[0].model_state)
 
     return measure
 

@@ -75,7 +75,8 @@ def keys(monkeypatch):
 def test_statistics_are_those_of_the_weights_as_they_are(tiny):
     """Of one image again and again, in batches of two: 0.9^48 of the old are left."""
     split = data.load("mnist").train
-    split = split._replace(images=np.repeat(split.images[1:2], 96, axis=0))
+    images = np.repeat(split.images[1:2], 96, axis=0)
+    split = split._replace(images=images, labels=np.repeat(split.labels[1:2], 96))
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(64, 8)).astype(np.float32)
     shapes = jax.eval_shape(Tiny().init, jax.random.key(0), np.ones((1, 8, 8, 1)))
