@@ -23,6 +23,7 @@ References: Nesterov and Spokoiny 2017 (gaussian); Duchi et al., arXiv 1312.2139
 """
 
 import dataclasses
+import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -52,11 +53,20 @@ def sample(key: Array, law: Law, shape: tuple[int, ...], dtype: Any) -> Array:
       dtype: at least float32, or the norm may overflow.
     """
     if law == "rademacher":
-        return jax.random.rademacher(key, shape, dtype)
+        return _signs(key, math.prod(shape)).reshape(shape).astype(dtype)
     v = jax.random.normal(key, shape, dtype)
     if law == "gaussian":
         return v
     return v * (v.size**0.5 / jnp.sqrt(jnp.square(v).sum()))
+
+
+def _signs(key: Array, count: int) -> Array:
+    """Returns signs, float32 [count]; each random word gives the sign bits of 32."""
+    words = jax.random.bits(key, (-(-count // 32),), jnp.uint32)
+    shifts = jnp.arange(32, dtype=jnp.uint32)[:, None]
+    bits = (words[None] << shifts) & jnp.uint32(0x8000_0000)
+    ones = jnp.uint32(0x3F80_0000)  # 1.0
+    return jax.lax.bitcast_convert_type(bits | ones, jnp.float32).ravel()[:count]
 
 
 def relative_variance(law: Law, samples: int, d: int) -> float:

@@ -10,6 +10,7 @@ import pytest
 
 import zo
 from core.errors import InputError, NonFiniteError, ShapeError
+from zo import directions
 from zo.coordinates import sampled_variance
 
 D = 24
@@ -564,3 +565,13 @@ def test_in_float64_and_with_a_mu_of_the_step():
         )
         assert found.dtype == jnp.float64
         np.testing.assert_allclose(found, 3 * x**2, atol=2e-8)
+
+
+def test_signs_of_a_direction_are_independent():
+    """Every word gives 32 of them: their correlations are those of 0."""
+    keys = jax.random.split(jax.random.key(5), 4096)
+    draw = jax.vmap(lambda k: directions.sample(k, "rademacher", (7, 10), np.float32))
+    v = np.asarray(draw(keys)).reshape(4096, 70)
+    np.testing.assert_array_equal(np.abs(v), 1)
+    assert np.abs(v.mean(0)).max() < 5 / 64
+    assert np.abs(v.T @ v / 4096 - np.eye(70)).max() < 5 / 64
