@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from benchmarks import _timing
+from core.errors import InputError, describe
 
 HEAD = """\
 # Benchmarks
@@ -29,7 +30,13 @@ def section(path: Path) -> str:
 
     Args:
       path: written by a benchmark's `--json`; its stem is the benchmark's name.
+
+    Raises:
+      InputError: no benchmark has that name.
     """
+    if not Path(__file__).with_name(f"{path.stem}.py").exists():
+        wanted = "the name of a benchmark, such as training_step.json"
+        raise InputError(describe(path.name, wanted, "Rename the file."))
     found = json.loads(path.read_text())
     machine = ", ".join(f"{key} {value}" for key, value in found["machine"].items())
     columns = found.get("columns") or list(
@@ -56,7 +63,10 @@ def main() -> None:
     args = parser.parse_args()
     kept = args.out.exists() and not args.only
     parts = sections(args.out.read_text()) if kept else {}
-    parts |= {path.stem: section(path) for path in args.files}
+    try:
+        parts |= {path.stem: section(path) for path in args.files}
+    except InputError as error:
+        parser.error(str(error))
     args.out.write_text("\n".join([HEAD, *parts.values()]))
     print(args.out)
 
