@@ -78,7 +78,9 @@ def _gmp(phase: Phase, _key: Array, _: PyTree) -> optax.GradientTransformation:
 
 
 def _set(phase: Phase, key: Array, _: PyTree) -> optax.GradientTransformation:
-    return gap.set_(_adam(phase), phase.rules, key, every=phase.every)
+    # A weight that grows at the last step would be left as the random one it is.
+    end = phase.steps * 9 // 10
+    return gap.set_(_adam(phase), phase.rules, key, every=phase.every, until=end)
 
 
 def _rigl(phase: Phase, key: Array, _: PyTree) -> optax.GradientTransformation:

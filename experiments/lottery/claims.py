@@ -1,6 +1,6 @@
 """Verdicts and rows of the lottery ticket experiment, computed from its trainings."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +57,15 @@ class Part(NamedTuple):
         """Returns the results of one training, [rates, seeds]."""
         return np.asarray(self.found[name][what], np.float64)
 
+    @property
+    def learned(self) -> np.ndarray:
+        """At which rates every dense network learned, bool [rates].
+
+        One that did not is no better than chance: it says nothing of its weights, and
+        a ticket that matches it matches nothing.
+        """
+        return self.values("dense").min(1) > LEARNED
+
     def setting(self, level: int, method: str = "") -> str:
         """Returns network, sparsity and method in words."""
         pruned = 100 * (1 - lottery.imp_density(level))
@@ -75,7 +84,7 @@ class Judged(NamedTuple):
 
 
 def judge(part: Part, reference: float | None) -> list[Judged]:
-    """Returns the verdict of every method and level of a table.
+    """Returns the verdict of every method and level, over rates at which dense learned.
 
     Args:
       part: the table.
@@ -84,14 +93,15 @@ def judge(part: Part, reference: float | None) -> list[Judged]:
     """
     tol, clear = lottery.tolerances(part.dataset)
     judged = []
+    learned = part.learned
+    if not learned.any():
+        return judged
     for method in part.plan.methods:
         for level in part.plan.levels:
+            names = f"lt-{method}-{level}", f"rr-{method}-{level}", f"sdt-{level}"
             table = lottery.TicketTable(
-                np.asarray(part.plan.rates),
-                part.values("dense"),
-                part.values(f"lt-{method}-{level}"),
-                part.values(f"rr-{method}-{level}"),
-                part.values(f"sdt-{level}"),
+                np.asarray(part.plan.rates)[learned],
+                *(part.values(name)[learned] for name in ("dense", *names)),
             )
             verdicts = [
                 lottery.judge(
@@ -126,8 +136,9 @@ def outcome(parts: Sequence[Part], sources: tuple[str, ...] = ()) -> Outcome:
             rows += _methods(part)
             figures += _figures(part)
         if part.verdicts:
-            judged = judge(part, _reference(parts, part))
-            rows += _verdicts(part, judged)
+            reference = _reference(parts, part)
+            judged = judge(part, reference)
+            rows += _verdicts(part, judged, reference)
             notes += [_note(each) for each in judged]
     rows += _undertraining(parts)
     return Outcome(rows, figures, [*notes, *_general(parts)], sources)
@@ -155,6 +166,13 @@ def _general(parts: Sequence[Part]) -> Iterator[str]:
             )
         elif part.long and len(part.plan.seeds) < SEEDS:
             yield f"{part.title}: fewer than {SEEDS} seeds, so no claim is judged."
+        dead = np.asarray(part.plan.rates)[~part.learned]
+        if len(dead):
+            rates = ", ".join(f"{rate:g}" for rate in dead)
+            yield (
+                f"{part.title}: a dense network did not learn (at most {LEARNED:g} %) "
+                f"at rate {rates}. No claim or verdict looks at that."
+            )
         if part.long and part.verdicts and LONGER not in part.found:
             yield (
                 f"{part.title}: no longer training says whether that was long enough, "
@@ -192,11 +210,8 @@ def _accuracies(part: Part) -> Iterator[Row]:
 
 
 def _extremes(part: Part) -> tuple[int, int]:
-    """The smallest rate and the largest at which every dense network learned.
-
-    A network that did not is no better than chance, and says nothing of its weights.
-    """
-    learned = np.flatnonzero(part.values("dense").min(1) > LEARNED)
+    """The smallest rate and the largest at which every dense network learned."""
+    learned = np.flatnonzero(part.learned)
     return 0, int(learned[-1]) if len(learned) else len(part.plan.rates) - 1
 
 
@@ -256,8 +271,11 @@ def _methods(part: Part) -> Iterator[Row]:
             yield Row("iterative less one-shot", setting, *_pair(lead), unit="points")
 
 
-def _verdicts(part: Part, judged: Iterable[Judged]) -> Iterator[Row]:
-    jackpots, secondary = 0, 0
+def _verdicts(
+    part: Part, judged: Sequence[Judged], reference: float | None
+) -> Iterator[Row]:
+    """What tickets are, and what they would be had training been long enough."""
+    jackpots, secondary, but_first = 0, 0, 0
     for each in judged:
         held = [bool(c) for c in each.verdict.conditions]
         marks = " ".join(str(i + 1) if h else "-" for i, h in enumerate(held))
@@ -267,16 +285,22 @@ def _verdicts(part: Part, judged: Iterable[Judged]) -> Iterator[Row]:
         )
         jackpots += each.verdict.winning
         secondary += each.verdict.kind == lottery.SECONDARY
+        but_first += all(held[1:])
     if part.long:
+        tol, _ = lottery.tolerances(part.dataset)
+        best = part.values("dense").mean(1).max()
+        trained = bool(judged) and (reference is None or best >= reference - tol)
         enough = part.judged and len(part.plan.seeds) >= SEEDS
+        # Where training was too short no ticket can be one, whatever it does.
         yield Row(
             "jackpot tickets",
-            part.title,
+            part.title if trained else f"{part.title}, too few to judge",
             jackpots,
             paper=0,
-            holds=jackpots == 0 if enough else None,
+            holds=jackpots == 0 if enough and trained else None,
         )
     yield Row("secondary prizes", part.title, secondary)
+    yield Row("tickets that meet conditions 2 to 5", part.title, but_first)
 
 
 def _note(each: Judged) -> str:
@@ -299,19 +323,19 @@ def _reference(parts: Sequence[Part], part: Part) -> float | None:
     return float(longer[0].mean(1).max()) if longer else None
 
 
-def matches(part: Part) -> tuple[np.ndarray, int]:
-    """Returns how many one-shot tickets match their dense network, by seed.
+def matches(part: Part, learned: np.ndarray) -> np.ndarray:
+    """Returns how many one-shot tickets match their dense network, int [seeds].
 
-    Condition 4 at every level and rate, for each seed on its own: int [seeds], and how
-    many pairs of a level and a rate there are.
+    Condition 4 at every level and at the rates of `learned`, bool [rates], for each
+    seed on its own.
     """
     tol, _ = lottery.tolerances(part.dataset)
     dense = part.values("dense")
     held = [
-        part.values(f"lt-omp-{level}") >= dense - tol - 1e-4
+        (part.values(f"lt-omp-{level}") >= dense - tol - 1e-4)[learned]
         for level in part.plan.levels
     ]
-    return np.sum(held, axis=(0, 1)), len(dense) * len(held)
+    return np.sum(held, axis=(0, 1))
 
 
 def _undertraining(parts: Sequence[Part]) -> Iterator[Row]:
@@ -325,12 +349,14 @@ def _undertraining(parts: Sequence[Part]) -> Iterator[Row]:
         ]
         if part.long or not whole:
             continue
-        (short, pairs), (long, _) = matches(part), matches(whole[0])
+        learned = part.learned & whole[0].learned
+        short, long = matches(part, learned), matches(whole[0], learned)
+        pairs = int(learned.sum()) * len(part.plan.levels)
         more = difference(short, long)
         yield Row(
             "tickets that match dense at their rate, short over whole (better)",
-            f"{part.title}, one-shot, all {pairs} densities and rates, mean by seed; "
-            f"difference {more.mean:+.2g}, {more.text}",
+            f"{part.title}, one-shot, all {pairs} densities and rates at which dense "
+            f"networks learned, mean by seed; difference {more.mean:+.2g}, {more.text}",
             float(short.mean()),
             mean_std(short)[1] if more.seeds > 1 else None,
             baseline=float(long.mean()),

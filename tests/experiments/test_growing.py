@@ -1,5 +1,6 @@
 """The experiment on grow-and-prune: equal budgets, exact counts, honest claims."""
 
+import itertools
 import types
 
 import jax
@@ -266,14 +267,29 @@ def test_other_groups_are_compared_over_the_seeds_they_have(tmp_path):
     assert len(drawn) == 3
 
 
-def test_exploration_holds_at_all_weights_alone(tmp_path):
-    found = fake({"dense": 98, "c_gap": 95}, explored=0.999)
-    row = report(tmp_path, found)["weights ever active", "C-GaP"]
-    assert row.holds is False
-    row = report(tmp_path, fake({"dense": 98, "c_gap": 95}))[
-        "weights ever active", "C-GaP"
+def test_exploration_is_shown_and_judges_nothing(tmp_path):
+    """A cycle reaches all weights by construction."""
+    rows = report(tmp_path, fake({"dense": 98, "set": 95, "c_gap": 95}, explored=0.9))
+    ours, theirs = (rows["weights ever active", name] for name in ("C-GaP", "SET"))
+    assert (ours.measured, ours.paper, ours.holds) == (90, 100, None)
+    assert (theirs.paper, theirs.holds) == (None, None)
+
+
+def test_set_leaves_its_last_weights_time_to_learn(key):
+    tx = methods.optimizer("set", phase(steps=40, every=1), key, SHAPES)
+    with jax.numpy_dtype_promotion("standard"):
+        update = jax.jit(tx.update)
+        params, state, masks = SHAPES, tx.init(SHAPES), []
+        for _ in range(40):
+            updates, state = update(params, state, params)
+            params = optax.apply_updates(params, updates)
+            masks.append(jax.tree.leaves(state.masks))
+    same = [
+        all((a == b).all() for a, b in zip(*pair, strict=True))
+        for pair in itertools.pairwise(masks)
     ]
-    assert row.holds is True
+    assert not same[34]
+    assert all(same[36:])
 
 
 def test_titles_cover_all_methods_and_bad_options_are_named(key):

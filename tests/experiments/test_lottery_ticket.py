@@ -258,14 +258,16 @@ def test_learning_rate_rewinding_goes_on_from_what_each_round_trained(
         last = found
 
 
-def test_the_report_is_computed_from_the_trainings(trained):
+def test_the_report_is_computed_from_the_trainings(trained, monkeypatch):
+    monkeypatch.setattr(claims, "LEARNED", 0.0)  # in four steps none does
     (parts, _), _, _ = trained
     made = claims.outcome(parts, ("made up",))
     rows = {(r.metric, r.setting): r for r in made.rows}
     assert len(rows) == len(made.rows)
     match = next(r for r in made.rows if "short over whole" in r.metric)
-    assert match.measured == claims.matches(parts[1])[0].mean()
-    assert match.baseline == claims.matches(parts[0])[0].mean()
+    learned = parts[0].learned & parts[1].learned
+    assert match.measured == claims.matches(parts[1], learned).mean()
+    assert match.baseline == claims.matches(parts[0], learned).mean()
     jackpots = next(r for r in made.rows if r.metric == "jackpot tickets")
     reference = parts[0].values("dense-longer").mean(1).max()
     kinds = [e.verdict.kind for e in claims.judge(parts[0], reference)]
@@ -353,6 +355,28 @@ def test_claims_follow_the_numbers():
     )
 
 
+def test_a_rate_at_which_dense_networks_died_proves_no_ticket():
+    """A pruned network that learns there would match the dense one by 80 points."""
+    accuracy = {
+        "dense": thrice(96, 10),
+        "lt": thrice(95, 94),
+        "rr": thrice(93, 90),
+        "sdt": thrice(92, 91),
+    }
+    table = part(**accuracy)
+    verdict = claims.judge(table, None)[0].verdict
+    assert [bool(c) for c in verdict.conditions] == [True, True, True, False, False]
+    made = claims.outcome([table, part(True, **accuracy)])
+    assert "did not learn (at most 50 %) at rate 0.1" in " ".join(made.notes)
+    seen = next(r for r in made.rows if r.metric == MATCH)
+    assert (seen.measured, seen.baseline) == (0, 0)
+    assert "all 1 densities and rates" in seen.setting
+    dead = part(**{name: thrice(10, 10) for name in accuracy})
+    assert claims.judge(dead, None) == []
+    rows = {r.metric: r for r in claims.outcome([dead]).rows}
+    assert rows["jackpot tickets"].holds is None
+
+
 def test_length_and_controls_that_were_not_tested_are_said():
     """A first condition that holds without evidence says so."""
     names = "dense", "lt", "rr", "sdt"
@@ -364,6 +388,11 @@ def test_length_and_controls_that_were_not_tested_are_said():
         assert any("length of training not tested" in n for n in notes) is said
         assert any("no longer training says" in n for n in notes) is said
     assert "1. non-trivial density, trained long enough: fails" in " ".join(notes)
+    # Too few epochs, and no ticket can be one: what it does is counted, not judged.
+    rows = {r.metric: r for r in claims.outcome([tested]).rows}
+    jackpots = rows["jackpot tickets"]
+    assert (jackpots.measured, jackpots.holds) == (0, None)
+    assert jackpots.setting.endswith("too few to judge")
     found = {"dense": tested.found["dense"]}
     spared = tested.plan._replace(network=networks.RESNET8, controls=(), levels=())
     cnn = claims.Part(spared, found, "cifar10")
