@@ -208,7 +208,6 @@ def alpha(verifier: Verifier, weights: Any, region: Region, spec: Spec) -> Any:
     return run(weights, region).lower
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 7))
 def sample(
     fn: Any,
     params: Any,
@@ -231,34 +230,48 @@ def sample(
       batches: how many.
       size: samples of a batch; one half is uniform, the other half are corners.
     """
-    low, high = region.lower, region.upper
-
-    def batch(best: Samples, key: Any) -> tuple[Samples, None]:
-        share = jax.random.uniform(key, (size, *low.shape), low.dtype)
-        ends = jnp.where(share > 0.5, high[None], low[None])
-        inner = low[None] + share * (high - low)[None]
-        inner = jnp.clip(inner, low[None], high[None])
-        is_corner = jnp.arange(size) < size // 2
-        x = jnp.where(is_corner.reshape(-1, *[1] * low.ndim), ends, inner)
-        y = jax.vmap(lambda x: fn(params, x).reshape(-1))(x)
-        rows = jnp.matmul(y, spec.C.T, precision="highest") + spec.d[None]
-        terms = jnp.abs(y) @ jnp.abs(spec.C.T) + jnp.abs(spec.d)[None]
-        below = rows + SHARE * terms
-        broken = (~(below[None] >= lower[:, None])).sum((1, 2), dtype=jnp.int32)
-        at = rows.argmin(0)
-        least = rows.min(0)
-        better = least < best.value
-        points = jnp.where(better.reshape(-1, *[1] * low.ndim), x[at], best.x)
-        value = jnp.minimum(least, best.value)
-        return Samples(value, points, best.violations + broken), None
-
-    count = spec.d.shape[0]
-    start = Samples(
+    count, low = spec.d.shape[0], region.lower
+    best = Samples(
         jnp.full(count, jnp.inf, low.dtype),
         jnp.broadcast_to(low, (count, *low.shape)),
         jnp.zeros(lower.shape[0], jnp.int32),
     )
-    return jax.lax.scan(batch, start, jax.random.split(key, batches))[0]
+    # Calls in a row: in a `scan`, XLA's convolutions take five times as long on a CPU.
+    for each in jax.random.split(key, batches):
+        best = _batch(fn, size, params, region, spec, lower, best, each)
+    return best
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _batch(
+    fn: Any,
+    size: int,
+    params: Any,
+    region: Region,
+    spec: Spec,
+    lower: Any,
+    best: Samples,
+    key: Any,
+) -> Samples:
+    """Returns what one more batch makes of the best samples."""
+    low, high = region.lower, region.upper
+    share = jax.random.uniform(key, (size, *low.shape), low.dtype)
+    ends = jnp.where(share > 0.5, high[None], low[None])
+    inner = low[None] + share * (high - low)[None]
+    inner = jnp.clip(inner, low[None], high[None])
+    is_corner = jnp.arange(size) < size // 2
+    x = jnp.where(is_corner.reshape(-1, *[1] * low.ndim), ends, inner)
+    y = jax.vmap(lambda x: fn(params, x).reshape(-1))(x)
+    rows = jnp.matmul(y, spec.C.T, precision="highest") + spec.d[None]
+    terms = jnp.abs(y) @ jnp.abs(spec.C.T) + jnp.abs(spec.d)[None]
+    below = rows + SHARE * terms
+    broken = (~(below[None] >= lower[:, None])).sum((1, 2), dtype=jnp.int32)
+    at = rows.argmin(0)
+    least = rows.min(0)
+    better = least < best.value
+    points = jnp.where(better.reshape(-1, *[1] * low.ndim), x[at], best.x)
+    value = jnp.minimum(least, best.value)
+    return Samples(value, points, best.violations + broken)
 
 
 def descend(case: Case, lower: np.ndarray, key: Any) -> np.ndarray:
