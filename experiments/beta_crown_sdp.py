@@ -75,7 +75,7 @@ EXPERIMENT = Experiment(
     config=Config,
     modes={
         "quick": Mode(2.0, {"images": 3, "timeout_s": 5.0, "rivals_timeout_s": 5.0}),
-        "full": Mode(45.0),
+        "full": Mode(25.0),
         "paper": Mode(
             300.0,
             {
