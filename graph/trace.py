@@ -70,7 +70,7 @@ def expand(
     expansions: Expansions,
     *,
     joint: Expansions | None = None,
-    sources: Collection[Value] = (),
+    sources: Collection[Value] | None = None,
 ) -> Graph:
     """Returns the graph with nodes replaced by what their expansions compute.
 
@@ -81,10 +81,11 @@ def expand(
         node as it is. What it expands to is expanded in turn.
       joint: expansions, taken before the others, of nodes with at least two operands
         that depend on `sources`, such as the product of two branches.
-      sources: inputs of the graph.
+      sources: inputs of the graph. Nodes that depend on none of them stay as they
+        are; None expands all.
 
     Raises:
-      GraphError: an expansion whose results differ in shape from the node's.
+      GraphError: an expansion whose results differ in shape or type from the node's.
     """
     builder = Builder(expansions, joint, sources)
     known = {value: value for value in graph.inputs}
@@ -109,10 +110,11 @@ class Builder:
         self,
         expansions: Expansions | None = None,
         joint: Expansions | None = None,
-        sources: Collection[Value] = (),
+        sources: Collection[Value] | None = None,
     ):
         self.joint = joint or {}
-        self.reached = set(sources)
+        self.expands_all = sources is None
+        self.reached = set(sources or ())
         self.count = 0
         self.nodes: list[Node] = []
         self.constants: dict[Value, Any] = {}
@@ -181,16 +183,20 @@ class Builder:
             self.nodes.append(new)
             return list(outputs)
         closed = jax.make_jaxpr(simpler)(*(v.struct for v in operands))
-        wanted = [v.shape for v in outputs]
-        if [v.shape for v in closed.out_avals] != wanted:
-            given = f"shapes {[v.shape for v in closed.out_avals]}"
-            raise GraphError(f"expansion of {node.op}: {describe(given, str(wanted))}")
+        wanted = [(v.shape, v.dtype) for v in outputs]
+        given = [(v.shape, v.dtype) for v in closed.out_avals]
+        if given != wanted:
+            raise GraphError(
+                f"expansion of {node.op}: {describe(_listed(given), _listed(wanted))}"
+            )
         return self.inline(closed, operands, node.source, ours=True)
 
     def _simpler(self, node: Node) -> Callable[..., Any] | None:
         reached = sum(v in self.reached for v in node.inputs)
         if reached:
             self.reached.update(node.outputs)
+        elif not self.expands_all:
+            return None
         table = self.joint if reached > 1 and node.op in self.joint else self.expansions
         return table.get(node.op, lambda _: None)(node)
 
@@ -314,6 +320,10 @@ def _refused(name: str, source: str, given: str) -> GraphError:
     wanted = "operators whose shapes and order are fixed"
     remedy = "Use lax.scan, or jnp.where on both branches."
     return GraphError(where + describe(given, wanted, remedy))
+
+
+def _listed(kinds: Sequence[tuple[Any, Any]]) -> str:
+    return ", ".join(f"{dtype}{list(shape)}" for shape, dtype in kinds)
 
 
 def _stack(*rows: Any) -> Any:

@@ -12,8 +12,9 @@
 `EXPANSIONS[op](node)` is a JAX function of the node's operands with the same result,
 or None where the node is best left as it is. Each is exact in real arithmetic, so a
 bound of what it becomes bounds the operator, and relu is the only piecewise-linear
-operator that is left: max(a, b) = b + relu(a - b). What several operators spell out,
-such as a softmax, `graph.recognise` finds beforehand.
+operator that is left: max(a, b) = b + relu(a - b). Floating point rounds, integers wrap
+and infinities become NaN, so operators of parameters alone are not expanded. What
+several operators spell out, such as a softmax, `graph.recognise` finds beforehand.
 """
 
 import functools

@@ -344,3 +344,17 @@ def test_expanded_nodes_keep_the_line_and_may_be_expanded_again():
     assert graph.expand(found, {"max": lambda _: None}).nodes[0].op == "max"
     with pytest.raises(GraphError, match="expansion of max"):
         graph.expand(found, {"max": lambda _: lambda a, b: a[:1]})
+    with pytest.raises(GraphError, match=r"int32\[2, 5\].*float32\[2, 5\]"):
+        graph.expand(found, {"max": lambda _: lambda a, b: a.astype(int)})
+
+
+def test_nodes_that_depend_on_no_source_stay_as_they_are():
+    def fn(w, x):
+        return jnp.maximum(w, 1.0) + jnp.maximum(x, w)
+
+    found = graph.trace(fn, X, X)
+    expansions = {"max": lambda _: lambda a, b: b + jax.nn.relu(a - b)}
+    simpler = graph.expand(found, expansions, sources=found.argument(1))
+    assert [n.op for n in simpler.nodes] == ["max", "sub", "relu", "add", "add"]
+    simpler = graph.expand(found, expansions)
+    assert "max" not in [n.op for n in simpler.nodes]

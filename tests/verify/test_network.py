@@ -110,3 +110,31 @@ def test_what_can_not_be_bounded_is_named_with_its_line():
         verify.network(lambda p, x: p, x, x)
     with pytest.raises(ShapeError, match="one array"):
         verify.network(lambda p, x: (x, x), {}, x)
+
+
+PARAMETERS = {  # functions of parameters alone: expanded they round, wrap or are taken
+    "int8 clip": (lambda p: jnp.clip(p, -127, 127), np.int8(100)),
+    "int8 reduce_max": (jnp.max, np.int8([100, -100])),
+    "int8 abs": (jnp.abs, np.int8([-100, 3])),
+    "uint8 max": (lambda p: jnp.maximum(p, np.uint8(3)), np.uint8(1)),
+    "max": (lambda p: jnp.maximum(p, -1e9), np.float32(5)),
+    "integer division": (lambda p: jax.lax.div(p, np.int32(2)), np.int32(7)),
+    "integer quotient": (lambda p: p // 2, np.int32([7, -7])),
+    "quotient": (lambda p: jnp.floor(p / p), np.float32(41)),
+    "infinite": (lambda p: jnp.isfinite(p).all(), np.float32([np.inf])),
+    "NaN": (lambda p: jnp.where(p == p, 1.0, 3.0), np.float32([np.nan])),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_functions_of_parameters_are_computed_as_they_are_written(name):
+    of_params, value = PARAMETERS[name]
+
+    def fn(params, x):
+        return x * of_params(params["p"]).astype(jnp.float32).sum()
+
+    params = {"p": jnp.asarray(value)}
+    x = np.ones(1, np.float32)
+    net = verify.network(fn, params, x)
+    (weight,) = jax.jit(net.prepare)(params)
+    np.testing.assert_array_equal(weight, fn(params, x)[0])
