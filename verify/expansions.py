@@ -29,7 +29,7 @@ from jax import lax
 import graph
 from core.types import Array
 from graph import Node
-from verify import pooling
+from verify import affine, pooling
 
 Function = Callable[..., Array]
 Expansion = Callable[[Node], Function | None]
@@ -233,11 +233,17 @@ EXPANSIONS: dict[str, Expansion] = {
 """What operators become, by name; one contract test walks it."""
 
 
-def _dot_general(node: Node) -> Function:
-    """A product of two branches as elementwise products, then a sum."""
+def _dot_general(node: Node) -> Function | None:
+    """A product of two branches as elementwise products, then a sum.
+
+    None where its result is rounded to a narrower type, which no bound counts.
+    """
+    if affine.narrows(node, node.inputs):
+        return None
     (a_sum, b_sum), (a_batch, b_batch) = node.params["dimension_numbers"]
 
     def product(a: Array, b: Array) -> Array:
+        a, b = (x.astype(node.outputs[0].dtype) for x in (a, b))  # of a wider result
         a_free = [i for i in range(a.ndim) if i not in (*a_sum, *a_batch)]
         b_free = [i for i in range(b.ndim) if i not in (*b_sum, *b_batch)]
         a = a.transpose(*a_batch, *a_free, *a_sum)

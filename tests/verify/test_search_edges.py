@@ -252,6 +252,29 @@ def single_inside(params, x):
     return params["w"] * x.astype(jnp.float32).astype(x.dtype)
 
 
+def product_in(dtype, params, x):
+    numbers = (((0,), (0,)), ((), ()))
+    y = jax.lax.dot_general(x, x, numbers, preferred_element_type=dtype)
+    return params["w"].astype(dtype) * y
+
+
+def narrow_product(params, x):
+    return product_in(jnp.bfloat16, params, x).astype(jnp.float32)
+
+
+def test_products_of_two_branches_that_round_are_refused_by_name():
+    region = verify.box([1.0005], [1.0007])
+    prop = verify.linear(region, [[1.0]], [-1.0005])  # in bfloat16 y is 1.0
+    params = {"w": np.ones(1, np.float32)}
+    asked = verify.Problem(narrow_product, params, prop)
+    with pytest.raises(GraphError, match=r"test_search_edges.*float32 rounded to bf"):
+        verify.verify(asked, CONFIG)
+    with jax.enable_x64(True):  # a wider result loses nothing
+        fn = functools.partial(product_in, jnp.float64)
+        low, high = verify.bound(fn, params, region)
+    assert low <= 1.0005**2 < 1.0007**2 <= high < 1.002
+
+
 def test_casts_to_float32_are_bounded_in_float32_alone():
     exact = box_bounds.DoubleBounds(single_inside, (2,))
     low, high = np.zeros((1, 2)), np.ones((1, 2))
