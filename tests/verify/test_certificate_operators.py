@@ -57,6 +57,29 @@ def normalised(p, x):
     return scale.reshape(p.shape) * x + jax.nn.softplus(flat[0])
 
 
+def signs(p, dtype):
+    return (p > 0).astype(dtype)
+
+
+def real(integers):
+    return integers.astype(jnp.float32)
+
+
+def product_in(dtype, a, b):
+    numbers = (((1,), (1,)), ((), ()))
+    y = lax.dot_general(a, b, numbers, preferred_element_type=dtype)
+    return jnp.pad(real(y), ((0, 0), (0, 2)))
+
+
+def quantised(p, x):
+    q = jnp.clip(signs(p, jnp.int8) * 100 - 10, -127, 80)
+    least = jnp.maximum(signs(p, jnp.uint8), jnp.uint8(3))
+    first = x[:, signs(q.max(1), jnp.int32)]
+    scale = real(q) * real(least) * jnp.prod(jnp.abs(p), 1, keepdims=True)
+    lowest = lax.clamp(jnp.min(p), p[:1], jnp.float32(0))
+    return x * jnp.where(jnp.isfinite(p), scale, 1.0) + first[:, :1] * lowest
+
+
 CASES = {
     "matmul": lambda p, x: p.T @ x,
     "matmul right": lambda p, x: x.T @ p,
@@ -85,6 +108,7 @@ CASES = {
     ),
     "scalars": lambda p, x: (3.0 - x[0, 0] * p) / p[1, 2] + (x - 1.5) / 3.0,
     "functions of parameters": normalised,
+    "integer parameters": quantised,
     "broadcast": lambda p, x: jnp.broadcast_to(x[:, None, :1], (4, 3, 6)) * 1.0,
     "identities": lambda p, x: lax.stop_gradient(jnp.copy(x).astype(jnp.float32)),
     "relu": lambda p, x: jax.nn.relu(x - 0.2) + jnp.maximum(x, p) - jnp.abs(x),
@@ -200,6 +224,13 @@ def test_a_quotient_by_a_constant_is_exact():
             lambda p, x: x * p.astype(jnp.bool_).astype(jnp.float32),
             "convert_element_type",
         ),
+        (lambda p, x: product_in(jnp.bfloat16, x, p), "rounds"),
+        (lambda p, x: x * product_in(jnp.bfloat16, p, p), "rounds"),
+        (lambda p, x: x * real(signs(p, jnp.uint8) - jnp.uint8(1)), "sub.*uint8"),
+        (lambda p, x: x * real(-signs(p, jnp.uint8)), "neg.*uint8"),
+        (lambda p, x: x * real(signs(p, jnp.int8) * 100 + jnp.int8(99)), "add.*int8"),
+        (lambda p, x: x * real((-signs(p, jnp.int32)).astype(jnp.uint8)), "uint8"),
+        (lambda p, x: x * real(2**24 + signs(p, jnp.int32)), "rounds"),
         (lambda p, x: x[:, lax.div((p > 0).astype(jnp.int32), 2)], "div"),
         (
             lambda p, x: lax.dynamic_slice(x, (jnp.int32(p[0, 0]), 0), (2, 3)),
@@ -248,3 +279,16 @@ def test_balls_of_parameters_contain_float64_results():
     assert (wanted <= high).all()
     assert (high - low < 1e-12).all()
     assert balls.UNIT == 2.0**-53
+
+
+def test_a_test_for_infinite_parameters_is_answered():
+    point = np.ones((4, 6))
+
+    def fn(p, x):
+        return x * jnp.where(jnp.isfinite(p), 1.0, 3.0)
+
+    for value, wanted in ((1.0, 1.0), (np.inf, 3.0), (np.nan, 3.0)):
+        params = np.full((4, 6), value, np.float32)
+        low, high = forward(read(problem_of(fn, point, point, params)),
+                            *(point.reshape(1, -1),) * 2)  # fmt: skip
+        np.testing.assert_allclose([low, high], wanted)

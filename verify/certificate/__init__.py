@@ -27,8 +27,8 @@ between affine operators. Any other nonlinear operator is refused by name.
 
 What is proven is a statement about the function in real arithmetic. Parameters, the
 region and the specification are exact; so are the constants that JAX folded while it
-traced the function, in their own precision. Conversions between float types are
-identities.
+traced the function, in their own precision. Conversions to wider types are identities;
+those that may round, and integers that wrap, are refused by name.
 
 References: Wang et al., arXiv 2103.06624 (beta-CROWN); Higham, Accuracy and Stability
 of Numerical Algorithms, chapter 3 (rounding errors).

@@ -1,14 +1,17 @@
 """The values that depend on parameters alone, with their rounding."""
 
+import functools
 from collections.abc import Callable, Mapping
 
+import jax.numpy as jnp
 import numpy as np
 
 from graph import Node, Value
-from verify.certificate import balls
+from verify import affine
+from verify.certificate import balls, indices
 from verify.certificate.balls import Ball
 from verify.certificate.indices import unsupported
-from verify.certificate.operators import AFFINE, parts, size
+from verify.certificate.operators import AFFINE, ROUNDS, parts, size
 
 _ULPS = 16 * balls.UNIT  # 8 ulp: libm and numpy's vector code stay within 4
 
@@ -49,12 +52,17 @@ def evaluate(node: Node, known: Mapping[Value, Ball]) -> dict[Value, Ball]:
     Raises:
       GraphError: an operator that the checker does not compute.
     """
+    if affine.narrows(node, node.inputs):
+        raise unsupported(node, ROUNDS)
     if node.op in AFFINE:
         pieces = [chain.forward(known[v]) for v, chain in parts(node, known, ())]
         found = pieces[0]
         for piece in pieces[1:]:
             found = balls.add(found, piece)
-        return {node.outputs[0]: found}
+        return {node.outputs[0]: _representable(node, found)}
+    if node.op in _REDUCTIONS:
+        found = _reduced(node, known[node.inputs[0]])
+        return {node.outputs[0]: _representable(node, found)}
     function = _function(node)
     if function is None and node.body is not None:
         return _body(node, known)
@@ -62,7 +70,34 @@ def evaluate(node: Node, known: Mapping[Value, Ball]) -> dict[Value, Ball]:
         raise unsupported(node, "a function of parameters that is not known")
     n = size(node.outputs[0])
     operands = [_wide(known[v], n) for v in node.inputs]
-    return {node.outputs[0]: function(*operands)}
+    return {node.outputs[0]: _representable(node, function(*operands))}
+
+
+def _representable(node: Node, found: Ball) -> Ball:
+    """A result as it is, where its type holds it; that of integers is exact.
+
+    Floats are real numbers here. Integers wrap, so what is out of their range is
+    refused; and a sum of integers is one, so rounding that is below 1/2 is undone.
+    """
+    dtype = node.outputs[0].dtype
+    if not jnp.issubdtype(dtype, jnp.integer):
+        return found
+    whole, kind = np.round(found.mid), jnp.iinfo(dtype)
+    apart = np.abs(found.mid - whole) + found.rad
+    # From 2^53 on float64 skips integers, so that none is known to be the right one.
+    inside = (whole >= kind.min) & (whole <= kind.max) & (np.abs(whole) < 2.0**53)
+    if not (inside & (apart < 0.5)).all():
+        raise unsupported(node, f"numbers that {dtype} does not hold")
+    return balls.exact(whole)
+
+
+def _reduced(node: Node, a: Ball) -> Ball:
+    taps = indices.summed(node)
+    taps = taps.reshape(taps.shape[0], -1)
+    if not len(taps):
+        raise unsupported(node, "a reduction of nothing")
+    every = (Ball(a.mid[:, tap], a.rad[:, tap]) for tap in taps)
+    return functools.reduce(_REDUCTIONS[node.op], every)
 
 
 def _wide(ball: Ball, n: int) -> Ball:
@@ -108,7 +143,11 @@ def _function(node: Node) -> Callable[..., Ball] | None:
     if op == "max":
         return _larger
     if op == "min":
-        return lambda a, b: balls.negate(_larger(balls.negate(a), balls.negate(b)))
+        return _smaller
+    if op == "clamp":
+        return lambda low, a, high: _smaller(_larger(a, low), high)
+    if op == "is_finite":
+        return lambda a: _finite(node, a)
     return None
 
 
@@ -134,6 +173,24 @@ def _larger(a: Ball, b: Ball) -> Ball:
         return balls.exact(np.maximum(a.mid, b.mid))
     (low_a, high_a), (low_b, high_b) = balls.ends(a), balls.ends(b)
     return balls.between(np.maximum(low_a, low_b), np.maximum(high_a, high_b))
+
+
+def _smaller(a: Ball, b: Ball) -> Ball:
+    return balls.negate(_larger(balls.negate(a), balls.negate(b)))
+
+
+_REDUCTIONS: dict[str, Callable[[Ball, Ball], Ball]] = {
+    "reduce_max": _larger,
+    "reduce_min": _smaller,
+    "reduce_prod": balls.multiply,
+}
+
+
+def _finite(node: Node, a: Ball) -> Ball:
+    known = np.isfinite(a.mid) & np.isfinite(a.rad)
+    if not (known | (a.rad == 0)).all():
+        raise unsupported(node, "a number that overflows")
+    return balls.exact(known)
 
 
 def _logistic(a: Ball) -> Ball:

@@ -27,6 +27,7 @@ AFFINE = (
     | {"gather", "dynamic_slice", "select_n"}
 )
 """The operators that `parts` knows."""
+ROUNDS = "a result of a type that rounds its operands"
 
 
 def size(value: Value) -> int:
@@ -85,13 +86,20 @@ def parts(node: Node, known: Known, active: Collection[Value]) -> Parts:
 
 
 def _check_conversion(node: Node, known: Known) -> None:
-    """Conversions are identities here; those that round or wrap are refused."""
+    """Conversions are identities here; those that round are refused.
+
+    Those between integers that wrap are refused where their result is looked at.
+    """
     value, dtype = node.inputs[0], node.outputs[0].dtype
     if node.op != "convert_element_type":
         return
     if jnp.issubdtype(dtype, jnp.floating):
-        whole = not jnp.issubdtype(value.dtype, jnp.floating)
-        if not whole and not np.can_cast(value.dtype, dtype):
+        if jnp.issubdtype(value.dtype, jnp.floating):
+            return  # the caller has refused narrower types
+        whole = _integers(node, known, value).astype(np.float64)
+        with np.errstate(over="ignore"):
+            held = whole.astype(dtype).astype(np.float64)
+        if (held != whole).any():
             raise unsupported(node, "a conversion that rounds")
         return
     if value not in known:
@@ -176,6 +184,7 @@ def _integers(node: Node, known: Known, value: Value) -> np.ndarray:
     if value not in known:
         raise unsupported(node, "an index or a condition that the input decides")
     ball = known[value]
-    if ball.rad.any() or (ball.mid != np.round(ball.mid)).any():
+    exact = np.abs(ball.mid) < 2.0**53  # so that float64 has not rounded it
+    if ball.rad.any() or not (exact & (ball.mid == np.round(ball.mid))).all():
         raise unsupported(node, "an index or a condition that is not exact")
     return ball.mid.astype(np.int64)

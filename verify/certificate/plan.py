@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import graph
 from core.errors import GraphError, describe
 from graph import Node, Value
+from verify import affine
 from verify.certificate import balls, known
 from verify.certificate.balls import Ball
 from verify.certificate.indices import unsupported
 from verify.certificate.linear import Chain
-from verify.certificate.operators import AFFINE, Parts, parts, size
+from verify.certificate.operators import AFFINE, ROUNDS, Parts, parts, size
 from verify.expansions import EXPANSIONS
 from verify.problem import Problem
 
@@ -100,10 +101,11 @@ def read(problem: Problem) -> Plan:
     floating = [d for d in dtypes if jnp.issubdtype(d, jnp.floating)]
     dtype = floating[0] if floating else jnp.dtype(jnp.float32)
     example = jax.ShapeDtypeStruct(tuple(problem.property.input_shape), dtype)
-    traced = graph.trace(problem.fn, problem.params, example)
     # A quotient is computed here: expanded, its constants would be rounded by JAX.
     simpler = {op: rule for op, rule in EXPANSIONS.items() if op != "div"}
-    traced = graph.expand(traced, simpler)
+    with jax.default_matmul_precision("highest"):  # of what is folded
+        traced = graph.trace(problem.fn, problem.params, example)
+        traced = graph.expand(traced, simpler, sources=traced.argument(1))
     if len(traced.outputs) != 1:
         raise GraphError(describe(f"{len(traced.outputs)} outputs", "one array"))
     table = {v: balls.exact(known.flat(a)) for v, a in traced.constants.items()}
@@ -131,6 +133,8 @@ def _step(node: Node, table: Mapping[Value, Ball], active: set[Value], k: int) -
     (out,) = node.outputs
     if node.op == "relu":
         return Step(node, out, [(node.inputs[0], Chain())], None, k)
+    if affine.narrows(node, active):
+        raise unsupported(node, ROUNDS)
     if node.op not in AFFINE:
         raise unsupported(node, "an operator that is neither affine nor a ReLU")
     found = parts(node, table, active)
