@@ -61,12 +61,15 @@ class Root(NamedTuple):
       phase: its method, "interval" or "crown".
       specs: rows of each clause, lowered for all that is computed on a reduced form.
       hidden: hidden bounds, None where intervals are enough.
+      backward: CROWN's own bound of each clause, [clauses]: what the leaf of a
+        certificate can say. -infinity where intervals are enough.
     """
 
     lower: np.ndarray
     phase: str
     specs: Sequence[Spec]
     hidden: Any = None
+    backward: np.ndarray | float = -np.inf
 
 
 class Rooter:
@@ -106,7 +109,8 @@ class Rooter:
         """
         spec, real = stacked(specs)
         lower = by_clause(self.interval(weights, region, spec), specs)
-        if (lower > 0).all() or config.method == "interval":
+        enough = (lower > 0).all() and not config.certificate
+        if enough or config.method == "interval":
             return Root(lower, "interval", specs)
         hidden = self.hidden(weights, region)
         passed = self.bound(weights, region, spec, hidden)
@@ -116,7 +120,7 @@ class Rooter:
             s._replace(d=s.d - each)
             for s, each in zip(specs, np.split(lost, len(specs)), strict=True)
         ]
-        return Root(np.maximum(lower, found), "crown", lowered, hidden)
+        return Root(np.maximum(lower, found), "crown", lowered, hidden, found)
 
     def reduced(self, weights: Weights, hidden: Any) -> tuple[Reduced, Programs]:
         """Returns the reduced form within hidden bounds, and its programs."""

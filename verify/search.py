@@ -24,6 +24,7 @@ from verify.state import Opened, Progress, Search
 from verify.types import by_layer
 
 LATE = "the time limit came amid a computation or a compilation"
+INTERVALS = "a region that intervals closed, which no leaf can say"
 GRACE_S = 1.0
 """Seconds after a time limit for a search to end by itself."""
 
@@ -256,19 +257,25 @@ class Verifier:
             )
         rooter = self.rooter
         search.domains += len(specs)
-        lower, search.phase, specs, hidden = rooter.crown(
+        lower, search.phase, specs, hidden, backward = rooter.crown(
             weights, inside, specs, config
         )
         search.say(f"{search.phase}: lower bound {lower.min():.4g}")
-        if (lower > 0).all():
+        holds = bool((lower > 0).all())
+        if holds:
             search.lower = min(search.lower, float(lower.min()))
-            if search.proof is not None:
+            if search.proof is None:
+                return None
+            if np.all(backward > 0):
                 search.proof.by_crown(clauses)
-            return None
+                return None
+            if config.method in ("interval", "crown"):
+                search.proof.missing = INTERVALS
+                return None
         if hidden is None:  # the caller wants no more than intervals
             hidden = rooter.hidden(weights, inside)
         form = rooter.reduced(weights, hidden)
-        witness = self._attack(search, form[0].params, clauses)
+        witness = None if holds else self._attack(search, form[0].params, clauses)
         if witness is not None:
             return search.verdict("sat", witness=witness)
         if config.method in ("interval", "crown"):
@@ -287,8 +294,12 @@ class Verifier:
             # A certificate needs each clause's bound in terms of one form.
             lower if search.proof is None else None,
         )
-        search.phase = rooted.phase
         least = float(rooted.lower.min())
+        if holds and least <= 0:  # no search for what is known, but for its proof
+            assert search.proof is not None
+            search.proof.missing = INTERVALS
+            return None
+        search.phase = rooted.phase
         search.lower = min(search.lower, least)
         if search.proof is not None and rooted.slopes is not None:
             held = {

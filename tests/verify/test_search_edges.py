@@ -304,3 +304,24 @@ def test_properties_of_other_shapes_are_refused():
     for decide in (verify.verify, lambda p, config: verify.verify_all([p], config)):
         with pytest.raises(ShapeError, match=r"2 outputs; expected.*1 outputs"):
             decide(verify.Problem(total, params, two), CONFIG)
+
+
+def raised(params, x):
+    return jax.nn.relu(x @ params["w"]) + 0.5
+
+
+@pytest.mark.parametrize("method", ["beta", "crown", "interval"])
+def test_what_intervals_alone_close_has_a_certificate_that_checks_or_none(method):
+    """CROWN takes slope 1 below a mean in [-1, 2], and so the bound -0.5, not 0.5."""
+    params = {"w": np.full((20, 1), 0.05, np.float32)}
+    region = verify.box(-np.ones(20), np.full(20, 2.0))
+    prop = verify.linear(region, np.ones((1, 1)), [0.0])
+    asked = verify.Problem(raised, params, prop)
+    config = dataclasses.replace(CONFIG, certificate=True, method=method)
+    found = verify.verify(asked, config)
+    assert found.status == "unsat"
+    if method == "beta":
+        assert certificate.check(asked, found.certificate).ok
+    else:
+        assert found.certificate is None
+        assert "intervals" in found.why
