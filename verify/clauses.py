@@ -38,10 +38,34 @@ def padded(clauses: Sequence[Clause], dtype: Any) -> list[Spec]:
     found = []
     for clause in clauses:
         extra = most - len(clause.spec.d)
-        C = np.pad(np.asarray(clause.spec.C, dtype), ((0, extra), (0, 0)), "edge")
-        d = np.pad(np.asarray(clause.spec.d, dtype), (0, extra), "edge")
-        found.append(Spec(C, d))
+        own = _cast(clause.spec, dtype)
+        C = np.pad(own.C, ((0, extra), (0, 0)), "edge")
+        found.append(Spec(C, np.pad(own.d, (0, extra), "edge")))
     return found
+
+
+def _cast(spec: Spec, dtype: Any) -> Spec:
+    """Rows in another type; those that underflow in it are scaled beforehand.
+
+    A power of two changes no sign. Where C underflows all the same the row proves
+    nothing: its constant is -infinity.
+    """
+    C, d = np.asarray(spec.C, np.float64), np.asarray(spec.d, np.float64)
+    kind = np.finfo(dtype)
+
+    def small(x: np.ndarray) -> np.ndarray:
+        return (x != 0) & (np.abs(x) < kind.tiny)
+
+    lost = small(C).any(1) | small(d)
+    if not lost.any():
+        return Spec(C.astype(dtype), d.astype(dtype))
+    power = np.where(lost, -np.frexp(np.abs(C).max(1))[1], 0)
+    C, d = np.ldexp(C, power[:, None]), np.ldexp(d, power)
+    d = np.where(small(C).any(1), -np.inf, np.minimum(d, kind.max))
+    with np.errstate(over="ignore"):  # to -infinity
+        least = d.astype(dtype)
+    below = np.nextafter(least, np.array(-np.inf, dtype))
+    return Spec(C.astype(dtype), np.where(lost & (least > d), below, least))
 
 
 def unpadded(weights: np.ndarray, rows: int) -> np.ndarray:

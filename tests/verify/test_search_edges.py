@@ -11,6 +11,7 @@ import pytest
 import verify
 from core.errors import GraphError, InputError, ShapeError
 from verify import box_bounds, certificate, crown, network
+from verify.clauses import padded
 from verify.properties import Clause, Property
 
 CONFIG = verify.Config(timeout_s=60, batch=8, restarts=0)
@@ -325,3 +326,23 @@ def test_what_intervals_alone_close_has_a_certificate_that_checks_or_none(method
     else:
         assert found.certificate is None
         assert "intervals" in found.why
+
+
+def test_rows_that_underflow_in_float32_are_scaled():
+    region = verify.box(np.zeros(20), np.ones(20))
+    prop = verify.linear(region, [[-1e-46]], [1e-37])  # y < 1e9
+    params = {"w": np.full((20, 1), 5e8, np.float32)}
+    (row,) = padded(prop.clauses, np.float32)
+    assert row.C.dtype == row.d.dtype == np.float32
+    np.testing.assert_allclose(row.d / row.C[:, 0], -1e9, rtol=1e-6)
+    found = verify.verify(verify.Problem(total, params, prop), CONFIG)
+    assert found.status == "sat"
+    prop = verify.linear(region, [[1.0], [1e-46]], [-1e-50, 1.0])
+    one, other = padded(prop.clauses, np.float32)
+    assert one.d < 0 < other.d
+    wide = verify.linear(region, [[1.0, -1e-46]], [1.0])
+    assert padded(wide.clauses, np.float32)[0].d == -np.inf
+    plain = verify.linear(region, [[0.1, -1e-30]], [0.3])
+    (row,) = padded(plain.clauses, np.float32)
+    np.testing.assert_array_equal(row.C, np.float32([[0.1, -1e-30]]))
+    np.testing.assert_array_equal(row.d, np.float32([0.3]))
