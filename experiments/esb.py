@@ -47,7 +47,6 @@ def run(run: "Run", config: Config) -> "Outcome":
     from experiments.differences import MARGIN_RULES
     from experiments.results import Outcome
     from experiments.trained import claims, esb
-    from experiments.trained.arms import FLOAT
     from experiments.trained.protocol import Protocol
 
     rows = list(esb.table_rows(config.table))
@@ -70,14 +69,17 @@ def run(run: "Run", config: Config) -> "Outcome":
         )
         title = made.network.title
         rows += esb.trained_rows(title, found, unsettled, config.trained_bits, judged)
-        rows += esb.after_rows(title, after, found[FLOAT.title], judged)
+        start = [made.start_accuracy(seed) for seed in run.seeds]
+        rows += esb.after_rows(title, after, start, judged)
         figures += esb.figures(title, after, found)
         sources.append(made.dataset.source)
     notes = [
         "The scale is that of least error on a normal distribution of the same "
         "deviation (DDA), one for each tensor, in all formats. After training, kernels "
         "alone are quantized, with batch norms as they are; rows that say so have the "
-        "scale of least error of a search on the kernel itself, and claim nothing.",
+        "scale of least error of a search on the kernel itself, and claim nothing. The "
+        "baseline is the float network whose kernels they are, not the one that "
+        "trains on.",
         "In training, unsigned formats of b bits quantize what comes from a ReLU, with "
         "scales from running means over batches; the first and the last layer have 8 "
         "bits. ESB takes the k of least error on N(0, 1). Where that is fixed point "

@@ -32,6 +32,8 @@ SEARCH = BestScale()
 """Of scales that are searched for on the kernel itself, in rows of their own."""
 SEARCHED = ", searched scale"
 """Ends the titles of those rows."""
+BEFORE = "float, before it trains on"
+"""The network whose kernels are quantized after training."""
 OUTER_BITS = 8
 """Of the first and the last layer."""
 FAMILIES = {"esb": "ESB", "fixed": "fixed point", "powers": "powers of two"}
@@ -188,11 +190,12 @@ def after_rows(
     Args:
       title: of the network.
       found: what `quantized` returned by seed and width.
-      base: accuracies of the float networks.
+      base: accuracies of the float networks whose kernels they are.
       judged: see `experiments.trained.options.is_judged`.
     """
+    yield mean_row("accuracy", f"{title}, {BEFORE}", base, unit="%")
+    level = sum(base) / len(base)
     for bits, at, parts, right in claims.after_training(found):
-        level = sum(base) / len(base)
         for name, values in right.items():
             setting = f"{title}, {name}"
             yield mean_row("accuracy", setting, values, baseline=level, unit="%")

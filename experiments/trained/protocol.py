@@ -82,6 +82,19 @@ class Protocol:
         found = self._evaluate((), False)(params, collections, self.test)
         return 100 * float(found["accuracy"])
 
+    def start_accuracy(self, seed: int) -> float:
+        """Returns the accuracy on test images in % of the float network of a seed.
+
+        What is quantized after training has it for a baseline; `FLOAT` trains on.
+        """
+
+        def measure() -> dict[str, float]:
+            state = self.start(seed)
+            return {"accuracy": self.accuracy(state.params, state.model_state)}
+
+        name = self.stage(seed, "start-accuracy")
+        return self.run.stage(name, measure)["accuracy"]
+
     def images(self, count: int) -> Array:
         """Returns the first training images, normalized."""
         images = jnp.asarray(self.train.images[:count])

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +165,39 @@ def test_constants_of_the_authors_hold():
     gains = {r.setting: r.measured for r in rows if r.metric.endswith("point")}
     assert gains["4 bits, 1 significant"] == pytest.approx(1.6, abs=0.5)
     assert gains["5 bits, 2 significant"] == pytest.approx(12, abs=1)
+
+
+def test_the_baseline_after_training_is_the_network_that_is_quantized(monkeypatch):
+    """Not the float arm, which trains on, and is the others' baseline in training."""
+
+    class Made:
+        network = networks.NETWORKS["digits"]
+        dataset = SimpleNamespace(source="made up")
+
+        def __init__(self, *_):
+            pass
+
+        def stage(self, seed, name):
+            return f"{seed}-{name}"
+
+        def start_accuracy(self, seed):
+            return 80.0 + 2 * seed
+
+    config = esb_experiment.Config(table=(4,))
+    names = [esb.titled(family, 4) for family in esb.FAMILIES]
+    arms = {name: {"accuracy": 97.0} for name in (FLOAT.title, *names)}
+    each = {name: {"accuracy": 70.0, "error": 0.1} for name in esb.after_training(4)}
+    monkeypatch.setattr(protocol, "Protocol", Made)
+    monkeypatch.setattr(esb, "trained", lambda *_: arms)
+    monkeypatch.setattr(esb, "quantized", lambda *_: each)
+    run = SimpleNamespace(seeds=(0, 1), stage=lambda name, measure: measure())
+    rows = esb_experiment.run(run, config).rows
+    after = [r for r in rows if "after training" in r.setting and r.unit == "%"]
+    assert {row.baseline for row in after} == {81.0}
+    trained = [r for r in rows if r.setting == f"DigitsNet, {names[0]}"]
+    assert trained[0].baseline == 97.0
+    before = [row for row in rows if row.setting == f"DigitsNet, {esb.BEFORE}"]
+    assert [row.measured for row in before] == [81.0]
 
 
 def test_orders_of_rows():
@@ -362,6 +396,7 @@ def test_formats_are_chosen_for_each_tensor_and_scales_learned(small):
     assert 0 <= after["accuracy"] <= 100
     accuracy = made.accuracy(made.start(0).params, made.start(0).model_state)
     assert 0 <= accuracy <= 100
+    assert made.start_accuracy(0) == accuracy
 
 
 def test_settled_norms_have_the_moments_of_what_evaluation_gives_them():
