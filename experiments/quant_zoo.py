@@ -76,8 +76,10 @@ def run(run: "Run", config: Config) -> "Outcome":
         "batch norms and inputs stay float; nothing is trained after quantization.",
         "Formats may be one set of levels at a width (ternary and fixed point at 2 "
         "bits; ESB with 1 significant bit and fixed point at 3): they are measured "
-        "once. ESB has at most 4 bits of exponent, so k significant bits go up to "
-        "k + 5 bits; bits - 3 of them have the least error on normal weights.",
+        "once. What is chosen may be one format in all kernels: the same network, "
+        "which claims nothing. ESB has at most 4 bits of exponent, so k significant "
+        "bits go up to k + 5 bits; bits - 3 of them have the least error on normal "
+        "weights.",
         "A product's shifts and adds are those of a weight in that format with an "
         "integer activation: see `quant.Cost`.",
         "With a scale of its own for each channel, fixed point has less error on "

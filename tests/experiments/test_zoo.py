@@ -14,7 +14,7 @@ import quant
 from core.errors import InputError
 from experiments import data
 from experiments.quant_zoo import EXPERIMENT, FORMATS, Config
-from experiments.rounding import networks
+from experiments.rounding import networks, protocol
 from experiments.workdir import Run
 from experiments.zoo import claims, formats
 from quant.alignment import normal_error, normal_scale
@@ -128,6 +128,54 @@ def test_a_run_has_a_row_for_each_format_and_width(digits, tmp_path):
     assert fine > coarse
     assert math.isfinite(fine)
     assert {figure.kind for figure in outcome.figures} == {"errorbar", "bar"}
+
+
+def found_at(bits, names, seeds=3):
+    """Results of seeds by format: errors of two kernels, 100 images."""
+    rng = np.random.default_rng(0)
+    images = {name: rng.random((seeds, 100)) < 0.9 for name in names}
+    return [
+        {
+            bits: {
+                name: {
+                    "errors": {"a": ord(name[0]), "b": 1.0},
+                    "right": protocol.pack(images[name][seed]),
+                }
+                for name in names
+            }
+        }
+        for seed in range(seeds)
+    ]
+
+
+def leads(results, bits):
+    rows = list(claims._choice_rows("net", bits, results, True))
+    return [row for row in rows if row.metric.startswith("accuracy above")]
+
+
+def test_a_choice_that_is_one_format_everywhere_claims_nothing():
+    """Two bits: fixed point and powers of two are the levels -1, 0 and 1."""
+    results = found_at("2", ("fixed",))
+    for each in results:
+        each["2"]["powers"] = each["2"][formats.CHOSEN] = each["2"]["fixed"]
+    (row,) = leads(results, "2")
+    assert "fixed point" in row.setting
+    assert row.setting.endswith(", the same network")
+    assert (row.measured, row.holds) == (0, None)
+
+
+def test_levels_under_two_names_are_compared_once():
+    """Three bits: powers of two and flint."""
+    results = found_at("3", ("fixed", "powers", formats.CHOSEN))
+    for each in results:
+        each["3"]["flint"] = each["3"]["powers"]
+    results[0]["3"][formats.CHOSEN] = results[0]["3"]["fixed"]
+    first, second = leads(results, "3")
+    assert "fixed point" in first.setting
+    assert first.setting.endswith("the same network in 1 of 3 seeds")
+    assert "powers of two" in second.setting
+    assert "same network" not in second.setting
+    assert all("flint" not in row.setting for row in (first, second))
 
 
 def test_bad_options_are_named():
