@@ -83,7 +83,7 @@ def run(run: "Run", config: Config) -> "Outcome":
             mixed.append(ant.promoted(made, seed, choice, config))
         found = {title: [each[title] for each in trained] for title in trained[0]}
         title = made.network.title
-        rows += ant.trained_rows(title, found, judged)
+        rows += ant.trained_rows(title, found, chosen, config.trained_bits, judged)
         rows += ant.choice_rows(title, chosen)
         rows += ant.promoted_rows(title, mixed, len(choice), judged)
         rows += ant.after_rows(title, after, judged)

@@ -16,6 +16,7 @@ from experiments.trained import claims, study
 from experiments.trained.arms import FLOAT, Arm
 from experiments.trained.networks import kernels_of, with_kernels
 from experiments.trained.protocol import Protocol
+from experiments.zoo.formats import shape_of
 from quant.calibration import LeastError
 
 LISTS = {
@@ -220,27 +221,76 @@ def after_rows(
       found: what `quantized` returned by seed and width.
       judged: see `experiments.trained.options.is_judged`.
     """
-    for _, at, parts, right in claims.after_training(found):
+    for bits, at, parts, right in claims.after_training(found):
         yield from claims.accuracy_rows(title, right)
         for name, each in parts.items():
             values = [p["error"] for p in each]
             metric = "error of kernels, sum over channels"
             yield mean_row(metric, f"{title}, {name}", values)
-        ours = at + LISTS["IPF"]
-        for letter in LETTERS:
-            theirs = at + LISTS[letter]
-            rule = EQUAL
-            yield claims.lead_row(title, right, ours, theirs, rule, judged)
+        networks = {
+            name: [
+                [shape_of(quant.candidates(k, bits)[0]) for k in p["kernels"].values()]
+                for p in each
+            ]
+            for name, each in parts.items()
+        }
+        yield from _leads(title, right, networks, at + LISTS["IPF"], judged)
 
 
-def trained_rows(title: str, found: claims.Found, judged: bool) -> Iterable[Row]:
-    """Yields rows of training with learned scales."""
+def trained_rows(
+    title: str,
+    found: claims.Found,
+    chosen: Sequence[Mapping[str, Any]],
+    bits: int,
+    judged: bool,
+) -> Iterable[Row]:
+    """Yields rows of training with learned scales.
+
+    Args:
+      title: of the network.
+      found: accuracies by title, a value for each seed.
+      chosen: what `choices` returned, by seed.
+      bits: of weights and inputs.
+      judged: see `experiments.trained.options.is_judged`.
+    """
     yield from claims.accuracy_rows(title, found, FLOAT.title)
-    ours = LISTS["IPF"]
-    for theirs in LISTS.values():
-        if theirs in found and ours in found and theirs != ours:
-            rule = EQUAL
-            yield claims.lead_row(title, found, ours, theirs, rule, judged)
+
+    def shapes(choice: Mapping[str, Any], letters: str) -> list[tuple[float, ...]]:
+        layers = [layer for _, layer in arm(letters, choice, bits).layers]
+        both = [part for layer in layers for part in (layer.weights, layer.inputs)]
+        return [shape_of(p.format) for p in both if isinstance(p, quant.Quantizer)]
+
+    networks = {
+        name: [shapes(choice, letters) for choice in chosen]
+        for letters, name in LISTS.items()
+        if name in found
+    }
+    yield from _leads(title, found, networks, LISTS["IPF"], judged)
+
+
+def _leads(
+    title: str,
+    found: claims.Found,
+    networks: Mapping[str, Sequence[Any]],
+    ours: str,
+    judged: bool,
+) -> Iterable[Row]:
+    """Leads over every other list; one that chooses as a list before it has none.
+
+    Args:
+      title: of the network.
+      found: accuracies by title, a value for each seed.
+      networks: likewise what tells networks apart: the levels of their tensors.
+      ours: the title whose leads they are.
+      judged: see `experiments.trained.options.is_judged`.
+    """
+    compared: list[Any] = []
+    for theirs, made in networks.items():
+        if ours not in networks or theirs == ours or made in compared:
+            continue
+        compared.append(made)
+        differ = sum(a != b for a, b in zip(networks[ours], made, strict=True))
+        yield claims.lead_row(title, found, ours, theirs, EQUAL, judged, differ)
 
 
 def promoted_rows(

@@ -35,7 +35,13 @@ def accuracy_rows(title: str, found: Found, base: str | None = None) -> Iterable
 
 
 def lead_row(
-    title: str, found: Found, ours: str, theirs: str, rule: str, judged: bool
+    title: str,
+    found: Found,
+    ours: str,
+    theirs: str,
+    rule: str,
+    judged: bool,
+    differ: int | None = None,
 ) -> Row:
     """Returns the lead of one setting over another, in points.
 
@@ -47,9 +53,15 @@ def lead_row(
       rule: "better" or `EQUAL`, see `experiments.differences`; "" for a row that
         claims nothing.
       judged: whether data and training are those of full mode.
+      differ: in how many seeds the settings are two networks, all if None; with 0 the
+        row claims nothing.
     """
     lead = difference(found[ours], found[theirs])
     metric, setting = f"accuracy above {theirs}", f"{title}, {ours}"
+    if differ == 0:
+        setting, judged = f"{setting}, the same network", False
+    elif differ is not None and differ < lead.seeds:
+        setting += f", another network in {differ} of {lead.seeds} seeds"
     return differences.lead_row(metric, setting, lead, rule, judged)
 
 

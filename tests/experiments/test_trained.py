@@ -200,6 +200,58 @@ def test_the_baseline_after_training_is_the_network_that_is_quantized(monkeypatc
     assert [row.measured for row in before] == [81.0]
 
 
+def choice(weights, inputs):
+    """What is chosen by every layer: errors by letter, the least first."""
+    errors = [{k: i + 1.0 for i, k in enumerate(part)} for part in (weights, inputs)]
+    each = {"weights": errors[0], "inputs": errors[1], "signed": False}
+    return dict.fromkeys(PATHS, each)
+
+
+def leads(rows):
+    return {row.metric: row for row in rows if row.metric.startswith("accuracy above")}
+
+
+def test_lists_that_choose_alike_are_one_network_and_claim_nothing():
+    found = {title: [90.0, 91.0, 92.0] for title in (FLOAT.title, *ant.LISTS.values())}
+    mixed, plain = choice("IPF", "FIP"), choice("IPF", "IPF")
+
+    def held(*chosen):
+        rows = leads(ant.trained_rows("net", found, chosen, 4, True))
+        assert not any("(IP)" in metric for metric in rows)  # chooses as I alone does
+        first = next(iter(rows.values()))
+        return first.setting, [row.holds for row in rows.values()]
+
+    setting, judged = held(mixed, mixed, mixed)
+    assert "network" not in setting
+    assert judged == [True, True, True]
+    setting, judged = held(plain, plain, plain)
+    assert setting == f"net, {ant.LISTS['IPF']}, the same network, 3 seeds, s.e. 0"
+    assert judged == [None, True, True]
+    setting, judged = held(plain, plain, mixed)
+    assert ", another network in 1 of 3 seeds, " in setting
+    assert judged == [True, True, True]
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_kernels_that_are_alike_after_training_claim_nothing(bits):
+    """Of 3 bits powers of two and flint are one set of levels."""
+    each = {
+        ant.LISTS[letters]: {
+            "accuracy": 90.0,
+            "error": 0.1,
+            "kernels": dict.fromkeys("ab", letter),
+        }
+        for letters, letter in {"I": "I", "P": "P", "F": "F", "IPF": "P"}.items()
+    }
+    found = {seed: {bits: each} for seed in range(3)}
+    rows = leads(ant.after_rows("net", found, True))
+    by_rival = {
+        letter: [row.holds for m, row in rows.items() if f"{ant.LISTS[letter]} (" in m]
+        for letter in "IPF"
+    }
+    assert by_rival == {"I": [True], "P": [None], "F": [] if bits == 3 else [True]}
+
+
 def test_orders_of_rows():
     w = jnp.asarray(KERNEL, jnp.float32)
 
