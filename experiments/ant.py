@@ -96,10 +96,13 @@ def run(run: "Run", config: Config) -> "Outcome":
         "so many numbers cannot be clipped, and a normal prefers flint.",
         "A kernel's format is that of the least sum of its channels' errors, an "
         "input's that of least error on training images. So the choice never has more "
-        "error than one format for all: that is no claim of this report.",
+        "error than one format for all: that is no claim of this report. Lists that "
+        "choose alike are the same network: their lead is no claim, and is there once.",
         "All layers are quantized, the first and the last one and images too; batch "
-        "norms are not folded. In training, scales are learned with the step's "
-        "gradient; their updates are shares of themselves. After training, kernels "
+        "norms are not folded. In training, scales are learned with the paper's "
+        "gradient: that of a number is 1, beyond the levels too, that of a scale the "
+        "level less the number in its unit. Updates of scales are shares of "
+        "themselves. After training, kernels "
         "alone are quantized. Layers of 8 bits have integers, for weights and inputs; "
         "these networks are not trained again.",
         "The float network trains on for as long as the others: it is the control.",

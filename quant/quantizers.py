@@ -39,7 +39,7 @@ TENSOR = Per()
 """One scale a tensor."""
 CHANNEL = Per(axes=(-1,))
 """One scale an output channel."""
-Gradient = Literal["step", "lsq", "clip"]
+Gradient = Literal["step", "lsq", "clip", "ant"]
 """How scales are learned; see `Quantizer`."""
 Beyond = Literal["clip", "identity"]
 """The gradient of numbers beyond the levels; see `Quantizer`."""
@@ -64,9 +64,11 @@ class Quantizer:
       gradient: of scales given to `fake`: "step", the learned step's; "lsq", that
         divided by sqrt(n * the largest level), n numbers to a scale (arXiv
         1902.08153, section 2.2; see `batched`); "clip", of the clip alone (PACT,
-        arXiv 1805.06085).
+        arXiv 1805.06085); "ant", the level less x / scale beyond the range too, as of
+        scale * (x / scale + stop_gradient(level - x / scale)) (arXiv 2208.14286), where
+        `beyond` is "identity".
       beyond: the gradient of `fake` in numbers beyond the levels: 0, that of a "clip",
-        as scales need that learn; or 1, "identity", with which no weight stops.
+        as most scales need that learn; or 1, "identity", with which no weight stops.
       batched: whether the first axis counts examples, as `aware` sets it for inputs of
         layers: LSQ's n is then of one example.
     """
@@ -179,7 +181,8 @@ class Quantizer:
         passes = inside if self.beyond == "clip" else jnp.isfinite(wide)
         found = level * scale + _slope(wide, passes)
         own = level if self.gradient == "clip" else unit
-        found = found - jnp.where(inside, own, 0) * (scale - rest)
+        counts = jnp.isfinite(unit) if self.gradient == "ant" else inside
+        found = found - jnp.where(counts, own, 0) * (scale - rest)
         return found.astype(x.dtype)
 
     @_compiled

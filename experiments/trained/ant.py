@@ -123,7 +123,9 @@ def arm(
             size = WIDE_BITS if wide else bits
             search = WIDE_SEARCH if wide else LeastError()
             fmt = quant.candidates(letter, size, signed)[0]
-            parts[part] = quant.Quantizer(fmt, per, search)
+            parts[part] = quant.Quantizer(
+                fmt, per, search, gradient="ant", beyond="identity"
+            )
         layers.append((path, quant.Layer(**parts)))
     name = f"b{bits}-{letters}"
     if not trained:

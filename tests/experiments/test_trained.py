@@ -252,6 +252,23 @@ def test_kernels_that_are_alike_after_training_claim_nothing(bits):
     assert by_rival == {"I": [True], "P": [None], "F": [] if bits == 3 else [True]}
 
 
+def test_scales_of_ant_learn_by_its_rule():
+    """dy/dx = 1 beyond the levels too, dy/ds the level less x / s."""
+    layers = ant.arm("IPF", choice("IPF", "FIP"), 4).layers
+    x = jnp.array([[-30.0, -0.4], [0.7, 200.0]])
+    for quantizer in (layers[0][1].weights, layers[0][1].inputs):
+        scale = quantizer.fit(x).scale / 3
+
+        def fake(x, scale, q=quantizer):
+            return q.fake(x, quant.Scaling(scale, jnp.zeros_like(scale))).sum()
+
+        by_x, by_scale = jax.grad(fake, (0, 1))(x, scale)
+        np.testing.assert_array_equal(by_x, jnp.ones_like(x))
+        error = quantizer.format.round(x / scale) - x / scale
+        wanted = error.sum(0 if scale.shape[-1] > 1 else None).reshape(scale.shape)
+        np.testing.assert_allclose(by_scale, wanted, rtol=1e-4)
+
+
 def test_orders_of_rows():
     w = jnp.asarray(KERNEL, jnp.float32)
 

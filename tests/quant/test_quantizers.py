@@ -170,7 +170,38 @@ def test_fake_is_decode_of_encode_to_the_last_bit():
     np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("gradient", ["step", "lsq", "clip"])
+def test_ants_gradients_are_those_of_its_formula():
+    """y = s (x / s + stop_gradient(q - x / s)), of numbers beyond the levels too."""
+    x = jax.random.normal(jax.random.key(1), (40, 3)) * 4
+    scaling = Scaling(jnp.array([[0.3, 1.0, 7.0]]), jnp.zeros((1, 3)))
+    weights = jnp.linspace(-1.0, 2.0, 120).reshape(40, 3)
+    fmt = Flint(4)
+    quantizer = Quantizer(fmt, CHANNEL, gradient="ant", beyond="identity")
+
+    def published(x, scale):
+        unit = x / scale
+        return scale * (unit + jax.lax.stop_gradient(fmt.round(unit) - unit))
+
+    def ours(x, scale):
+        return quantizer.fake(x, scaling._replace(scale=scale))
+
+    for fn in (published, ours):
+        np.testing.assert_allclose(
+            fn(x, scaling.scale), quantizer.project(x, scaling), rtol=1e-5, atol=1e-5
+        )
+    assert (jnp.abs(x / scaling.scale) > fmt.max).any()
+    found, wanted = (
+        jax.grad(lambda x, s, f=f: (weights * f(x, s)).sum(), (0, 1))(x, scaling.scale)
+        for f in (ours, published)
+    )
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[0], weights, rtol=1e-6)
+    np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4, atol=1e-4)
+    infinite = quantizer.fake(jnp.full((1, 3), jnp.inf), scaling)
+    np.testing.assert_allclose(infinite, 16 * scaling.scale)
+
+
+@pytest.mark.parametrize("gradient", ["step", "lsq", "clip", "ant"])
 def test_a_scale_that_learning_brought_to_zero_or_below_learns_on(gradient):
     quantizer = Quantizer(Uniform(4, signed=False), CHANNEL, gradient=gradient)
     x = jnp.array([[-1.0] * 4, [0.0] * 4, [0.5] * 4, [5.0] * 4])
