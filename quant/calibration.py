@@ -403,5 +403,6 @@ def _better(
 
 def squared_error(x: Array, fmt: Format, scale: Array) -> Array:
     """Returns the mean squared error of each row of x at its scale, [groups]."""
-    unit = x / scale[:, None]
-    return jnp.mean(jnp.square(fmt.round(unit) - unit), -1) * scale * scale
+    scale = scale[:, None]
+    # Squares in units of x: those of levels overflow, which may reach 2**126.
+    return jnp.mean(jnp.square(fmt.round(x / scale) * scale - x), -1)

@@ -210,6 +210,25 @@ def test_powers_of_eight_bits_have_scales_in_the_floats():
         assert error < 0.1 * np.square(x).sum()
 
 
+@pytest.mark.parametrize("bits", [7, 8])
+def test_errors_of_many_octaves_are_finite_and_the_least_is_found(bits):
+    """Levels up to 2**126, whose squares no float32 holds."""
+    x = np.float32(np.random.default_rng(5).normal(size=(1, 300)) * 0.02)
+    fmt = PowerOfTwo(bits)
+    found, error = calibration.BestScale().search(jnp.asarray(x), fmt)
+    own = error_by_table(fmt.levels, np.asarray(found.scale), x[0], 1 / 300)
+    np.testing.assert_allclose(error, own, rtol=1e-4)
+    top = np.abs(x).max() / fmt.max
+    scales = np.maximum(top * np.geomspace(0.05, 20, 600), 2.0**-126)
+    grid = error_by_table(fmt.levels, scales, x[0], 1 / 300)
+    assert own[0] <= 1.001 * grid.min()
+    beyond = calibration.squared_error(
+        jnp.float32([[4.0]]), fmt, jnp.full(1, 2.0**-126)
+    )
+    wanted = (4 - fmt.max * 2.0**-126) ** 2
+    np.testing.assert_allclose(beyond, [wanted], rtol=1e-6)
+
+
 def test_least_squares_is_a_fixed_point_below_the_start():
     x = jax.random.normal(jax.random.key(2), (2, 400))
     fmt = SumOfPowers(4)
