@@ -27,8 +27,10 @@ def normal_error(fmt: Format, scale: float) -> float:
     return float(error if fmt.signed else 2 * error)
 
 
-LEAST, AUTHORS = 0.001, 0.02
+LEAST, AUTHORS = 1e-6, 0.02
 """`within` for the least error, and for the published constants of arXiv 2109.03513."""
+_COARSE = 0.001
+"""More than by what an error on the scan's steps is above that of the dip's bottom."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -36,15 +38,17 @@ def normal_scale(fmt: Format, within: float = LEAST) -> float:
     """Returns the scale of least `normal_error`.
 
     Scales between those at which the largest level is 1/4 and at which the smallest is
-    8 standard deviations are scanned in steps of 1 %, from the small end; the interval
-    around the least is then searched by golden section.
+    8 standard deviations are scanned in steps of 1 %, from the small end; the intervals
+    around the least are then searched by golden section.
 
     Args:
       fmt: the levels.
       within: of minima whose errors are above the least one by less than this share the
-        first is taken. Formats of many octaves have many that are all but equal.
-        `AUTHORS` gives the published constants: they differ at ESB (4, 0) alone, which
-        is powers of two of 4 bits (0.0381, where the least is at 0.0656, 1.8 % lower).
+        first is taken. Formats of many octaves have many that are equal but for less
+        than `LEAST`. `AUTHORS` gives the published constants, which are the first of
+        several minima at ESB (4, 0), powers of two of 4 bits (0.0381, where the least
+        is at 0.0656, 1.8 % lower), and at ESB (5, 1) (0.0391, where it is at 0.0766,
+        0.016 % lower); elsewhere they are the least.
     """
     smallest = fmt.levels[fmt.levels > 0].min()
     low, high = 0.25 / fmt.max, 8.0 / smallest
@@ -52,8 +56,14 @@ def normal_scale(fmt: Format, within: float = LEAST) -> float:
     scales = np.geomspace(low, high, count)
     errors = np.array([normal_error(fmt, scale) for scale in scales])
     dips = np.flatnonzero((errors[1:-1] <= errors[:-2]) & (errors[1:-1] < errors[2:]))
-    at = next(i + 1 for i in dips if errors[i + 1] <= (1 + within) * errors.min())
-    return _golden(lambda s: normal_error(fmt, s), scales[at - 1], scales[at + 1])
+    dips = dips[errors[dips + 1] <= (1 + within + _COARSE) * errors.min()]
+
+    def error(scale: float) -> float:
+        return normal_error(fmt, scale)
+
+    found = [_golden(error, scales[i], scales[i + 2]) for i in dips]
+    least = min(map(error, found))
+    return next(scale for scale in found if error(scale) <= (1 + within) * least)
 
 
 def _golden(fn, low: float, high: float) -> float:
