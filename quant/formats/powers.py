@@ -32,7 +32,7 @@ class PowerOfTwo(Format):
     @property
     def cost(self) -> Cost:
         """Shifts and adds of one product."""
-        return Cost(1, 0)
+        return Cost(int(self.magnitude_bits > 1), 0)  # of 1 bit: 0 and 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,10 +194,17 @@ def test_costs_count_shifts_and_adds():
     assert ElasticSignificantBits(6, 4).cost == Uniform(6).cost
     assert Flint(4).cost == Cost(2, 1)
     assert Binary().cost == Ternary().cost == Cost(0, 0)
+    narrow = [f(2) for f in (PowerOfTwo, lambda b: Uniform(b, symmetric=True))]
+    narrow += [ElasticSignificantBits(2, 0), PowerOfTwo(1, False)]
+    assert {fmt.cost for fmt in narrow} == {Cost(0, 0)}  # a choice of -1, 0 and 1
 
 
 @pytest.mark.parametrize(
-    "fmt", [Uniform(4, symmetric=True), PowerOfTwo(4), SumOfPowers(4), Ternary()]
+    "fmt",
+    [
+        *(Uniform(4, symmetric=True), PowerOfTwo(4), SumOfPowers(4), Ternary()),
+        PowerOfTwo(2),
+    ],
 )
 def test_a_set_of_numbers_costs_what_its_numbers_take(fmt):
     """The same set, at any scale that is a power of two, as the format says."""
