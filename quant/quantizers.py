@@ -171,7 +171,9 @@ class Quantizer:
         rest = jax.lax.stop_gradient(scale)
         if self.gradient == "lsq":
             shared = x.size // max(scaling.scale.size, 1)
-            if self.batched and x.ndim > 1 and scaling.scale.shape[0] == 1:
+            shape = scaling.scale.shape
+            own = len(shape) == x.ndim and shape[0] != 1  # scales for each example
+            if self.batched and x.ndim > 1 and not own:
                 shared //= max(x.shape[0], 1)
             scale = rest + (scale - rest) / math.sqrt(max(shared, 1) * self.format.max)
         unit = jax.lax.stop_gradient(wide) / rest

@@ -201,6 +201,24 @@ def test_ants_gradients_are_those_of_its_formula():
     np.testing.assert_allclose(infinite, 16 * scaling.scale)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_lsq_takes_scales_of_lower_rank(batched):
+    """A scalar, and one for each channel: as those of x's rank."""
+    x = jnp.linspace(-9.0, 9.0, 30).reshape(10, 3)
+    quantizer = Quantizer(Uniform(4), gradient="lsq", batched=batched)
+
+    def slope(scale):
+        zero = jnp.zeros_like(scale)
+        with jax.numpy_rank_promotion("allow"):
+            return jax.grad(lambda s: quantizer.fake(x, Scaling(s, zero)).sum())(scale)
+
+    for low, shape in (((), (1, 1)), ((3,), (1, 3))):
+        found, wanted = slope(jnp.ones(low)), slope(jnp.ones(shape))
+        np.testing.assert_allclose(found, wanted.reshape(low), rtol=1e-6)
+    each = slope(jnp.ones((10, 1)))  # scales for each example share no example's
+    assert each.shape == (10, 1)
+
+
 @pytest.mark.parametrize("gradient", ["step", "lsq", "clip", "ant"])
 def test_a_scale_that_learning_brought_to_zero_or_below_learns_on(gradient):
     quantizer = Quantizer(Uniform(4, signed=False), CHANNEL, gradient=gradient)
