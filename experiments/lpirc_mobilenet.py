@@ -115,7 +115,8 @@ def run(run: "Run", config: Config) -> "Outcome":
     }
     sizes = len(made.train.labels), len(made.test.labels)
     judged = is_judged(config, *sizes)
-    outliers = sum(count for r in found.values() for _, count in r["scales"].values())
+    scales = [r["scales"] for r in found.values() if "scales" in r]
+    outliers = sum(count for each in scales for _, count in each.values())
     notes = [
         "Batch norms are folded with the epsilon of training, then weights get one "
         "grid a tensor from the least to the largest weight, inputs of layers one that "
@@ -145,6 +146,11 @@ def run(run: "Run", config: Config) -> "Outcome":
     ]
     if not judged:
         notes.append("Nothing is judged on fewer images or epochs than in full mode.")
+    if claims.diverged(found):
+        notes.append(
+            "A variant whose training diverged at this --learning_rate with any seed "
+            "has no accuracy, and nothing is claimed of it."
+        )
     rows = list(claims.rows(found, config.ranges, judged))
     figures = claims.figures(found, config.ranges)
     return Outcome(rows, figures, notes, (made.dataset.source,))

@@ -1,5 +1,6 @@
 """Rows and figures of the experiment of networks friendly to few bits."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,10 +27,23 @@ WITHIN = 1.0
 
 
 def by_variant(found: Found) -> dict[str, list[Mapping[str, Any]]]:
-    """Returns what was found by variant, in the order of trials."""
+    """Returns what was found by variant, in the order of trials.
+
+    A variant that diverged with any seed is left out: see `diverged`.
+    """
     out: dict[str, list[Mapping[str, Any]]] = {}
     for trial, result in found.items():
         out.setdefault(trial.variant, []).append(result)
+    lost = diverged(found)
+    return {name: results for name, results in out.items() if name not in lost}
+
+
+def diverged(found: Found) -> dict[str, list[int]]:
+    """Returns the seeds whose training diverged, by variant."""
+    out: dict[str, list[int]] = {}
+    for trial, result in found.items():
+        if "diverged" in result:
+            out.setdefault(trial.variant, []).append(trial.seed)
     return out
 
 
@@ -46,8 +60,13 @@ def rows(found: Found, ways: Sequence[str], judged: bool) -> Iterable[Row]:
       ways: to find ranges; the last is that of all other rows.
       judged: whether data and training are those of full mode.
     """
-    results = by_variant(found)
-    yield from float_rows(results, judged)
+    results, lost = by_variant(found), diverged(found)
+    for name, seeds in lost.items():
+        which = ", ".join(map(str, seeds))
+        setting = f"{VARIANTS[name].title}, float, diverged with seed {which}"
+        yield Row("accuracy", setting, math.nan, unit="%")
+    missing = [VARIANTS[name].title for name in lost if VARIANTS[name].separable]
+    yield from float_rows(results, judged, missing)
     yield from natural_rows(results, ways, judged)
     for name in results:
         if len(results[name][0]["dead"]) > 1:
@@ -55,8 +74,17 @@ def rows(found: Found, ways: Sequence[str], judged: bool) -> Iterable[Row]:
             yield from noise_rows(name, results[name], judged)
 
 
-def float_rows(results: Results, judged: bool) -> Iterable[Row]:
-    """Yields float accuracies, beside the base's and the paper's."""
+def float_rows(
+    results: Results, judged: bool, lost: Sequence[str] = ()
+) -> Iterable[Row]:
+    """Yields float accuracies, beside the base's and the paper's.
+
+    Args:
+      results: of the variants that were trained.
+      judged: whether data and training are those of full mode.
+      lost: titles of those with depthwise layers that diverged: if there are any, the
+        largest difference is not judged.
+    """
     means = {n: mean_std(r["float"] for r in rs)[0] for n, rs in results.items()}
     for name, found in results.items():
         variant = VARIANTS[name]
@@ -73,10 +101,14 @@ def float_rows(results: Results, judged: bool) -> Iterable[Row]:
     if len(alike) > 1:
         gap = max(means[n] for n in alike) - min(means[n] for n in alike)
         seeds = len(results[alike[0]])
-        holds = gap <= WITHIN if judged and seeds >= SEEDS else None
+        is_judged = judged and seeds >= SEEDS and not lost
+        holds = gap <= WITHIN if is_judged else None
+        setting = f"{len(alike)} variants with depthwise layers, {seeds} seeds"
+        if lost:
+            setting += f", without what diverged ({', '.join(lost)})"
         yield Row(
             f"largest difference of float accuracies (within {WITHIN:g} point)",
-            f"{len(alike)} variants with depthwise layers, {seeds} seeds",
+            setting,
             gap,
             paper=0.3,
             unit="points",
@@ -243,6 +275,8 @@ def _depthwise(noise: Mapping[str, float]) -> dict[str, float]:
 def figures(found: Found, ways: Sequence[str]) -> list[Figure]:
     """Returns accuracy by bits, with dead channels too, and the noise of layers."""
     results = by_variant(found)
+    if not results:
+        return []
 
     def curve(label: str, name: str, value: Any) -> Series:
         bits = widths(results[name])

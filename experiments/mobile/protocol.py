@@ -8,6 +8,7 @@ import jax
 import optax
 
 import quant
+from core.errors import NonFiniteError
 from core.types import Array, PyTree
 from experiments import data
 from experiments.mobile import dead, ranges
@@ -74,10 +75,13 @@ class Protocol:
         Of a width: `ranges`, accuracy by way to find ranges; `dead`, by number of dead
         channels and kind of weights; `noise`, decibels by the same and by site. Besides
         `scales`: of each depthwise layer the largest folded scale over the median, and
-        how many are outliers.
+        how many are outliers. Where training diverged, `diverged` alone: why.
         """
         variant = VARIANTS[trial.variant]
-        state, result = self._trained(trial, variant)
+        try:
+            state, result = self._trained(trial, variant)
+        except NonFiniteError as error:  # of this arm: the others go on
+            return {"diverged": str(error)}
         start = {"params": state.params, **state.model_state}
         found: dict[str, Any] = {"float": result["accuracy"]}
         found["scales"] = {

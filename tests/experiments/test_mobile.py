@@ -1,6 +1,7 @@
 """Networks friendly to few bits: depthwise layers, dead channels, one small run."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 import quant
 from core import trees
-from core.errors import InputError
+from core.errors import InputError, NonFiniteError
 from experiments import data, models
 from experiments.lpirc_mobilenet import EXPERIMENT, NAMES, WAYS, Config, is_judged
 from experiments.mobile import claims, dead, networks, protocol, ranges
@@ -235,6 +236,40 @@ def test_claims_follow_the_numbers():
         "accuracy of the friendly network with dead channels beside none",
     }
     assert set(judgements(70.0, 90.0, 90.0, judged=False).values()) == {None}
+
+
+def test_a_variant_that_diverged_has_no_accuracy_and_nothing_is_claimed_of_it():
+    found = {}
+    for seed in range(3):
+        found[protocol.Trial("base", seed)] = result(70.0, 90.0)
+        found[protocol.Trial("relu", seed)] = result(90.0, 0.0, 90.0)
+        found[protocol.Trial("l2", seed)] = result(90.0, 0.0, 90.0)
+    found[protocol.Trial("l2", 1)] = {"diverged": "train_loss = nan"}
+    rows = list(claims.rows(found, ("mse",), True))
+    of_it = [row for row in rows if networks.VARIANTS["l2"].title in row.setting]
+    assert of_it[0].setting == "+ L2, float, diverged with seed 1"
+    assert math.isnan(of_it[0].measured)
+    (gap,) = of_it[1:]
+    assert gap.metric.startswith("largest difference")
+    assert "2 variants" in gap.setting
+    assert gap.holds is None
+    assert not any("friendly network above" in row.metric for row in rows)
+    assert any(row.holds for row in rows)  # the others are judged
+    names = {s.label for f in claims.figures(found, ("mse",)) for s in f.series}
+    assert networks.VARIANTS["l2"].title not in names
+    only = {protocol.Trial("l2", 0): {"diverged": "train_loss = nan"}}
+    assert len(list(claims.rows(only, ("mse",), True))) == 1
+    assert claims.figures(only, ("mse",)) == []
+
+
+def test_training_that_diverges_ends_its_own_arm_alone(monkeypatch):
+    def fail(*_):
+        raise NonFiniteError("train_loss = nan")
+
+    made = object.__new__(protocol.Protocol)
+    monkeypatch.setattr(made, "_trained", fail, raising=False)
+    found = made.run_trial(protocol.Trial("bare", 0))
+    assert found == {"diverged": "train_loss = nan"}
 
 
 def test_full_runs_are_judged():
