@@ -318,4 +318,4 @@ class SmallFloat(Format):
     def cost(self) -> Cost:
         """Shifts and adds of one product."""
         m = self.mantissa_bits
-        return Cost(m + 1, m)
+        return Cost(m + int(self.exponent_bits > 1), m)  # of 1 bit: fixed point

@@ -203,7 +203,7 @@ def test_costs_count_shifts_and_adds():
     "fmt",
     [
         *(Uniform(4, symmetric=True), PowerOfTwo(4), SumOfPowers(4), Ternary()),
-        PowerOfTwo(2),
+        *(PowerOfTwo(2), SmallFloat(1, 0), SmallFloat(1, 2)),
     ],
 )
 def test_a_set_of_numbers_costs_what_its_numbers_take(fmt):

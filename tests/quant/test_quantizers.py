@@ -191,7 +191,9 @@ def test_ants_gradients_are_those_of_its_formula():
         )
     assert (jnp.abs(x / scaling.scale) > fmt.max).any()
     found, wanted = (
-        jax.grad(lambda x, s, f=f: (weights * f(x, s)).sum(), (0, 1))(x, scaling.scale)
+        jax.jit(jax.grad(lambda *at, f=f: (weights * f(*at)).sum(), (0, 1)))(
+            x, scaling.scale
+        )
         for f in (ours, published)
     )
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
