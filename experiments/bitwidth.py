@@ -115,7 +115,8 @@ def run(run: "Run", config: Config) -> "Outcome":
         + (", or here on the weights' own, " if config.single_level else ", ")
         + "and so are sensitivities measured; no method sees test images. Rounding "
         "never exceeds the budget. Baselines are frozen from the start and get the "
-        "joint and the last epochs with the same rates.",
+        "joint and the last epochs with the same rates. The float network is the one "
+        "that all start from, without these epochs: nothing is claimed beside it.",
         "Sizes count 8 bits of width and 32 of scale for each group, and 32 for each "
         "number that is not quantized (norms, biases). Inputs of layers stay float.",
         "Correlations are of ranks over kernels, with the rise of the loss where one "
