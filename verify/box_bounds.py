@@ -15,6 +15,7 @@ from graph import Node
 from verify import alpha as va
 from verify import crown, relaxing
 from verify.backward import Relax, backward
+from verify.double import in_float64
 from verify.network import Network, Weights
 from verify.network import network as build
 from verify.properties import Spec
@@ -199,24 +200,24 @@ class DoubleBounds:
     ) -> np.ndarray:
         """Returns the least bound of all clauses on each box, less its rounding, [B].
 
-        It is -infinity where the function casts to float32 on its way.
+        It is -infinity where the function in float64 has no bounds.
 
         Args:
-          params: of the function, of any float type.
+          params: of the function, of its own types; see `double.in_float64`.
           low: lower ends, [B, n].
           high: upper ends, [B, n].
           specs: rows of each clause, of one number.
         """
+        wide = in_float64(self.fn, params, self.shape)
         with jax.enable_x64(True):
-            wide = jax.tree.map(_double, params)
             if self.network is None:
                 example = jax.ShapeDtypeStruct(self.shape, np.float64)
                 try:
-                    self.network = build(self.fn, wide, example)
-                except GraphError:  # it was bounded in float32, where a cast is none
+                    self.network = build(wide, params, example)
+                except GraphError:
                     return np.full(len(low), -np.inf)
                 self._bound = jax.jit(functools.partial(bound_boxes, self.network))
-            weights = self.network.prepare(wide)
+            weights = self.network.prepare(params)
             C = jnp.asarray(np.stack([s.C for s in specs]), np.float64)
             d = jnp.asarray(np.stack([s.d for s in specs]), np.float64)
             found = []
@@ -230,8 +231,3 @@ class DoubleBounds:
                 bounded = self._bound(weights, *map(jnp.asarray, parts), C, d)
                 found.append(np.asarray(bounded.lower - bounded.slack).min(-1))
             return np.concatenate(found)[: len(low)]
-
-
-def _double(leaf: Any) -> Any:
-    array = np.asarray(leaf)
-    return array.astype(np.float64) if array.dtype.kind == "f" else array

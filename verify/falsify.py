@@ -4,7 +4,6 @@
 decides, independently of the search, whether a point violates the property.
 """
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 
 from core.types import Array, PyTree
 from verify import properties
+from verify.double import in_float64
 from verify.pgd import Attack, Network, search
 from verify.properties import Clause, Property
 from verify.regions import Region
@@ -130,7 +130,7 @@ def check(fn: Network, params: PyTree, prop: Property, x: Any) -> Witness | None
 
     Args:
       fn: `fn(params, x)` for one input of `prop.input_shape`.
-      params: the network's parameters; float leaves are cast to float64.
+      params: the network's parameters, of its own types; see `evaluate`.
       prop: the property.
       x: one input; a float64 point is used as it is.
 
@@ -162,21 +162,11 @@ def evaluate(fn: Network, params: PyTree, x: Any) -> np.ndarray:
 
     Args:
       fn: the network.
-      params: float leaves are cast to float64.
+      params: of the types that it is written for. What it makes of them alone is
+        computed in those, the rest in float64; see `double.in_float64`.
       x: one input.
     """
-
-    def cast(leaf: Any) -> np.ndarray:
-        array = np.asarray(leaf)
-        floating = jnp.issubdtype(array.dtype, jnp.floating)
-        return array.astype(np.float64) if floating else array
-
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        wide = jax.tree.map(cast, params)
-        y = _forward(fn, wide, np.asarray(x, np.float64))
-        return np.asarray(y, np.float64).ravel()
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(fn: Network, params: PyTree, x: Array) -> Array:
-    return fn(params, x)
+    point = np.asarray(x, np.float64)
+    wide = in_float64(fn, params, point.shape)
+    with jax.enable_x64(True):
+        return np.asarray(wide(params, point), np.float64).ravel()
