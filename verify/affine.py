@@ -38,6 +38,14 @@ _EXACT = _STRUCTURAL - {
 _BILINEAR = frozenset(["mul", "dot_general", "conv_general_dilated"])
 _PRODUCTS = frozenset(["dot_general", "conv_general_dilated"])
 _FULL = {"precision": (lax.Precision.HIGHEST, lax.Precision.HIGHEST)}
+_PRESETS: dict[str, list[Any]] = {
+    "DEFAULT": [],
+    "F32_F32_F32": [jnp.float32],
+    "F64_F64_F64": [jnp.float64],
+}
+"""Types that operands and sums are rounded to; those of other presets are narrower than
+any that is verified."""
+_PROMISES = ("unique_indices", "indices_are_sorted")
 _FIRST = frozenset(["gather", "dynamic_slice", "div"])  # linear in the first operand
 
 
@@ -57,46 +65,74 @@ def is_affine(node: Node, active: Collection[Value]) -> bool:
 
 
 def narrows(node: Node, active: Collection[Value]) -> bool:
-    """Whether results are of a float type that can not hold all that operands can."""
+    """Whether results are of a float type that can not hold all that operands can.
 
-    def digits(value: Value) -> tuple[int, int, int]:
-        kind = jnp.finfo(value.dtype)
-        return kind.nmant, kind.maxexp, -kind.minexp
+    So is a product by an algorithm that rounds its operands, or its sums.
+    """
 
     def is_float(value: Value) -> bool:
         return jnp.issubdtype(value.dtype, jnp.floating)
 
-    reached = [digits(v) for v in node.inputs if v in active and is_float(v)]
+    reached = [_digits(v.dtype) for v in node.inputs if v in active and is_float(v)]
+    if reached and reduces(node):
+        return True
     return any(
         own < given
         for out in node.outputs
         if is_float(out)
         for operand in reached
-        for own, given in zip(digits(out), operand, strict=True)
+        for own, given in zip(_digits(out.dtype), operand, strict=True)
     )
+
+
+def reduces(node: Node) -> bool:
+    """Whether a product is asked to round its operands or its sums."""
+    how = node.params.get("precision")
+    if isinstance(how, lax.DotAlgorithm):
+        if how.allow_imprecise_accumulation:
+            return True
+        kinds = [how.lhs_precision_type, how.rhs_precision_type, how.accumulation_type]
+    elif isinstance(how, lax.DotAlgorithmPreset):
+        kinds = _PRESETS.get(how.name, [jnp.bfloat16])
+    else:
+        return False
+    return any(
+        own < given
+        for kind in kinds
+        for value in node.inputs
+        if jnp.issubdtype(value.dtype, jnp.floating)
+        for own, given in zip(_digits(kind), _digits(value.dtype), strict=True)
+    )
+
+
+def _digits(dtype: Any) -> tuple[int, int, int]:
+    kind = jnp.finfo(dtype)
+    return kind.nmant, kind.maxexp, -kind.minexp
 
 
 def settled(traced: Graph) -> Graph:
     """Returns a graph without what devices and transposes may do otherwise.
 
     Products are of full precision: less, the default of some devices, is no sound
-    bound, and what parameters are multiplied to is part of what is proven. Indices
-    that are constants and in bounds are a promise that is kept. Others are clipped
-    where they are promised, as JAX does forward, but not in the transpose; or they
-    stay filled, see `constant`.
+    bound, and what parameters are multiplied to is part of what is proven. An algorithm
+    that is asked for stays. Indices that are constants and in bounds are a promise that
+    is kept. Others are clipped where they are promised, as JAX does forward, but not in
+    the transpose, so that two may be one; or they stay filled, see `constant`.
     """
 
     def settle(node: Node) -> Node:
         if node.op in _PRODUCTS:
-            return dataclasses.replace(node, params={**node.params, **_FULL})
+            full = {} if reduces(node) else _FULL
+            return dataclasses.replace(node, params={**node.params, **full})
         if node.op != "gather":
             return node
         mode = lax.GatherScatterMode.from_any(node.params["mode"])
+        changed: dict[str, Any] = dict.fromkeys(_PROMISES, False)
         if _in_bounds(node, traced.constants.get(node.inputs[1])):
-            mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
+            changed = {"mode": lax.GatherScatterMode.PROMISE_IN_BOUNDS}
         elif mode != lax.GatherScatterMode.FILL_OR_DROP:
-            mode = lax.GatherScatterMode.CLIP
-        return dataclasses.replace(node, params={**node.params, "mode": mode})
+            changed["mode"] = lax.GatherScatterMode.CLIP
+        return dataclasses.replace(node, params={**node.params, **changed})
 
     return dataclasses.replace(traced, nodes=tuple(map(settle, traced.nodes)))
 

@@ -152,6 +152,15 @@ def network(fn: Callable[..., Any], params: PyTree, example: Any) -> Network:
 
 def _refused(node: Node, active: Collection[Value]) -> GraphError:
     where = f"verify: operator {node.op!r} at {node.source or 'an unknown line'}: "
+    if affine.reduces(node):
+        return GraphError(
+            where
+            + describe(
+                f"a product of precision {node.params['precision']}",
+                "products in the type of their operands",
+                "Leave out the precision: no bound counts what it loses.",
+            )
+        )
     if affine.narrows(node, active):
         kinds = sorted({str(v.dtype) for v in operands(node, active)})
         return GraphError(

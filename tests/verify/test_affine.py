@@ -9,6 +9,8 @@ import pytest
 from jax import lax
 
 import graph
+import verify
+from core.errors import GraphError
 from verify import affine, convolution
 
 MATRIX = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -185,6 +187,52 @@ def test_products_in_a_narrower_type_are_not_affine():
 
     (node,) = graph.trace(fn, MATRIX, jnp.ones((2, 4))).nodes
     assert not affine.is_affine(node, {node.inputs[0]})
+
+
+ALGORITHMS = [
+    lax.DotAlgorithmPreset.BF16_BF16_F32,
+    lax.DotAlgorithmPreset.TF32_TF32_F32,
+    lax.DotAlgorithm(np.float32, np.float32, jnp.bfloat16),
+]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_products_by_an_algorithm_that_rounds_are_refused_by_name(algorithm):
+    def fn(w, x):
+        return lax.dot(x, w, precision=algorithm)
+
+    found = graph.trace(fn, MATRIX, jnp.ones((2, 4)))
+    (node,) = found.nodes
+    assert not affine.is_affine(node, {node.inputs[1]})
+    assert affine.settled(found).nodes[0].params["precision"] == algorithm
+    with pytest.raises(GraphError, match=r"test_affine\.py.*a product of precision"):
+        verify.network(fn, MATRIX, np.ones((2, 4), np.float32))
+
+
+def test_products_by_an_algorithm_of_their_own_type_are_affine():
+    def fn(w, x):
+        return lax.dot(x, w, precision=lax.DotAlgorithmPreset.F32_F32_F32)
+
+    verify.network(fn, MATRIX, np.ones((2, 4), np.float32))
+    with jax.enable_x64(True):
+        wide = graph.trace(fn, MATRIX.astype(np.float64), jnp.ones((2, 4)))
+        assert affine.narrows(wide.nodes[0], wide.inputs)
+
+
+def test_clipped_indices_promise_nothing():
+    def fn(w, x):
+        return x.at[w].get(
+            mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True
+        )
+
+    indices = np.array([2, 3, 9])  # clipped, two are one
+    found = affine.settled(graph.trace(fn, indices, jnp.ones(4)))
+    node = found.nodes[-1]
+    assert node.op == "gather"
+    assert not node.params["unique_indices"]
+    assert not node.params["indices_are_sorted"]
+    known = affine.settled(graph.trace(lambda x: fn(indices[:2], x), jnp.ones(4)))
+    assert known.nodes[-1].params["unique_indices"]
 
 
 def max_of(w, x, y):
