@@ -167,7 +167,8 @@ def search(
                 low = float(parents.lower[k])
                 return Branched("unknown", low, domains, rounds, why, tree=tree)
             if config.certificate:
-                tree.kept.add((int(parents.node[k]), clause, None))
+                leaf = int(parents.node[k]), clause, None
+                tree.kept.add(leaf, steps=int((parents.splits[k] != 0).sum()))
         _collect(pool, tree, parents, found, alive, config)
         if progress is not None:
             low = min(pool.lowest, 0.0) if len(pool) else 0.0
@@ -261,7 +262,8 @@ def _collect(
         for k in np.flatnonzero(proven):  # copies: a view would hold the whole round
             beta = kept["beta"][k][kept["splits"][k] != 0]
             dual = (kept["alpha"][k].copy(), beta, weights[k].copy())
-            tree.kept.add((int(ids[k]), int(clause[k]), dual), *dual)
+            leaf = int(ids[k]), int(clause[k]), dual
+            tree.kept.add(leaf, *dual, steps=len(beta))
     still = np.flatnonzero(live & ~proven)
     pool.add(
         Batch(

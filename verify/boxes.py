@@ -169,7 +169,8 @@ class BoxSearch:
             for k in np.flatnonzero(closed) if recorded else ():
                 slopes = tuple(part[k].copy() for part in found.slopes)
                 path = _path(tree, int(nodes[take[k]]))
-                kept.add(Leaf(path, found.row[k].copy(), slopes), *slopes)
+                leaf = Leaf(path, found.row[k].copy(), slopes)
+                kept.add(leaf, *slopes, steps=len(path))
             still = take[~closed]
             if not np.isfinite(found.score[~closed].max(-1, initial=-np.inf)).all():
                 return Boxed("unknown", float(lower.min()), domains, "a point is open")

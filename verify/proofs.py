@@ -94,9 +94,9 @@ class Proof:
                 dual = alpha, beta, weights
             self._leaf(clauses[k], reduced, region, specs[int(k)], path, dual)
 
-    def _fits(self, kept: Kept) -> bool:
-        """Whether the leaves of one more search are to be kept."""
-        self.size += kept.size
+    def _fits(self, kept: Kept, times: int = 1) -> bool:
+        """Whether the leaves of one more search are to be kept, each so many times."""
+        self.size += times * kept.size
         if kept.full or self.size > LIMIT:
             self.missing = WHY
             self.leaves.clear()
@@ -139,7 +139,7 @@ class Proof:
 
     def by_boxes(self, clauses: Sequence[Clause], kept: Kept) -> None:
         """All clauses of a region hold on each of the kept `boxes.Leaf`s."""
-        if not self._fits(kept):
+        if not self._fits(kept, len(clauses)):
             return
         most = max(len(c.spec.d) for c in clauses)
         for k, clause in enumerate(clauses):

@@ -19,7 +19,7 @@ from tests.devices import xla_flags
 from tests.verify.network_cases import CASES
 from verify import certificate, crown, exact, network
 from verify.beta import BetaConfig, Domains, bound_batch
-from verify.kept import EACH
+from verify.kept import EACH, STEP
 from verify.programs import Programs, Shape, programs
 from verify.proofs import Proof
 from verify.properties import Clause, Property
@@ -132,17 +132,20 @@ def test_a_certificate_is_kept_in_bounded_memory(monkeypatch):
     seen, by_splits = [], Proof.by_splits
 
     def spy(*given):
-        seen.append(given[-1].kept)
+        seen.append(given[-1])
         by_splits(*given)
 
     monkeypatch.setattr(Proof, "by_splits", spy)
     three = dataclasses.replace(PLAIN, levels=3, certificate=True)
     assert verify.verify(asked, three).certificate is not None
-    (kept,) = seen
+    (tree,) = seen
+    kept = tree.kept
     arrays = [a for *_, dual in kept.leaves if dual for a in dual]
     assert arrays
     assert all(a.base is None for a in arrays)  # nothing else is held by a leaf
-    assert kept.size >= sum(a.nbytes for a in arrays)
+    cuts = sum(len(tree.path(node)) for node, *_ in kept.leaves)
+    size = EACH * len(kept.leaves) + STEP * cuts + sum(a.nbytes for a in arrays)
+    assert kept.size == size
     for branching in ("relu", "input"):
         config = dataclasses.replace(three, branching=branching)
         monkeypatch.setattr("verify.kept.LIMIT", 2 * EACH)
@@ -150,6 +153,25 @@ def test_a_certificate_is_kept_in_bounded_memory(monkeypatch):
         assert found.status == "unsat"
         assert found.certificate is None
         assert "no certificate: its leaves need more than" in found.why
+
+
+def test_the_cuts_of_boxes_count_in_memory_for_every_clause(monkeypatch):
+    asked = problem("dense", 4, shift=0.7, width=0.8)
+    seen, by_boxes = [], Proof.by_boxes
+
+    def spy(proof, clauses, kept):
+        by_boxes(proof, clauses, kept)
+        seen.append((proof.size, kept))
+
+    monkeypatch.setattr(Proof, "by_boxes", spy)
+    config = dataclasses.replace(PLAIN, branching="input", certificate=True)
+    assert verify.verify(asked, config).status == "unsat"
+    ((size, kept),) = seen
+    cuts = sum(len(leaf.path) for leaf in kept.leaves)
+    arrays = sum(part.nbytes for leaf in kept.leaves for part in leaf.slopes)
+    assert cuts
+    assert kept.size == EACH * len(kept.leaves) + STEP * cuts + arrays
+    assert size == 2 * kept.size
 
 
 def test_a_margin_of_zero_is_not_verified():
