@@ -67,6 +67,20 @@ class Property:
         for clause in self.clauses:
             _check_clause(clause, self.input_shape, self.output_size)
 
+    def check_network(self, input_shape: tuple[int, ...], outputs: int) -> None:
+        """Raises an error unless a network has the property's sizes.
+
+        Rows of another length would be read as rows of another number.
+
+        Raises:
+          ShapeError: another input shape, or another number of outputs.
+        """
+        own = tuple(self.input_shape), self.output_size
+        if own != (input_shape, outputs):
+            given = f"a property of inputs {own[0]}, {own[1]} outputs"
+            wanted = f"inputs {input_shape}, {outputs} outputs, those of the network"
+            raise ShapeError(describe(given, wanted))
+
 
 def _check_clause(clause: Clause, shape: tuple[int, ...], outputs: int) -> None:
     C, d = np.shape(clause.spec.C), np.shape(clause.spec.d)

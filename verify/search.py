@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from core.errors import GraphError, InputError, ShapeError, describe
+from core.errors import GraphError, InputError, describe
 from core.types import PyTree
 from verify import bab, box_bounds, boxes, falsify, reduce, timing
 from verify.clauses import decide_leaf, flattened, grouped, padded
@@ -24,6 +24,7 @@ from verify.state import Opened, Progress, Search
 from verify.types import by_layer
 
 LATE = "the time limit came amid a computation or a compilation"
+UNCOLLECTED = "no certificate: no time was left to collect it"
 INTERVALS = "a region that intervals closed, which no leaf can say"
 GRACE_S = 1.0
 """Seconds after a time limit for a search to end by itself."""
@@ -136,6 +137,8 @@ class Verifier:
 
         def late() -> Verdict:
             search.progress = None
+            if search.is_refuted:
+                return search.verdict("unsat", UNCOLLECTED)
             return search.verdict("timeout", LATE)
 
         return timing.within(
@@ -170,7 +173,8 @@ class Verifier:
             if witness is not None:
                 return search.verdict("sat", witness=witness)
         undecided = None
-        for region, clauses in regions:
+        for k, (region, clauses) in enumerate(regions):
+            search.is_last = undecided is None and k + 1 == len(regions)
             verdict = self._region(search, weights, region, clauses)
             if verdict is not None and verdict.status in ("sat", "timeout"):
                 return verdict
@@ -180,6 +184,7 @@ class Verifier:
         verdict = search.verdict("unsat")
         if search.proof is None:
             return verdict
+        search.is_refuted = True
         try:
             problem = Problem(self.fn, params, prop)
             certificate = search.proof.certificate(problem)
@@ -188,15 +193,8 @@ class Verifier:
         return dataclasses.replace(verdict, certificate=certificate)
 
     def _check_sizes(self, prop: Property) -> None:
-        """Rows of another length would be read as rows of another number."""
-        shape = self.network.input.shape
         size = int(np.prod(self.network.output.shape))
-        if (prop.input_shape, prop.output_size) != (shape, size):
-            given = (
-                f"a property of inputs {prop.input_shape}, {prop.output_size} outputs"
-            )
-            wanted = f"inputs {shape}, {size} outputs, those of the network"
-            raise ShapeError(describe(given, wanted))
+        prop.check_network(self.network.input.shape, size)
 
     def _attack(
         self, search: Search, form: Any, clauses: Sequence[Clause], draw: int = 0
@@ -341,6 +339,7 @@ class Verifier:
             return search.verdict("unknown", f"{why} open")
         search.lower = min(search.lower, 0.0)
         if search.proof is not None:
+            search.is_refuted = search.is_last
             search.proof.by_programs(clauses, reduced, region, specs)
         return None
 
@@ -415,6 +414,7 @@ class Verifier:
             return search.verdict("sat", witness=self.check(search, found.point))
         if found.status == "unsat":
             if search.proof is not None:
+                search.is_refuted = search.is_last
                 search.proof.by_boxes(clauses, found.kept)
             return None
         why = found.why or (
@@ -477,6 +477,7 @@ class Verifier:
         if found.status == "unsat":
             search.lower = 0.0
             if search.proof is not None:
+                search.is_refuted = search.is_last
                 search.proof.by_splits(clauses, reduced, region, specs, found.tree)
             return None
         search.lower = min(search.lower, found.lower)

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from core.errors import LatheError
 from verify import timing, together
 from verify.clauses import decide_leaf, grouped
 from verify.pool import Batch
-from verify.problem import Config, Problem, Verdict
+from verify.problem import Config, Problem, Status, Verdict
 from verify.programs import Programs
 from verify.reduce import Reduced
 from verify.regions import Region
@@ -42,10 +43,9 @@ def verify_all(
 
     Returns:
       The verdicts, in the order of the problems. Their `seconds` are those of the whole
-      search up to their own end.
-
-    Raises:
-      GraphError, ShapeError: as `verify`.
+      search up to their own end. A problem that `verify` raises an error for, such as
+      weights that are NaN or an operator without bounds, is "unknown" with the error's
+      text, and does not keep the others from theirs.
     """
     began = time.monotonic()
     verdicts: list[Verdict | None] = [None] * len(problems)
@@ -57,8 +57,12 @@ def verify_all(
     def work() -> list[Verdict]:
         waiting: dict[Any, list[_Member]] = {}
         for k, problem in enumerate(problems):
-            verifier = verifier_of(problem)
-            found = _rooted(verifier, problem, config, say)
+            try:
+                verifier = verifier_of(problem)
+                found = _rooted(verifier, problem, config, say)
+            except LatheError as error:
+                verdicts[k] = undecided("unknown", str(error))
+                continue
             if isinstance(found, Verdict):
                 verdicts[k] = found
             else:
@@ -74,10 +78,12 @@ def verify_all(
                 verdicts[member.position] = verdict
         return [verdict for verdict in verdicts if verdict is not None]
 
+    def undecided(status: Status, why: str) -> Verdict:
+        return Verdict(status, -np.inf, 0, time.monotonic() - began, "", why)
+
     def late() -> list[Verdict]:
         is_late.append(True)
-        seconds = time.monotonic() - began
-        missing = Verdict("timeout", -np.inf, 0, seconds, "", LATE)
+        missing = undecided("timeout", LATE)
         return [verdict or missing for verdict in verdicts]
 
     is_late: list[bool] = []

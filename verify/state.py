@@ -19,7 +19,22 @@ Progress = Callable[[str], None]
 
 @dataclasses.dataclass
 class Search:
-    """One search under way."""
+    """One search under way.
+
+    Attributes:
+      params: of the network.
+      asked: the property.
+      config: how to search.
+      began: when, of `time.monotonic`.
+      progress: called with a line of text, if any one listens.
+      domains: bounded so far.
+      lower: the least bound so far.
+      phase: under way.
+      proof: what a certificate is made of, if one is asked for.
+      info: of the verdict.
+      is_last: whether this region is the only one left to refute.
+      is_refuted: whether all regions are: what is left is to collect their proof.
+    """
 
     params: PyTree
     asked: Property
@@ -31,6 +46,8 @@ class Search:
     phase: str = ""
     proof: Proof | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    is_last: bool = False
+    is_refuted: bool = False
 
     @property
     def deadline(self) -> float:

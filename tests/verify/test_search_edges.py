@@ -276,12 +276,12 @@ def test_products_of_two_branches_that_round_are_refused_by_name():
     assert low <= 1.0005**2 < 1.0007**2 <= high < 1.002
 
 
-def test_casts_to_float32_are_bounded_in_float32_alone():
+def test_casts_to_the_type_of_the_network_are_none_in_float64_either():
     exact = box_bounds.DoubleBounds(single_inside, (2,))
     low, high = np.zeros((1, 2)), np.ones((1, 2))
     specs = [verify.Spec(np.ones((1, 2)), np.ones(1))]
     params = {"w": np.ones(2, np.float32)}
-    assert exact(params, low, high, specs) == -np.inf
+    np.testing.assert_allclose(exact(params, low, high, specs), 1.0, atol=1e-12)
 
 
 def fake_quantized(params, x):
@@ -302,9 +302,28 @@ def test_properties_of_other_shapes_are_refused():
     params = {"w": np.ones((20, 1), np.float32)}
     region = verify.box(np.zeros(20), np.ones(20))
     two = verify.linear(region, [[0.0, 1.0]], [1.0])
-    for decide in (verify.verify, lambda p, config: verify.verify_all([p], config)):
-        with pytest.raises(ShapeError, match=r"2 outputs; expected.*1 outputs"):
-            decide(verify.Problem(total, params, two), CONFIG)
+    asked = verify.Problem(total, params, two)
+    with pytest.raises(ShapeError, match=r"2 outputs; expected.*1 outputs"):
+        verify.verify(asked, CONFIG)
+    one = verify.linear(region, [[1.0]], [1.0])
+    proof = certificate.Certificate("relu", certificate.digest(asked), (), ())
+    with pytest.raises(ShapeError, match=r"2 outputs; expected.*1 outputs"):
+        certificate.check(asked, proof)
+    problems = [asked, verify.Problem(total, params, one)]
+    first, second = verify.verify_all(problems, CONFIG)
+    assert (first.status, second.status) == ("unknown", "unsat")
+    assert "2 outputs; expected" in first.why
+
+
+def test_one_network_that_is_not_a_number_leaves_the_others_their_verdicts():
+    params = {"w": np.full((20, 1), 0.05, np.float32)}
+    region = verify.box(-np.ones(20), np.full(20, 2.0))
+    prop = verify.linear(region, [[-1.0]], [100.0])
+    bad = {"w": np.full((20, 1), np.nan, np.float32)}
+    problems = [verify.Problem(raised, each, prop) for each in (bad, params)]
+    first, second = verify.verify_all(problems, CONFIG)
+    assert (first.status, second.status) == ("unknown", "unsat")
+    assert "hidden bounds that are NaN" in first.why
 
 
 def raised(params, x):
@@ -346,3 +365,45 @@ def test_rows_that_underflow_in_float32_are_scaled():
     (row,) = padded(plain.clauses, np.float32)
     np.testing.assert_array_equal(row.C, np.float32([[0.1, -1e-30]]))
     np.testing.assert_array_equal(row.d, np.float32([0.3]))
+
+
+class _Late(Exception):
+    """What takes too long."""
+
+
+def _never(*_):
+    raise _Late
+
+
+def _at_once(_, work, late):
+    """`timing.within` of a limit that comes where `_never` is called."""
+    try:
+        return work()
+    except _Late:
+        return late()
+
+
+def bowl(params, x):
+    return jax.nn.relu(x @ params["w"]).sum(keepdims=True)
+
+
+@pytest.mark.parametrize("slow", ["by_boxes", "certificate"])
+def test_what_is_proven_stays_so_where_no_time_is_left_for_its_certificate(
+    slow, monkeypatch
+):
+    monkeypatch.setattr("verify.proofs.Proof." + slow, _never)
+    monkeypatch.setattr("verify.timing.within", _at_once)
+    params = {"w": np.ones((2, 3), np.float32)}
+    boxes = [verify.box(-np.ones(2), at * np.ones(2)) for at in (1, 2)]
+    spec = verify.Spec(np.ones((1, 1)), np.ones(1))
+    clauses = tuple(Clause(box, spec) for box in boxes)
+    config = dataclasses.replace(CONFIG, certificate=True)
+    for count in (1, 2):
+        asked = verify.Problem(bowl, params, Property(clauses[:count], (2,), 1))
+        found = verify.verify(asked, config)
+        if count == 2 and slow == "by_boxes":  # the second region is still open
+            assert found.status == "timeout"
+        else:
+            assert found.status == "unsat"
+            assert found.certificate is None
+            assert "no time was left" in found.why

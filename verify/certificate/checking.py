@@ -11,6 +11,7 @@ from core.errors import describe
 from verify.certificate import balls, passes
 from verify.certificate.balls import Ball
 from verify.certificate.format import Certificate, RootLayer, regions
+from verify.certificate.operators import size
 from verify.certificate.passes import Domain, Lines, State
 from verify.certificate.plan import Plan, read
 from verify.certificate.validate import Pieces, Rejected, validate
@@ -58,10 +59,12 @@ def check(problem: Problem, certificate: Certificate) -> Check:
 
     Raises:
       GraphError: a network with an operator that the checker does not compute.
+      ShapeError: a property of other shapes than the network.
     """
     start, least = time.perf_counter(), [np.nan]
     why = ""
     plan = read(problem)
+    problem.property.check_network(plan.input.shape, size(plan.output))
     try:
         pieces = validate(problem, certificate, plan)
         least = [np.inf]
