@@ -193,6 +193,7 @@ class DoubleBounds:
         self.fn = fn
         self.shape = shape
         self.network: Network | None = None
+        self._prepare: Any = None
         self._bound: Any = None
 
     def __call__(
@@ -216,8 +217,9 @@ class DoubleBounds:
                     self.network = build(wide, params, example)
                 except GraphError:
                     return np.full(len(low), -np.inf)
+                self._prepare = jax.jit(self.network.prepare)
                 self._bound = jax.jit(functools.partial(bound_boxes, self.network))
-            weights = self.network.prepare(params)
+            weights = self._prepare(params)
             C = jnp.asarray(np.stack([s.C for s in specs]), np.float64)
             d = jnp.asarray(np.stack([s.d for s in specs]), np.float64)
             found = []
