@@ -2,7 +2,7 @@
 
     python -m benchmarks.sparse_training [--network=lenet5] [--steps=200] [--turns=7]
 
-Takes about three minutes on 2 CPU cores. Each candidate trains the same network on the
+Takes about 13 minutes on 2 CPU cores. Each candidate trains the same network on the
 same batch for `--steps` steps in one `lax.scan`; masks change every 100 steps, so the
 time of a step is amortised over mask updates as in training. The rivals are the dense
 step and the least that fixed masks cost: an optax chain that multiplies updates by
