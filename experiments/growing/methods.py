@@ -245,7 +245,8 @@ def make_measure(model: Model, **data: Any) -> Measure:
     """Returns the function that measures statistics over the batches of an epoch.
 
     It is an epoch whose optimizer moves nothing. Statistics run on from what the state
-    has, as in training: of n batches a share of 0.9^n of the old ones is left.
+    has, as in training: of n batches a share of 0.9^n of the old ones is left. Use it
+    under `jit`: called by itself it gives the state away, as an epoch does.
 
     Args:
       model: of `TrainState.params`.

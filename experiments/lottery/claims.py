@@ -1,6 +1,6 @@
 """Verdicts and rows of the lottery ticket experiment, computed from its trainings."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,9 +136,8 @@ def outcome(parts: Sequence[Part], sources: tuple[str, ...] = ()) -> Outcome:
             rows += _methods(part)
             figures += _figures(part)
         if part.verdicts:
-            reference = _reference(parts, part)
-            judged = judge(part, reference)
-            rows += _verdicts(part, judged, reference)
+            judged = judge(part, _reference(parts, part))
+            rows += _verdicts(part, judged)
             notes += [_note(each) for each in judged]
     rows += _undertraining(parts)
     return Outcome(rows, figures, [*notes, *_general(parts)], sources)
@@ -271,11 +270,9 @@ def _methods(part: Part) -> Iterator[Row]:
             yield Row("iterative less one-shot", setting, *_pair(lead), unit="points")
 
 
-def _verdicts(
-    part: Part, judged: Sequence[Judged], reference: float | None
-) -> Iterator[Row]:
+def _verdicts(part: Part, judged: Iterable[Judged]) -> Iterator[Row]:
     """What tickets are, and what they would be had training been long enough."""
-    jackpots, secondary, but_first = 0, 0, 0
+    jackpots, secondary, but_first, trained = 0, 0, 0, False
     for each in judged:
         held = [bool(c) for c in each.verdict.conditions]
         marks = " ".join(str(i + 1) if h else "-" for i, h in enumerate(held))
@@ -286,10 +283,8 @@ def _verdicts(
         jackpots += each.verdict.winning
         secondary += each.verdict.kind == lottery.SECONDARY
         but_first += all(held[1:])
+        trained |= held[0]
     if part.long:
-        tol, _ = lottery.tolerances(part.dataset)
-        best = part.values("dense").mean(1).max()
-        trained = bool(judged) and (reference is None or best >= reference - tol)
         enough = part.judged and len(part.plan.seeds) >= SEEDS
         # Where training was too short no ticket can be one, whatever it does.
         yield Row(
