@@ -84,7 +84,8 @@ class Config:
 
 def run(run: "Run", config: Config) -> "Outcome":
     """Runs every step of every network; see `experiments.constrained.crossbars`."""
-    from experiments.constrained import crossbar_rows, crossbars
+    from experiments.constrained import checks, crossbar_rows, crossbars
+    from experiments.differences import MARGIN_RULES
     from experiments.results import Outcome
 
     rows, figures, sources = [], [], []
@@ -109,15 +110,19 @@ def run(run: "Run", config: Config) -> "Outcome":
     notes = [
         "Rows of GEMM views and filters are pruned, rows first; the first layer stays "
         "dense and the classifier keeps its filters. Counts that fill whole arrays are "
-        "the nearest to the rate, which is therefore met roughly: see the compression.",
+        "the nearest to the rate that is asked for, which they may miss by far: a "
+        "setting begins with the compression that was met. Equal shares keep as many "
+        "weights of each kernel.",
         "Path removal moves constants that dead channels leave into biases; the "
         "smaller network is compared with the masked one on all test images. "
+        f"{checks.NOTE} "
         "Purification does change outputs; nothing is trained after it but towards "
         "levels.",
         "Arrays have 128 x 64 cells of 4 bits, with a pair of columns for the sign. "
         "Areas and powers are relative and of the specification's constants "
         "(simulated). No teacher was distilled.",
         "Noise multiplies every conductance by exp(sigma N(0, 1)), of one draw.",
+        MARGIN_RULES,
     ]
     return Outcome(rows, figures, notes, tuple(dict.fromkeys(sources)))
 

@@ -41,6 +41,13 @@ class Config:
     examples: int = option(
         0, "stratified training examples; 0 means all", unit="images", low=0
     )
+    validation: int = option(
+        0,
+        "training images held out that accuracy is measured on, to choose options; "
+        "0 means the test images",
+        unit="images",
+        low=0,
+    )
     rates: tuple[float, ...] = option(
         (22.9, 80.0), "rates of the steps, rising; each a rate of the network"
     )
@@ -112,7 +119,7 @@ def run(run: "Run", config: Config) -> "Outcome":
     made = progressive.Protocol(run, config)
     dense, pruned, levels, joint = [], {}, {}, []
     for seed in run.seeds:
-        dense.append(made.control(seed)["accuracy"])
+        dense.append(made.control(seed)[1]["accuracy"])
         ours = pruned.setdefault("progressive", {})
         for rate, result in made.progressive(seed).items():
             ours.setdefault(rate, []).append(result)

@@ -17,6 +17,7 @@ from admm import crossbar, purify
 from core import trees
 from core.types import Array, PyTree
 from experiments import data, models
+from experiments.constrained import checks
 from experiments.pruning.trainer import Trainer, cosine, jitted_accuracy, kernel_counts
 from experiments.training import TrainState
 from experiments.workdir import Run
@@ -29,8 +30,7 @@ WAYS = {
     "aware": "whole arrays",
     "plain": "equal shares of rows and filters",
 }
-SAME = 1e-5
-"""The largest difference of logits between the masked and the smaller network."""
+"""How counts are chosen; both keep about as many weights of each kernel."""
 
 
 class Layer(NamedTuple):
@@ -91,7 +91,11 @@ class Protocol:
             std=self.dataset.std,
             batch_size=config.batch_size,
             weight_decay=config.weight_decay,
+            every=False,
         )
+        # A network of few images is a weaker start: every row says how many.
+        self.title += f", {len(train.labels):,} images"
+        self._whole = jax.jit(self.fn)
         self.dense = functools.lru_cache(maxsize=None)(self._dense)
         self.removed = functools.lru_cache(maxsize=None)(self._removed)
 
@@ -132,7 +136,11 @@ class Protocol:
         )[1]
 
     def rules(self, way: str, rate: float) -> list[tuple[str, Any]]:
-        """Returns rows and filters of each kernel, one set after the other."""
+        """Returns rows and filters of each kernel, one set after the other.
+
+        Counts that fill whole arrays meet the rate roughly. Equal shares keep as many
+        weights as those, so that the two ways are compared at one size.
+        """
         shapes = trees.by_path(self.trainer.start(0, self.name).params)
         rules = []
         for layer in self.layers:
@@ -140,13 +148,11 @@ class Protocol:
             rows, filters = math.prod(shape[:-1]), shape[-1]
             if not layer.filters:
                 kept = crossbar.Kept(max(round(rows / math.sqrt(rate)), 1), filters)
-            elif way == "aware":
-                kept = crossbar.whole_arrays(shape, 1 / rate, BITS, LAYOUT)
             else:
-                share = 1 / math.sqrt(rate)
-                kept = crossbar.Kept(
-                    max(round(share * rows), 1), max(round(share * filters), 1)
-                )
+                kept = crossbar.whole_arrays(shape, 1 / rate, BITS, LAYOUT)
+                if way == "plain":
+                    share = math.sqrt(kept.rows * kept.filters / (rows * filters))
+                    kept = crossbar.Kept(round(share * rows), round(share * filters))
             both = (
                 admm.Sparse(count=kept.rows, pattern=gap.Shape()),
                 admm.Sparse(count=kept.filters, pattern=gap.Filter()),
@@ -161,7 +167,7 @@ class Protocol:
         config, trainer = self.config, self.trainer
         name = self._stage(seed, f"{way}-{rate:g}x")
         rules = self.rules(way, rate)
-        state, _ = trainer.phase(
+        state, drawn = trainer.phase(
             name,
             self.dense(seed)[0],
             trainer.towards(
@@ -176,6 +182,7 @@ class Protocol:
             seed=seed,
             tag=f"{way}-{rate:g}x",
             dropout=False,
+            watch=checks.residual,
         )
         params, masks = admm.finish(state.params, rules)
         steps = config.epochs[2] * trainer.steps
@@ -190,7 +197,7 @@ class Protocol:
             params=params,
             dropout=False,
         )
-        return state, masks, result
+        return state, masks, {**drawn, **result}
 
     def _removed(
         self, seed: int, way: str, rate: float
@@ -222,13 +229,13 @@ class Protocol:
             arrays = [count.arrays for count in counts]
             return {
                 "accuracy": result["accuracy"],
+                "residual": result["residual"],
                 "purified": self.trainer.accuracy(purged, state.model_state),
                 "weights": [count.weights for count in counts],
                 "arrays": [a.count for a in arrays],
                 "area": [a.area for a in arrays],
                 "power": [a.power for a in arrays],
-                "difference": max(d for d, _ in same),
-                "changed": sum(n for _, n in same),
+                **checks.joined(same)._asdict(),
                 "rounds": found.rounds,
             }
 
@@ -237,17 +244,14 @@ class Protocol:
 
     def _compared(
         self, params: PyTree, small: gap.Compact, batch: int = 500
-    ) -> tuple[float, int]:
-        """The largest difference of logits, and how many predictions differ."""
-        whole, less = jax.jit(self.fn), jax.jit(small.fn)
-        away, changed = 0.0, 0
-        images = self.dataset.test.images
+    ) -> checks.Same:
+        """How the smaller network differs from the masked one on the test images."""
+        less, images = jax.jit(small.fn), self.dataset.test.images
+        parts = []
         for first in range(0, len(images), batch):
             x = self.trainer.pixels(jnp.asarray(images[first : first + batch]))
-            a, b = whole(params, x), less(small.params, x)
-            away = max(away, float(jnp.abs(a - b).max()))
-            changed += int((a.argmax(-1) != b.argmax(-1)).sum())
-        return away, changed
+            parts.append(checks.compared(self._whole(params, x), less(small.params, x)))
+        return checks.joined(parts)
 
     def levels(self, seed: int, way: str, rate: float, bits: int) -> dict[str, Any]:
         """ADMM towards the integers of `bits` in what is left; then noise of devices.
@@ -268,7 +272,7 @@ class Protocol:
             reset_inner=False,
         )
         start = gap.apply_masks(state.params, found.masks)
-        after, _ = trainer.phase(
+        after, drawn = trainer.phase(
             name,
             state,
             gap.masked(inner, found.masks),
@@ -277,63 +281,89 @@ class Protocol:
             tag=f"levels-{bits}",
             params=start,
             dropout=False,
+            watch=checks.residual,
         )
 
         def measure() -> dict[str, Any]:
             direct = admm.project(start, rules)
             params = admm.project(after.params, rules)
             small = gap.compact(self.fn, params, found.masks, self.example())
+            sets = trees.by_path(admm.constraints(after.params, rules))
+            leaves = trees.by_path(after.params)
+            scales = {
+                path: spec.at(leaves[path]).scaling.scale.reshape(())
+                for path, spec in sets.items()
+                if spec is not None
+            }
+            # One function: what compiles for it is compiled once.
+            fn = lambda p, x: small.fn(p, trainer.pixels(x))  # noqa: E731
+            program = functools.partial(chip, small.params, scales, bits)
+            exact = program(jax.random.key(seed), 0.0)
+            right = functools.partial(jitted_accuracy, fn, split=self.dataset.test)
             noisy = {
-                f"{sigma:g}": self._noisy(seed, small, bits, sigma)
+                f"{sigma:g}": right(program(jax.random.key(seed), sigma))
                 for sigma in config.noise
             }
             return {
                 "rounded": trainer.accuracy(direct, state.model_state),
                 "accuracy": trainer.accuracy(params, state.model_state),
-                "compact": jitted_accuracy(
-                    lambda p, x: small.fn(p, trainer.pixels(x)),
-                    small.params,
-                    self.dataset.test,
-                ),
+                "compact": right(small.params),
+                "residual": drawn["residual"],
                 "arrays": counted(small.params, bits).arrays.count,
                 "rounded to 0": kernel_counts(start)["left"]
                 - kernel_counts(params)["left"],
+                "programmed": _off(small.params, exact, scales),
                 "noise": noisy,
             }
 
         return self.run.stage(f"{name}-levels", measure)
 
-    def _noisy(self, seed: int, small: gap.Compact, bits: int, sigma: float) -> float:
-        """Accuracy of the smaller network with every conductance off by its own."""
-        names, leaves, treedef = trees.flatten(small.params)
-        keys = jax.random.split(jax.random.key(seed), len(leaves))
-        noisy = [
-            programmed(key, w, bits, sigma) if path.endswith("kernel") else w
-            for key, path, w in zip(keys, names, leaves, strict=True)
-        ]
-        return jitted_accuracy(
-            lambda p, x: small.fn(p, self.trainer.pixels(x)),
-            jax.tree.unflatten(treedef, noisy),
-            self.dataset.test,
-        )
+
+Scales = Mapping[str, Array]
+"""The step between the levels of each kernel, by path."""
 
 
-def programmed(key: Array, w: Array, bits: int, sigma: float) -> Array:
+def chip(params: PyTree, scales: Scales, bits: int, key: Array, sigma: float) -> PyTree:
+    """Returns a network as arrays have it; see `programmed`.
+
+    Args:
+      params: of a network whose kernels are on levels, or of a part of it.
+      scales: of those kernels.
+      bits: of the levels.
+      key: of the noise; every conductance is off by its own.
+      sigma: of the logarithms.
+    """
+    names, leaves, treedef = trees.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    read = [
+        programmed(k, w, scales[path], bits, sigma) if path in scales else w
+        for k, path, w in zip(keys, names, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, read)
+
+
+def _off(params: PyTree, read: PyTree, scales: Scales) -> float:
+    """The largest difference of kernels, in steps between levels."""
+    a, b = trees.by_path(params), trees.by_path(read)
+    return max(float(jnp.abs(a[p] - b[p]).max() / s) for p, s in scales.items())
+
+
+def programmed(key: Array, w: Array, scale: Array, bits: int, sigma: float) -> Array:
     """Returns a kernel as arrays have it, conductances times exp(sigma N(0, 1)).
 
     Only rows and columns that are not all zero are programmed: no array has others.
 
     Args:
       key: of the noise.
-      w: on the levels of `crossbar.levels`.
+      w: on the levels of `crossbar.levels`, or a part of such a kernel.
+      scale: the step between levels, of the whole kernel; a part may not have the
+        values from which it could be found again.
       bits: of the levels.
       sigma: of the logarithms.
     """
     matrix = np.asarray(w).reshape(-1, w.shape[-1])
     cells = np.ix_(*_nonempty(matrix))
     held = jnp.asarray(matrix[cells])
-    spec = admm.Quantized(crossbar.levels(bits), pruned=True)
-    scale = spec.at(held).scaling.scale.reshape(())
     xbar = memristor.Crossbar(cell_bits=LAYOUT.cell_bits, noise=sigma)
     g = memristor.to_conductance(jnp.round(held / scale), xbar, bits)
     read = memristor.from_conductance(memristor.age(g, key, xbar), xbar) * scale

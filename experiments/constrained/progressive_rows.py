@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.constrained import checks
 from experiments.constrained.progressive import TITLES
 from experiments.differences import EQUAL, difference, lead_row
 from experiments.pruning.networks import Network
@@ -32,6 +33,7 @@ def pruning_rows(
             values = [r["accuracy"] for r in found[method][rate]]
             setting = f"{network.title}, {rate:g}x, {TITLES[method]}"
             yield mean_row("accuracy", setting, values, baseline=base, unit="%")
+            yield from checks.residual_rows(setting, found[method][rate])
         every = [r for m in found for r in found[m].get(rate, [])]
         size, left = every[0]["size"], max(r["left"] for r in every)
         setting = f"{network.title}, {rate:g}x, the most of any method"

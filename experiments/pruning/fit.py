@@ -35,6 +35,7 @@ def fit(
     *,
     key: jax.Array,
     watch: Watch,
+    every: bool = True,
     finish: Callable[[TrainState], dict[str, Any]] = lambda state: {},
 ) -> tuple[TrainState, dict[str, Any]]:
     """Trains for `epochs` epochs, or takes what an earlier session trained.
@@ -48,6 +49,7 @@ def fit(
       epochs: passes over the data, at least 1.
       key: of this stage; epoch `e` uses `fold_in(key, e)`.
       watch: what to log of the state after each epoch, and to return at the end.
+      every: whether to watch each epoch; the last one alone if not.
       finish: more results of the stage, from its final state.
 
     Returns:
@@ -61,16 +63,22 @@ def fit(
 
     def train() -> dict[str, Any]:
         done, now = checkpoints.restore(state) or (0, copy_state(state))
+        seen: dict[str, Any] | None = None
         with run.progress(stage, epochs, "epoch", initial=done) as bar:
             for e in range(done, epochs):
                 now, metrics = epoch(now, split, jax.random.fold_in(key, e))
                 metrics = {f"train_{name}": value for name, value in metrics.items()}
-                shown = check_metrics(metrics | watch(now), stage=stage, epoch=e + 1)
+                last = e + 1 == epochs
+                watched = watch(now) if every or last else {}
+                shown = check_metrics(metrics | watched, stage=stage, epoch=e + 1)
+                seen = {name: shown[name] for name in watched}
                 run.log(stage, e + 1, **shown)
-                checkpoints.save(e + 1, now, force=e + 1 == epochs)
+                checkpoints.save(e + 1, now, force=last)
                 # All of them would not fit a line.
                 bar.update(1, **{k: shown[k] for k in BAR if k in shown})
-        return check_metrics(watch(now), stage=stage, epoch=epochs) | finish(now)
+        if seen is None:  # an earlier session stopped right before the result
+            seen = check_metrics(watch(now), stage=stage, epoch=epochs)
+        return seen | finish(now)
 
     result = run.stage(stage, train)
     found = checkpoints.restore(state)

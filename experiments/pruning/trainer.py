@@ -79,6 +79,7 @@ class Trainer:
       mean: of pixels.
       std: of pixels.
       batch_size: images in a step.
+      every: whether to evaluate after each epoch of a phase; the last one alone if not.
       **rest: more of `make_epoch`'s arguments, such as `weight_decay`.
     """
 
@@ -92,9 +93,11 @@ class Trainer:
         mean: Sequence[float],
         std: Sequence[float],
         batch_size: int,
+        every: bool = True,
         **rest: Any,
     ):
         self.run = run
+        self.every = every
         self.model = model
         self.shape = train.images.shape[1:]
         self.steps = len(train.labels) // batch_size
@@ -166,6 +169,7 @@ class Trainer:
             epochs,
             key=stage_key(seed, stage),
             watch=shown,
+            every=self.every,
             finish=finish,
         )
 
