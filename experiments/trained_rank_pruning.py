@@ -95,7 +95,7 @@ def run(run: "Run", config: Config) -> "Outcome":
                 name = at.replace(" ", "-")
                 after[at] = made.decomposed(f"s{seed}-{arm}-{name}", state, ranks)
                 if arm == "dense":
-                    more = f"{at}, {config.tuning} epochs more"
+                    more = rank.trained_on(at, config.tuning)
                     stage = f"s{seed}-tuned-{name}"
                     after[more] = made.tuned(seed, stage, state, ranks)
             found.setdefault(arm, []).append(
@@ -107,7 +107,6 @@ def run(run: "Run", config: Config) -> "Outcome":
             )
     count = len(made.trainer.train.labels)
     judged = EXPERIMENT.reaches(config, "network", "epochs", examples=count)
-    title = made.network.title
     notes = [
         "TRP's networks are those of the step before a truncation, of full rank: "
         f"{config.period - 1} steps after the last one, at the lowest learning rates.",
@@ -116,14 +115,16 @@ def run(run: "Run", config: Config) -> "Outcome":
         f"leave {100 * (1 - config.final_loss):g} % of the energy of TRP's kernels; a "
         "kernel is decomposed only where its factors multiply less. Accuracy of "
         "factors is that of their product: batch norms stay as they are.",
+        "Nothing is claimed of ranks that leave more than 1 / "
+        f"{rank.LEAST:g} of the network's multiplications.",
         "The first layer and the classifier are not decomposed. Reductions are of the "
         "whole network: multiplications, counted; no time was measured.",
         RULES,
     ]
     if not judged:
         notes.append("Not judged: less data or training than in full mode.")
-    figures = [rank.spectra_figure(title, found)]
-    rows = list(rank.rows(title, found, judged))
+    figures = [rank.spectra_figure(made.title, found)]
+    rows = list(rank.rows(made.title, found, judged, config.tuning))
     return Outcome(rows, figures, notes, (made.dataset.source,))
 
 

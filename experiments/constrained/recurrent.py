@@ -14,7 +14,7 @@ from admm import activations, circulant, exploration, recurrent
 from core import trees
 from core.types import Array, PyTree
 from experiments import data, models
-from experiments.constrained import speech
+from experiments.constrained import checks, speech
 from experiments.pruning.trainer import Trainer, Wrapped, cosine, mapped
 from experiments.training import TrainState
 from experiments.workdir import Run
@@ -85,6 +85,7 @@ class Protocol:
             mean=self.dataset.mean,
             std=self.dataset.std,
             batch_size=self.config.batch_size,
+            every=False,
         )
 
     def _stage(self, seed: int, name: str) -> str:
@@ -173,8 +174,9 @@ class Protocol:
             params=params,
             model=model,
         )
-        found = {**result, "projected": right, **more}
-        return self.kernels(shape)(state.params), found
+        kernels = self.kernels(shape)(state.params)
+        violation = float(admm.violation(kernels, self.rules(shape)))
+        return kernels, {**result, "projected": right, "violation": violation, **more}
 
     def _towards(
         self, seed: int, shape: Shape, stage: str
@@ -197,13 +199,9 @@ class Protocol:
             epochs,
             seed=seed,
             tag=f"{shape.name}-towards",
-            watch=lambda s: {
-                "residual": admm.residuals(s.params, s.opt_state).relative
-            },
+            watch=checks.residual,
         )
-        final = admm.project(state.params, self.rules(shape))
-        violation = float(admm.violation(final, self.rules(shape)))
-        return state, {"residual": result["residual"], "violation": violation}
+        return state, {"residual": result["residual"]}
 
     def _pruned(
         self, seed: int, shape: Shape, stage: str
