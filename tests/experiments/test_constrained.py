@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +16,13 @@ from core.errors import DataUnavailableError, InputError
 from experiments import data, ernn, memristor, progressive_admm, structured_admm
 from experiments import trained_rank_pruning as trp_experiment
 from experiments.constrained import (
-    crossbars,
     progressive,
     progressive_rows,
     rank,
     recurrent,
     recurrent_rows,
     speech,
-    structured,
 )
-from experiments.results import Row
 from experiments.workdir import Run
 from tests.experiments import made_up
 
@@ -38,6 +36,15 @@ def test_counts_of_every_rate_make_the_rate(name):
     for rate, counts in network.targets.items():
         assert size / sum(counts.values()) == pytest.approx(rate, rel=0.01)
     assert sum(progressive.NETWORKS["lenet5"].targets[246.0].values()) == 1_750
+
+
+@pytest.mark.parametrize("name", sorted(progressive.NETWORKS))
+def test_no_layer_gets_more_at_a_higher_rate(name):
+    targets = progressive.NETWORKS[name].targets
+    rates = sorted(targets)
+    for low, high in itertools.pairwise(rates):
+        for layer, count in targets[high].items():
+            assert count <= targets[low][layer], (low, high, layer)
 
 
 def made(accuracy, **more):
@@ -108,7 +115,17 @@ def test_steps_prune_inside_one_another_and_levels_are_met(tiny, tmp_path):
     # optax's own arithmetic mixes types.
     with run, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         protocol = progressive.Protocol(run, config)
+        retrained, supports = protocol._retrained, []
+
+        def recorded(seed, name, state, params, masks, *rest):
+            supports.append(masks)
+            return retrained(seed, name, state, params, masks, *rest)
+
+        protocol._retrained = recorded
         found = protocol.progressive(0)
+        nested = jax.tree.map(lambda a, b: bool((a | ~b).all()), *supports)
+        assert jax.tree.leaves(nested) == [True] * 3
+        assert all(found[rate]["residual"] > 0 for rate in config.rates)
         assert [found[rate]["left"] for rate in config.rates] == [11_628, 3_327]
         state, result = protocol.levels(0, "levels", protocol.dense(0), 1, 1)
         joint = protocol.joint(0)
@@ -123,6 +140,102 @@ def test_steps_prune_inside_one_another_and_levels_are_met(tiny, tmp_path):
         for path, w in trees.by_path(state.params).items()
         if path.endswith("kernel")
     )
+
+
+class Phases:
+    """Stands in for training: every phase returns its start, and is remembered."""
+
+    def __init__(self, trainer, monkeypatch):
+        self.seen = {}
+
+        def phase(stage, state, optimizer, epochs, *, params=None, **options):
+            del optimizer
+            self.seen[stage] = {"epochs": epochs, **options}
+            if params is not None:
+                state = state._replace(params=params)
+            result = {"accuracy": 90.0, "residual": 0.5, "left": 1, "size": 2}
+            return state, result
+
+        monkeypatch.setattr(trainer, "phase", phase)
+
+    def of(self, part):
+        return [options for stage, options in self.seen.items() if part in stage]
+
+
+@pytest.fixture
+def steps(tiny, tmp_path, monkeypatch):
+    """A protocol of two rates and two widths that trains nothing."""
+    config = progressive_admm.Config(
+        rates=(22.9, 80.0),
+        rival_rates=(80.0,),
+        bits=(4, 1),
+        examples=48,
+        validation=8,
+        batch_size=16,
+    )
+    run = Run(tmp_path, experiment="progressive_admm", config=config, mode="quick")
+    with run, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        protocol = progressive.Protocol(run, config)
+        yield protocol, Phases(protocol.trainer, monkeypatch)
+
+
+def test_arms_train_for_as_long_at_equal_dropout(steps):
+    protocol, phases = steps
+    first, second = protocol.config.stage_epochs
+    protocol.control(0)
+    protocol.progressive(0)
+    for method in progressive_admm.METHODS:
+        protocol.rival(0, method, 80.0)
+    (dense,) = phases.of("s0-dense")
+    assert dense.get("dropout", True)
+    arms = ("control", "progressive-", *(f"{m}-80x" for m in progressive_admm.METHODS))
+    for arm in arms:
+        mine = phases.of(f"s0-{arm}")
+        assert sum(part["epochs"] for part in mine) == 2 * (first + second)
+        assert [part["dropout"] for part in mine] == [False] * len(mine)
+
+
+def test_options_are_chosen_on_images_that_no_arm_sees(steps):
+    protocol, _ = steps
+    assert len(protocol.trainer.test.labels) == 8
+    assert len(protocol.trainer.train.labels) == 48
+    assert protocol.network.title == "LeNet-300-100 on 48 images"
+
+
+def test_rounding_starts_from_the_network_that_was_trained_as_long(steps, monkeypatch):
+    protocol, _ = steps
+    state = protocol.dense(0)
+    longer = jax.tree.map(lambda w: 2 * w + 1, state.params)
+    trained = (state._replace(params=longer), {"accuracy": 90.0})
+    monkeypatch.setattr(protocol, "control", lambda _: trained)
+    asked = []
+    monkeypatch.setattr(
+        protocol.trainer, "accuracy", lambda params, _: asked.append(params) or 1.0
+    )
+    protocol.rounded(0, 1)
+    wanted = admm.project(longer, progressive._levels(1))
+    jax.tree.map(np.testing.assert_array_equal, asked[0], wanted)
+
+
+def test_the_first_width_is_no_arm_of_its_own(steps, monkeypatch):
+    protocol, _ = steps
+    asked = []
+
+    def levels(seed, name, start, bits, times):
+        asked.append((name, bits, times))
+        return start, {"accuracy": 90.0}
+
+    monkeypatch.setattr(protocol, "levels", levels)
+    monkeypatch.setattr(protocol, "straight", lambda *_: {"accuracy": 90.0})
+    monkeypatch.setattr(protocol, "rounded", lambda *_: {"accuracy": 90.0})
+    found = protocol.quantized(0)
+    assert list(found["progressive ADMM"]) == [4, 1]
+    assert list(found["one-shot ADMM"]) == [1]
+    # Else it would be the same training under another name.
+    assert [name for name, bits, times in asked if times == 1] == [
+        "progressive-levels",
+        "progressive-levels",
+    ]
 
 
 # ---- trained rank pruning
@@ -156,25 +269,40 @@ def test_what_is_measured_was_not_truncated_right_before(tiny, tmp_path):
     assert 0 <= result["truncated"] <= 100
 
 
-def test_claims_of_low_rank_are_paired_with_the_dense_network():
+@pytest.mark.parametrize(("macs", "judged"), [(2.0, True), (1.2, None)])
+def test_claims_of_low_rank_are_paired_with_the_dense_network(macs, judged):
     at = "ranks of TRP"
+
+    def after(accuracy):
+        return {"accuracy": accuracy, "macs": macs, "weights": 2.0}
+
     found = {
         "dense": [
-            {"trained": 92.0 + s, "after": {at: {"accuracy": 80.0 + s}}}
+            {
+                "trained": 92.0 + s,
+                "after": {
+                    at: after(80.0 + s),
+                    rank.trained_on(at, 2): {"accuracy": 91.5 + s},
+                },
+            }
             for s in range(3)
         ],
         "trp": [
-            {"trained": 91.0 + s, "after": {at: {"accuracy": 90.9 + s}}}
-            for s in range(3)
+            {"trained": 91.0 + s, "after": {at: after(90.9 + s)}} for s in range(3)
         ],
     }
-    rows = {r.metric: r for r in rank.rows("net", found, True)}
+    rows = {r.metric: r for r in rank.rows("net", found, True, 2)}
     change = rows["change of accuracy by decomposing (at least -0.5)"]
     assert change.measured == pytest.approx(-0.1)
-    assert change.holds
+    # Ranks that are nearly full lose nothing, and nothing is claimed of them.
+    assert change.holds is judged
+    assert f"{macs:g}x" in change.setting
     lead = rows["loss by decomposing, dense above TRP (better)"]
     assert lead.measured == pytest.approx(11.9)
-    assert lead.holds
+    assert lead.holds is judged
+    tuned = rows["accuracy, TRP above dense trained on for 2 epochs (at least equal)"]
+    assert tuned.measured == pytest.approx(-0.6)
+    assert tuned.holds is (False if judged else None)
 
 
 # ---- recurrent
@@ -239,6 +367,22 @@ def test_one_dense_network_is_the_reference_of_phase_one(monkeypatch, tmp_path):
     assert rows["phase I, designs within the budget"].holds is True
 
 
+def test_the_kernels_that_are_reported_are_measured(tiny, tmp_path, monkeypatch):
+    config = ernn.Config(units=8, blocks=(4,), batch_size=16)
+    run = Run(tmp_path, experiment="ernn", config=config, mode="quick")
+    with run, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        protocol = recurrent.Protocol(run, config, "rows")
+        Phases(protocol.trainer("gru"), monkeypatch)
+        monkeypatch.setattr(protocol.trainer("gru"), "accuracy", lambda *_: 50.0)
+        shape = recurrent.Shape("gru", 4, 4)
+        kernels, result = protocol.arm(0, shape, "admm")
+        assert result["violation"] == 0
+        # Kernels that training has taken out of the set.
+        off = jax.tree.map(lambda w: w.at[0].add(0.5), kernels)
+        monkeypatch.setattr(protocol, "kernels", lambda _: lambda _: off)
+        assert protocol.arm(0, shape, "admm")[1]["violation"] > 0.1
+
+
 def test_the_residual_of_admm_is_judged_before_its_projection():
     shape = recurrent.Shape("gru", 8, 8)
     result = {"accuracy": 90.0, "residual": 0.4, "violation": 0.0, "projected": 80.0,
@@ -248,101 +392,8 @@ def test_the_residual_of_admm_is_judged_before_its_projection():
         "rows", 16, 8, [shape], found, {"gru": [91.0]}, judged=True
     )
     held = {r.metric: r.holds for r in rows}
-    assert held["violation of the constraint after ADMM's projection"] is True
+    assert held["violation of the constraint by the trained kernels"] is True
     assert held["largest relative residual of ADMM before its projection"] is False
-
-
-# ---- crossbars and structured
-
-
-def test_shapes_that_are_left_are_rows_and_columns_with_a_weight():
-    w = jnp.zeros((2, 1, 3, 4)).at[0, 0, 1, 2].set(1.0).at[1, 0, 0, 2].set(1.0)
-    assert crossbars.nonempty_shapes({"a": {"kernel": w}}) == [(2, 1)]
-    # 300 rows take 3 arrays, those with a weight 1; so with the weights.
-    wide = jnp.zeros((300, 16)).at[:100].set(1.0)
-    counted = crossbars.counted({"a": {"kernel": wide}}, 8)
-    assert (counted.weights, counted.arrays.count) == (1_600, 1)
-
-
-def test_noise_is_on_what_arrays_hold_alone():
-    w = jnp.zeros((3, 3, 4, 6)).at[0, 1, 2, 1].set(3.0).at[2, 2, 3, 4].set(-7.0)
-    exact = crossbars.programmed(jax.random.key(0), w, 4, 0.0)
-    np.testing.assert_allclose(exact, w, atol=1e-5)
-    noisy = crossbars.programmed(jax.random.key(0), w, 4, 0.2)
-    there = np.asarray(noisy).reshape(36, 6) != 0
-    # Cells of 0 in the rows and columns that are programmed are noisy too.
-    wanted = np.zeros((36, 6), bool)
-    wanted[np.ix_([6, 35], [1, 4])] = True
-    np.testing.assert_array_equal(there, wanted)
-
-
-def test_a_dead_filters_norm_goes_with_it():
-    params = {
-        "conv2": {"kernel": jnp.ones((1, 1, 2, 3))},
-        "bn2": {"scale": jnp.ones(3), "bias": jnp.ones(3)},
-        "linear": {"kernel": jnp.ones((3, 2))},
-    }
-    masks = {
-        "conv2": {"kernel": jnp.ones((1, 1, 2, 3), bool).at[..., 1].set(False)},
-        "bn2": {"scale": None, "bias": None},
-        "linear": {"kernel": None},
-    }
-    found = structured.with_norms(params, masks)
-    for part in ("scale", "bias"):
-        np.testing.assert_array_equal(found["bn2"][part], [True, False, True])
-    assert found["linear"]["kernel"] is None
-
-
-def test_the_claims_of_structured_pruning_name_their_rule():
-    def results(accuracy):
-        one = {"macs": 2.0, "effective": 2.5, "weights": 3.0, "changed": 0}
-        return [{"accuracy": a, "ms": {"1": [2.0, 1.5]}, **one} for a in accuracy]
-
-    found = {
-        ("admm_filter", 3.0): results([80.0, 81.0, 80.5]),
-        ("magnitude_filter", 3.0): results([78.0, 78.5, 78.2]),
-    }
-    rows = list(structured.rows("net", [82.0, 82.5, 82.2], found, True))
-    lead = next(r for r in rows if "above" in r.metric)
-    assert lead.metric == "ADMM, filters above magnitude, filters (better)"
-    assert lead.holds
-    speed = next(r for r in rows if r.metric.startswith("speed-up"))
-    assert (speed.measured, speed.baseline) == (pytest.approx(4 / 3), 2.0)
-    assert all(isinstance(r, Row) for r in rows)
-
-
-@pytest.mark.parametrize("kind", structured.PATTERNS)
-def test_shapes_and_channels_have_rivals_that_have_to_be_beaten(kind):
-    def results(accuracy):
-        one = {"macs": 2.0, "effective": 2.5, "weights": 3.0, "changed": 0}
-        return [{"accuracy": a, "ms": {}, **one} for a in accuracy]
-
-    found = {
-        (f"admm_{kind}", 3.0): results([80.0, 80.1, 79.9]),
-        (f"magnitude_{kind}", 3.0): results([80.0, 80.2, 79.9]),
-        (f"lasso_{kind}", 3.0): results([70.0, 71.0, 70.5]),
-    }
-    rows = structured.rows("net", [82.0, 82.5, 82.2], found, True)
-    held = {r.metric: r.holds for r in rows if "above" in r.metric}
-    assert held == {
-        f"ADMM, {kind}s above magnitude, {kind}s (better)": False,
-        f"ADMM, {kind}s above group lasso, {kind}s (better)": True,
-    }
-
-
-@pytest.mark.parametrize("kind", structured.PATTERNS)
-def test_the_group_lasso_adds_the_slope_of_norms(kind):
-    w = jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
-    params = {"conv2": {"kernel": w, "bias": jnp.ones(4)}}
-    axes = structured.AXES[kind]
-    norms = lambda w: jnp.sqrt(jnp.square(w).sum(axes)).sum()  # noqa: E731
-    tx = structured.group_lasso("conv2/kernel", kind, 0.5)
-    zero = jax.tree.map(jnp.zeros_like, params)
-    found, _ = tx.update(zero, tx.init(params), params)
-    np.testing.assert_allclose(
-        found["conv2"]["kernel"], 0.5 * jax.grad(norms)(w), rtol=1e-5
-    )
-    np.testing.assert_array_equal(found["conv2"]["bias"], 0.0)
 
 
 @pytest.mark.parametrize(
