@@ -145,7 +145,7 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            30.0,
+            34.0,
             {
                 "network": "cifar",
                 "examples": 10_000,

@@ -137,7 +137,7 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            30.0,
+            25.0,
             {
                 "network": "resnet8",
                 "examples": 12_000,
