@@ -119,15 +119,15 @@ def run(run: "Run", config: Config) -> "Outcome":
         features = int(made.splits[0].images[0, 0].size)
         judged = is_judged(config, task)
         rows += recurrent_rows.rows(
-            task, config.units, features, shapes, found, dense, judged
+            made.title, config.units, features, shapes, found, dense, judged
         )
-        figures += recurrent_rows.figure(task, config.units, shapes, found)
+        figures += recurrent_rows.figure(made.title, config.units, shapes, found)
         sources.append(made.dataset.source)
     for task in config.explore:
         made = recurrent.Protocol(run, config, task, held=True)
         result = run.stage(f"{task}-phases", lambda m=made: m.explored(run.seeds[0]))
         rows += recurrent_rows.phase_rows(
-            task, result, config.budget, is_judged(config, task)
+            made.title, result, config.budget, is_judged(config, task)
         )
     notes = [
         "Every arm has the same number of epochs in all: dense training, ADMM (or "
@@ -143,6 +143,8 @@ def run(run: "Run", config: Config) -> "Outcome":
         "this experiment; TIMIT is not free.",
         RULES,
     ]
+    if "speech" in config.tasks:
+        notes.append("Spoken digits have 300 test recordings: one is 0.33 points.")
     if not all(is_judged(config, task) for task in config.tasks):
         notes.append("Not judged: less data or training than in full mode.")
     return Outcome(rows, figures, notes, tuple(dict.fromkeys(sources)))

@@ -136,7 +136,7 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            30.0,
+            35.0,
             {
                 "networks": ("lenet5", "convnet"),
                 "dataset": "mnist",

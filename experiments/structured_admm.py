@@ -100,13 +100,13 @@ def run(run: "Run", config: Config) -> "Outcome":
     dense, pruned = [], {}
     for seed in run.seeds:
         dense.append(made.control(seed)[1]["accuracy"])
-        for cell in cells:
-            pruned[seed, cell] = made.prune(seed, *cell)
+        for method, rate in cells:
+            pruned[seed, method, rate] = made.prune(seed, method, rate)
     # Times come last, when this process trains no more.
     found = {cell: [] for cell in cells}
-    for (seed, cell), (state, masks, result) in pruned.items():
-        timed = made.measured(seed, *cell, state, masks)
-        found[cell].append({**result, **timed})
+    for (seed, method, rate), (state, masks, result) in pruned.items():
+        timed = made.measured(seed, method, rate, state, masks)
+        found[method, rate].append({**result, **timed})
     count = len(made.trainer.train.labels)
     judged = config.network != "digits"
     judged &= EXPERIMENT.reaches(config, "epochs", examples=count)

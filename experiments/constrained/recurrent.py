@@ -70,6 +70,8 @@ class Protocol:
             train, test = data.hold_out(train, len(train.labels) // 5, 0)
         self.prefix = f"{task}-held" if held else task
         self.splits = train, test
+        # Of few sequences: every row says how many.
+        self.title = f"{TASKS[task]}, {len(train.labels):,} for training"
         self.trainer = functools.lru_cache(maxsize=None)(self._make_trainer)
         self.kernels = functools.lru_cache(maxsize=None)(self._make_kernels)
         self.mapped = functools.lru_cache(maxsize=None)(self._make_mapped)

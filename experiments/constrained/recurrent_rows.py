@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from admm import recurrent
-from experiments.constrained.recurrent import EXACT, TASKS, TITLES, Shape
+from experiments.constrained.recurrent import EXACT, TITLES, Shape
 from experiments.differences import difference, lead_row
 from experiments.results import Figure, Row, Series, mean_row, mean_std
 
@@ -13,7 +13,7 @@ Results = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
 
 def rows(
-    task: str,
+    what: str,
     units: int,
     features: int,
     shapes: Sequence[Shape],
@@ -21,12 +21,22 @@ def rows(
     dense: Mapping[str, Sequence[float]],
     judged: bool,
 ) -> Iterable[Row]:
-    """Yields accuracies of every arm, what is stored and multiplied, and claims."""
+    """Yields accuracies of every arm, what is stored and multiplied, and claims.
+
+    Args:
+      what: was learned, `recurrent.Protocol.title`.
+      units: of the layer.
+      features: of a step's input.
+      shapes: of the layers.
+      found: results.
+      dense: accuracies of the controls, by cell.
+      judged: whether data and training are those of full mode.
+    """
     for cell, values in dense.items():
-        setting = f"{TASKS[task]}, {cell.upper()}-{units}, dense"
+        setting = f"{what}, {cell.upper()}-{units}, dense"
         yield mean_row("accuracy", setting, values, unit="%")
     for shape in shapes:
-        title = f"{TASKS[task]}, {shape.cell.upper()}-{units}, block {shape.hidden}"
+        title = f"{what}, {shape.cell.upper()}-{units}, block {shape.hidden}"
         base = mean_std(dense[shape.cell])[0]
         size = recurrent.size(shape.cell, features, units, shape.blocks)
         yield Row(
@@ -87,14 +97,14 @@ def _execution(title: str, found: Results, shape: Shape, judged: bool) -> Iterab
 
 
 def phase_rows(
-    task: str, result: Mapping[str, Any], budget: float, judged: bool
+    what: str, result: Mapping[str, Any], budget: float, judged: bool
 ) -> Iterable[Row]:
     """Yields the trials of phase I and the widths of phase II.
 
     Full runs judge whether it found a design. Trials are few by construction; the
     dense networks that they are compared with and start from are counted too.
     """
-    title = f"{TASKS[task]}, training images held out"
+    title = f"{what}, others held out"
     low, high = result["bounds"]
     yield Row("phase I, smallest block", title, low)
     yield Row("phase I, largest block", title, high)
@@ -123,7 +133,7 @@ def phase_rows(
 
 
 def figure(
-    task: str, units: int, shapes: Sequence[Shape], found: Results
+    what: str, units: int, shapes: Sequence[Shape], found: Results
 ) -> list[Figure]:
     """Returns accuracy by block of every arm, a figure for each cell."""
     out = []
@@ -137,6 +147,6 @@ def figure(
             means, stds = zip(*points, strict=True)
             blocks = [s.hidden for s in mine]
             series.append(Series(TITLES[arm], blocks, means, stds))
-        title = f"{TASKS[task]}, {cell.upper()}-{units}: accuracy by block"
+        title = f"{what}, {cell.upper()}-{units}: accuracy by block"
         out.append(Figure(title, "errorbar", "block", "%", series, log_x=True))
     return out
