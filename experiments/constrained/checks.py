@@ -62,7 +62,7 @@ class Same(NamedTuple):
 def compared(whole: ArrayLike, less: ArrayLike) -> Same:
     """Returns how the logits of two networks differ, [n, classes] each, on the host."""
     a, b = (np.asarray(x, np.float64) for x in (whole, less))
-    size = max(float(np.abs(a).max()), np.finfo(np.float32).tiny)
+    size = max(float(np.abs(a).max()), float(np.finfo(np.float32).tiny))
     second, first = np.partition(a, -2, axis=-1)[:, -2:].T
     other = a.argmax(-1) != b.argmax(-1)
     clear = first - second > SAME * size
