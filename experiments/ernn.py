@@ -159,14 +159,14 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            32.0,
+            26.0,
             {
                 "tasks": ("rows", "speech"),
                 "dataset": "mnist",
                 "examples": 4_000,
                 "cells": ("gru", "lstm"),
                 "units": 64,
-                "blocks": (8,),
+                "blocks": (8, 16),
                 "arms": ARMS,
                 "epochs": (6, 20, 6),
                 "interval": 2,

@@ -175,7 +175,7 @@ class Protocol:
         )
         params, masks = admm.finish(state.params, self.network.rules(rate))
         _, result = self._retrained(
-            seed, name, state, params, masks, second, self.config.retrain_rate
+            seed, name, state, params, masks, second, self.config.rival_retrain_rate
         )
         return {**drawn, **result}
 

@@ -168,6 +168,8 @@ def steps(tiny, tmp_path, monkeypatch):
     config = progressive_admm.Config(
         rates=(22.9, 80.0),
         rival_rates=(80.0,),
+        retrain_rate=1e-2,
+        rival_retrain_rate=3e-3,
         bits=(4, 1),
         examples=48,
         validation=8,
@@ -193,6 +195,11 @@ def test_arms_train_for_as_long_at_equal_dropout(steps):
         mine = phases.of(f"s0-{arm}")
         assert sum(part["epochs"] for part in mine) == 2 * (first + second)
         assert [part["dropout"] for part in mine] == [False] * len(mine)
+        # Each at the rate that was chosen for it, the control at that of training.
+        rate = {"control": 1e-3, "progressive-": 1e-2}.get(arm, 3e-3)
+        tags = [part["tag"] for part in mine if "retrain" in part["tag"]]
+        assert tags
+        assert all(tag.endswith(f"-{rate:g}") for tag in tags)
 
 
 def test_options_are_chosen_on_images_that_no_arm_sees(steps):
