@@ -70,7 +70,11 @@ class Config:
         (3, 2), "a step: ADMM, masked retraining", unit="epochs", low=1
     )
     level_epochs: tuple[int, ...] = option(
-        (8, 1), "levels: ADMM, each stage of the mapping", unit="epochs", low=1
+        (8, 1, 1, 1),
+        "levels: ADMM, each stage of the mapping, but each of the two before the last, "
+        "and the last, in which biases are left to train",
+        unit="epochs",
+        low=1,
     )
     iterations: int = option(4, "ADMM's updates in an epoch", low=1)
     batch_size: int = option(64, "examples per step", unit="images", low=1)
@@ -97,7 +101,9 @@ class Config:
     def __post_init__(self):
         check_filled(self, "rates")
         check_length(self, "stage_epochs", "ADMM", "masked retraining")
-        check_length(self, "level_epochs", "ADMM", "each stage of the mapping")
+        check_length(
+            self, "level_epochs", "ADMM", "a stage", "a late one", "the last one"
+        )
         if list(self.rates) != sorted(set(self.rates)):
             text = ",".join(f"{r:g}" for r in self.rates)
             raise InputError(f"--rates: {describe(text, 'rising rates')}")
@@ -205,7 +211,7 @@ EXPERIMENT = Experiment(
                 "retrain_rate": 1e-2,
                 "rival_retrain_rate": 3e-3,
                 "rho_end": 1e-1,
-                "level_epochs": (6, 1),
+                "level_epochs": (4, 1, 2, 1),
             },
             seeds=(0, 1, 2),
         ),
@@ -224,7 +230,7 @@ EXPERIMENT = Experiment(
                 "retrain_rate": 1e-2,
                 "rival_retrain_rate": 3e-3,
                 "rho_end": 1e-1,
-                "level_epochs": (8, 2),
+                "level_epochs": (8, 2, 2, 2),
                 "batch_size": 128,
             },
             device="a GPU, estimated",

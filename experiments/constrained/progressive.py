@@ -286,8 +286,7 @@ class Protocol:
           masks: of a pruned network, whose zeros stay and whose others get no level 0.
         """
         config, trainer = self.config, self.trainer
-        first = times * config.level_epochs[0]
-        each = times * config.level_epochs[1]
+        first, *later = (times * e for e in config.level_epochs)
         rules = _levels(bits, pruned=masks is not None)
         optimizer = trainer.towards(
             optax.adam(config.level_rate),
@@ -313,7 +312,7 @@ class Protocol:
         )
         fixed = admm.at_scales(state.params, rules)
         params, held, result = state.params, None, {}
-        for share in admm.SHARES:
+        for share, each in zip(admm.SHARES, _stages(*later), strict=True):
             before = params
             params, held = admm.settle(params, fixed, share, held)
             params = admm.keep_means(self._fn, before, params, self.images())
@@ -340,9 +339,8 @@ class Protocol:
     def straight(self, seed: int, bits: int, times: int) -> dict[str, Any]:
         """Trains with rounded kernels and straight-through gradients, as long."""
         config = self.config
-        epochs = times * (
-            config.level_epochs[0] + len(admm.SHARES) * config.level_epochs[1]
-        )
+        first, *later = config.level_epochs
+        epochs = times * (first + sum(_stages(*later)))
         quantizer = quant.Quantizer(
             FORMATS[bits], calibration=quant.calibration.LeastSquares()
         )
@@ -387,6 +385,11 @@ class Protocol:
                 )[1]
             found["straight-through"][bits] = self.straight(seed, bits, times)
         return found
+
+
+def _stages(each: int, late: int, last: int) -> list[int]:
+    """The lengths of the mapping's stages: few weights are free in the late ones."""
+    return [each] * (len(admm.SHARES) - 3) + [late, late, last]
 
 
 def _levels(bits: int, pruned: bool = False) -> list[tuple[str, Any]]:

@@ -107,7 +107,7 @@ def test_steps_prune_inside_one_another_and_levels_are_met(tiny, tmp_path):
         rival_rates=(),
         epochs=1,
         stage_epochs=(1, 1),
-        level_epochs=(1, 1),
+        level_epochs=(1, 1, 1, 1),
         iterations=2,
         batch_size=32,
     )
@@ -222,6 +222,19 @@ def test_rounding_starts_from_the_network_that_was_trained_as_long(steps, monkey
     protocol.rounded(0, 1)
     wanted = admm.project(longer, progressive._levels(1))
     jax.tree.map(np.testing.assert_array_equal, asked[0], wanted)
+
+
+def test_levels_take_as_long_as_straight_through_training(steps, monkeypatch):
+    protocol, phases = steps
+    later = dataclasses.replace(protocol.config, level_epochs=(4, 1, 2, 3))
+    monkeypatch.setattr(protocol, "config", later)
+    monkeypatch.setattr(protocol.trainer, "pixels", lambda x: jnp.asarray(x) / 255)
+    protocol.levels(0, "arm", protocol.dense(0), 1, 2)
+    lengths = [2 * e for e in (4, 1, 1, 1, 2, 2, 3)]
+    assert [part["epochs"] for part in phases.of("s0-arm-1")] == lengths
+    protocol.straight(0, 1, 2)
+    (straight,) = phases.of("s0-straight-1")
+    assert straight["epochs"] == sum(lengths)
 
 
 def test_the_first_width_is_no_arm_of_its_own(steps, monkeypatch):
