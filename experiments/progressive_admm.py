@@ -227,7 +227,7 @@ EXPERIMENT = Experiment(
                 "bits": (8, 4, 2, 1),
                 "joint_rate": 71.2,
                 "epochs": 15,
-                "stage_epochs": (6, 4),
+                "stage_epochs": (5, 5),
                 "retrain_rate": 1e-2,
                 "rival_retrain_rate": 3e-3,
                 "rho_end": 1e-1,

@@ -436,9 +436,11 @@ def test_bad_options_are_named(make, words):
 
 def test_full_mode_alone_is_judged():
     experiment, names = progressive_admm.EXPERIMENT, progressive_admm.JUDGED
-    full = dataclasses.replace(
-        progressive_admm.Config(), **experiment.modes["full"].overrides
+    full, gpu = (
+        dataclasses.replace(progressive_admm.Config(), **experiment.modes[m].overrides)
+        for m in ("full", "gpu")
     )
     assert experiment.reaches(full, *names, examples=20_000)
+    assert experiment.reaches(gpu, *names, examples=60_000)
     assert not experiment.reaches(full, *names, examples=1_000)
     assert not experiment.reaches(progressive_admm.Config(), *names, examples=20_000)
