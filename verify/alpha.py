@@ -145,6 +145,21 @@ def check_size(network: Network, rows: int, config: AlphaConfig) -> None:
       InputError: they have more than `LIMIT` bytes. The optimisation holds about six
         times as many, beside the passes of a chunk.
     """
+    size = bytes_of(network, rows, config)
+    if size > LIMIT:
+        given = f"alpha-CROWN with {size / 2**30:.1f} GiB of slopes"
+        remedy = "Take AlphaConfig(share=True), or hidden=False."
+        raise InputError(describe(given, f"at most {LIMIT >> 30} GiB", remedy))
+
+
+def bytes_of(network: Network, rows: int, config: AlphaConfig) -> int:
+    """Returns how large the free parameters are.
+
+    Args:
+      network: the function.
+      rows: of the specification.
+      config: see there.
+    """
     size = 0
     for name, value in starts(network, config.hidden).items():
         shared = 2 if config.share else 2 * _size(value)
@@ -152,10 +167,7 @@ def check_size(network: Network, rows: int, config: AlphaConfig) -> None:
         free = free_nodes(network, value)
         width = sum(RULES[k.op].free * _size(k.outputs[0]) for k in free)
         size += n * width * network.input.dtype.itemsize
-    if size > LIMIT:
-        given = f"alpha-CROWN with {size / 2**30:.1f} GiB of slopes"
-        remedy = "Take AlphaConfig(share=True), or hidden=False."
-        raise InputError(describe(given, f"at most {LIMIT >> 30} GiB", remedy))
+    return size
 
 
 def _size(value: Value) -> int:
@@ -204,6 +216,7 @@ def bounds_at(
     *,
     margin: bool = False,
     chunk: int = 0,
+    lost: Array | float = 0.0,
 ) -> tuple[Array, Hidden]:
     """Returns the bounds of the rows [S] and of the hidden values at given slopes.
 
@@ -239,12 +252,13 @@ def bounds_at(
             {value: jnp.concatenate([unit, -unit])},
             relax,
             network.before(value),
+            lost,
         )
         least = concretize(network, left, offset, region)
         if margin:
             given = on_input(network, left, offset)
-            lost = rounding(given, offset, terms, region)
-            least = least - lax.stop_gradient(lost)
+            slack = rounding(given, offset, terms, region)
+            least = least - lax.stop_gradient(slack)
         return least.reshape(2, -1)
 
     for name, value in starts(network, True).items():
@@ -270,7 +284,7 @@ def bounds_at(
         dict(zip(free_nodes(network, network.output), slopes["output"], strict=True)),
         cuts("output", network.output, lambda beta: beta),
     )
-    output = spec_pass(network, table, region, spec, relax)
+    output = spec_pass(network, table, region, spec, relax, lost)
     lower = output.least
     if margin:
         lower = lower - lax.stop_gradient(output.slack)
@@ -306,6 +320,7 @@ def optimize(
     splits: Splits | None = None,
     margin: bool = False,
     steps: Array | None = None,
+    lost: Array | float = 0.0,
 ) -> AlphaState:
     """Maximises the lower bounds of a specification over all free parameters.
 
@@ -324,6 +339,7 @@ def optimize(
         `verify.rounding.rounding`.
       steps: in place of the config's, a number that a program takes as an argument;
         bounds are then not differentiable.
+      lost: to underflow, where there is a margin; see `backward`.
 
     Returns:
       The best of all iterates, row by row and neuron by neuron; the first iterate is
@@ -340,7 +356,7 @@ def optimize(
     def bounds(free: Any) -> tuple[Array, Hidden]:
         return bounds_at(
             network, weights, region, spec, hidden, free[0], splits, free[1],
-            margin=margin, chunk=config.chunk,
+            margin=margin, chunk=config.chunk, lost=lost,
         )  # fmt: skip
 
     def loss(free: Any) -> tuple[Array, tuple[Array, Hidden]]:

@@ -26,6 +26,7 @@ def backward(
     rows: Mapping[Value, Array],
     relax: Relax,
     nodes: Iterable[Node] | None = None,
+    lost: Array | float = 0.0,
 ) -> tuple[dict[Value, Array], Array, Array]:
     """Pulls rows back through nodes.
 
@@ -36,17 +37,20 @@ def backward(
       relax: what to do at a nonlinear node.
       nodes: which nodes to pass, in topological order; all that the rows depend on if
         left out. Coefficients on what other nodes define are returned.
+      lost: to underflow, by each row and by each unit of a coefficient where constants
+        are added; see `rounding.underflow`.
 
     Returns:
       The coefficients on the values that are left, the input among them if it is
       reached, and the constants [S]: the sum of both over the left values is a lower
       bound of the rows if `relax` gives lower bounds. Then the size [S] of what affine
       operators added to the constants, the sum of its terms' absolute values, which
-      says how much was lost where they cancelled.
+      says how much was lost where they cancelled, and of what underflowed.
     """
     left = dict(rows)
     first = next(iter(rows.values()))
-    offset = size = jnp.zeros(first.shape[0], first.dtype)
+    offset = jnp.zeros(first.shape[0], first.dtype)
+    size = jnp.full(first.shape[0], lost, first.dtype)
     passed = network.nodes if nodes is None else tuple(nodes)
     for node in reversed(passed):
         if not any(out in left for out in node.outputs):
@@ -57,7 +61,7 @@ def backward(
             added = affine.constant(node, network.active, table)
             if added is not None:
                 offset = offset + contract(given[0], added)
-                size = size + contract(jnp.abs(given[0]), jnp.abs(added))
+                size = size + contract(jnp.abs(given[0]), jnp.abs(added) + lost)
             parts = affine.transposed(node, network.active, table)(*given)
         else:
             parts, constant = relax(node, *given)

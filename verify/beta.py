@@ -109,7 +109,9 @@ def chords(hidden: Hidden, splits: Layers) -> tuple[Chords, ...]:
         width = jnp.where(free, upper - lower, 1)
         on = jnp.where(lower >= 0, jnp.ones_like(upper), jnp.zeros_like(upper))
         slope = jnp.where(free, upper / width, on)
-        intercept = jnp.where(free, -lower * upper / width, 0)
+        # So that the line is above both ends, also where numbers underflow.
+        ends = jnp.maximum(-slope * lower, (1 - slope) * upper)
+        intercept = jnp.where(free, ends + 2 * jnp.finfo(ends.dtype).tiny, 0)
         found.append(Chords(free, on, slope, intercept, sign))
     return tuple(found)
 
@@ -130,6 +132,7 @@ def bound_once(
     lines: Sequence[Chords],
     domains: Domains,
     config: BetaConfig,
+    lost: Array | float = 0.0,
 ) -> Pass:
     """Bounds a batch by one backward pass, nothing optimised.
 
@@ -140,6 +143,7 @@ def bound_once(
       lines: `chords` of the batch.
       domains: the batch.
       config: whether beta counts.
+      lost: to underflow; see `backward`.
     """
     order = {node: k for k, node in enumerate(network.nonlinear)}
     seen: list[Any] = [None] * len(order)
@@ -156,7 +160,8 @@ def bound_once(
         return (part,), (below * line.intercept).sum(-1)
 
     rows = jnp.einsum("bmn,bm->bn", domains.C, domains.weights, precision="highest")
-    left, offset, size = backward(network, table, {network.output: rows}, relax)
+    given = {network.output: rows}
+    left, offset, size = backward(network, table, given, relax, lost=lost)
     offset = offset + (domains.d * domains.weights).sum(-1)
     size = size + (jnp.abs(domains.d) * domains.weights).sum(-1)
     given = left[network.input]
@@ -176,6 +181,7 @@ def bound_batch(
     hidden: Hidden,
     domains: Domains,
     config: BetaConfig = BetaConfig(),
+    lost: Array | float = 0.0,
 ) -> Bounded:
     """Returns lower bounds of a batch of sub-domains, optimised jointly.
 
@@ -186,6 +192,7 @@ def bound_batch(
       hidden: bounds of each layer over the whole region, [n_k].
       domains: where to start from.
       config: see there.
+      lost: to underflow; see `reduce.Reduced`.
     """
     table = network.table(weights)
     lines = chords(hidden, domains.splits)
@@ -199,7 +206,7 @@ def bound_batch(
     def loss(moving: Any) -> tuple[Array, Pass]:
         alpha, beta, rows = moving
         given = domains._replace(alpha=alpha, beta=beta, weights=rows)
-        found = bound_once(network, table, region, lines, given, config)
+        found = bound_once(network, table, region, lines, given, config, lost)
         return -found.lower.sum(), found
 
     def step(carry: Any, t: Array) -> tuple[Any, None]:

@@ -47,6 +47,7 @@ class Bounded(NamedTuple):
       hidden: bounds of the hidden values, each [B, *shape].
       slopes: of those rows, for each nonlinear node [B, clauses, size], NaN where the
         slope is CROWN's; empty unless asked for.
+      lost: to underflow within each box, [B]; see `crown.lost_within`.
     """
 
     lower: Numbers
@@ -58,6 +59,7 @@ class Bounded(NamedTuple):
     row: Numbers
     hidden: tuple[Bounds, ...]
     slopes: tuple[Numbers, ...]
+    lost: Numbers
 
 
 def bound_boxes(
@@ -105,7 +107,8 @@ def bound_boxes(
             slopes = dict(zip(free, best.slopes["output"], strict=True))
             first = dict(zip(free, start["output"], strict=True))
         relax = relaxing.relaxation(network, table, found, slopes)
-        passed = crown.spec_pass(network, table, region, spec, relax)
+        lost = crown.lost_within(network, table, found)
+        passed = crown.spec_pass(network, table, region, spec, relax, lost)
         least, given = passed.least, passed.given
         slack = passed.slack.reshape(count, m)
         size = passed.size.reshape(count, m)
@@ -158,6 +161,7 @@ def bound_boxes(
             best_row,
             hidden,
             used,
+            lost,
         )
 
     return jax.vmap(one)(lower, upper)

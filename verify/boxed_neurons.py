@@ -80,7 +80,7 @@ class NeuronSplitter:
         sizes = [int(np.prod(n.inputs[0].shape)) for n in network.nonlinear]
         self.sizes = tuple(min(SIZE, size) for size in sizes)
         within = functools.partial(reduce_within, network, sizes=self.sizes)
-        self._reduce = jax.jit(jax.vmap(within, (None, 0)))
+        self._reduce = jax.jit(jax.vmap(within, (None, 0, 0)))
         self.shape = Shape(
             int(np.prod(network.input.shape)),
             self.sizes,
@@ -158,7 +158,7 @@ class NeuronSplitter:
             return jnp.asarray(np.concatenate([a, np.repeat(a[:1], BOXES - count, 0)]))
 
         params, hidden, bias = self._reduce(
-            weights, jax.tree.map(padded, bounded.hidden)
+            weights, jax.tree.map(padded, bounded.hidden), padded(bounded.lost)
         )
         forms = together.Forms(
             params, Region(padded(box[0]), padded(box[1])), hidden, bias

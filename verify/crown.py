@@ -24,7 +24,7 @@ from verify.relaxing import (
     on_input,
     relaxation,
 )
-from verify.rounding import rounding, share
+from verify.rounding import largest, rounding, share, underflow
 from verify.types import Bounds, Lines
 
 EASE = 4
@@ -80,10 +80,12 @@ def hidden_bounds(
     found = intervals.start(network, region.lower, region.upper)
     lost = share(network.input.dtype) if config.margin else 0.0
     lines: dict[Node, Lines] = {}
+    most = largest([network.input], found)
     for value in network.hidden:
         before = network.before(value)
         new = [node for node in before if node.outputs[0] not in found]
         intervals.advance(network, table, new, found, share=lost)
+        most = jnp.maximum(most, largest(_given(new, value), found))
         if backward_passes and not _is_exact(network, before, region):
             # Once for all passes, and outside of their loops over chunks of rows.
             for node in network.nonlinear:
@@ -91,12 +93,35 @@ def hidden_bounds(
                     lines[node] = lines_of(network, table, found, node)
             relax = relaxation(network, table, found, lines=lines)
             own = found[value]
-            pull = _pull(network, table, lines, relax, value, before)
+            flushed = underflow(before, most) if config.margin else 0.0
+            pull = _pull(network, table, lines, relax, value, before, flushed)
             tighter = _rows_bounds(network, region, pull, value, own, config)
             if config.intersect:
                 tighter = intervals.intersect(tighter, own)
             found[value] = tighter
     return tuple(found[value] for value in network.hidden)
+
+
+def _given(nodes: Sequence[Node], *more: Value) -> list[Value]:
+    """The operands of nodes, and more values."""
+    return [*more, *(value for node in nodes for value in node.inputs)]
+
+
+def lost_within(
+    network: Network, table: Mapping[Value, Array], found: intervals.Intervals
+) -> Array:
+    """Returns what `rounding.underflow` says of rows of the output.
+
+    Args:
+      network: the function.
+      table: its weights.
+      found: intervals of the input and of all hidden values.
+    """
+    found = dict(found)
+    new = [node for node in network.nodes if node.outputs[0] not in found]
+    intervals.advance(network, table, new, found)
+    values = _given(network.nodes, network.output)
+    return underflow(network.nodes, largest(values, found))
 
 
 _ADDS = frozenset({"add", "sub", "add_any"})
@@ -133,7 +158,7 @@ class Pull(NamedTuple):
     ease: float
 
 
-def _pull(network, table, lines, relax, value, before) -> Pull:
+def _pull(network, table, lines, relax, value, before, lost) -> Pull:
     how = windows.plan(network, value, before)
     if how is None:
 
@@ -142,14 +167,14 @@ def _pull(network, table, lines, relax, value, before) -> Pull:
             unit = jax.nn.one_hot(neurons, size, dtype=value.dtype)
             unit = unit.reshape(-1, *value.shape)
             both = {value: jnp.concatenate([unit, -unit])}
-            return backward(network, table, both, relax, before)
+            return backward(network, table, both, relax, before, lost)
 
         return Pull(dense, 1.0)
     end, rest = how.end, network.before(how.end)
 
     def windowed(neurons: Array):
         rows, *constants = windows.pulled(network, table, lines, how, neurons)
-        left, *more = backward(network, table, {end: rows}, relax, rest)
+        left, *more = backward(network, table, {end: rows}, relax, rest, lost)
         offset, terms = (a + b for a, b in zip(constants, more, strict=True))
         return left, offset, terms
 
@@ -239,12 +264,14 @@ class SpecPass(NamedTuple):
       slack: what `rounding` says of them, [S].
       size: of the constants of affine operators and of the rows, [S].
       given: coefficients on the input, [S, *input shape].
+      lost: to underflow, of `size`; a scalar.
     """
 
     least: Array
     slack: Array
     size: Array
     given: Array
+    lost: Array | float
 
 
 def spec_pass(
@@ -253,6 +280,7 @@ def spec_pass(
     region: Region,
     spec: Spec,
     relax: Relax,
+    lost: Array | float = 0.0,
 ) -> SpecPass:
     """Bounds C y + d over a region by one pass through relaxations.
 
@@ -262,13 +290,15 @@ def spec_pass(
       region: of the input.
       spec: the rows.
       relax: as `relaxation` gives it.
+      lost: to underflow; see `backward`.
     """
-    left, offset, size = backward(network, table, rows_of_spec(network, spec), relax)
+    rows = rows_of_spec(network, spec)
+    left, offset, size = backward(network, table, rows, relax, lost=lost)
     d = jnp.asarray(spec.d, offset.dtype)
     offset, size = offset + d, size + jnp.abs(d)
     least = concretize(network, left, offset, region)
     given = on_input(network, left, offset)
-    return SpecPass(least, rounding(given, offset, size, region), size, given)
+    return SpecPass(least, rounding(given, offset, size, region), size, given, lost)
 
 
 def spec_terms(
@@ -283,7 +313,8 @@ def spec_terms(
     table = network.table(weights)
     found = intervals_from(network, region, hidden)
     relax = relaxation(network, table, found, slopes)
-    return spec_pass(network, table, region, spec, relax)
+    lost = lost_within(network, table, found)
+    return spec_pass(network, table, region, spec, relax, lost)
 
 
 def interval_bound(
@@ -310,7 +341,8 @@ def interval_bound(
         raise AssertionError(node.op)
 
     rows = rows_of_spec(network, spec)
-    left, offset, size = backward(network, table, rows, relax, last)
+    flushed = lost_within(network, table, found) if margin else 0.0
+    left, offset, size = backward(network, table, rows, relax, last, flushed)
     d = jnp.asarray(spec.d, offset.dtype)
     total = offset + d
     if margin:

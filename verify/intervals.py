@@ -86,18 +86,33 @@ def _affine(network, table, node, bounds, share: float) -> list[Bounds]:
         jnp.where(known, 0.5 * b.upper - 0.5 * b.lower, jnp.inf)
         for known, b in zip(finite, bounds, strict=True)
     ]
+    floor = 0.0
     if share:  # rounding, which absolute weights carry as they carry the radius
+        floor = _underflow(bounds, finite)
         radii = [
             radius + share * jnp.maximum(jnp.abs(b.lower), jnp.abs(b.upper))
             for radius, b in zip(radii, bounds, strict=True)
         ]
     found = affine.linear(node, network.active, table)(*centres)
     spread = affine.linear(node, network.active, table, absolute=True)(*radii)
+    spread = tuple(radius + floor for radius in spread)
     added = affine.constant(node, network.active, table)
     if added is not None:
         found = tuple(centre + added for centre in found)
         spread = tuple(radius + share * jnp.abs(added) for radius in spread)
     return [_around(c, r) for c, r in zip(found, spread, strict=True)]
+
+
+def _underflow(bounds: Sequence[Bounds], finite: Sequence[Array]) -> Array:
+    """What products with operands, and weights, that underflow may cost a sum."""
+    sizes = [
+        jnp.where(known, jnp.maximum(jnp.abs(b.lower), jnp.abs(b.upper)), 0.0)
+        for known, b in zip(finite, bounds, strict=True)
+    ]
+    terms = 4.0 * sum(size.size for size in sizes)
+    largest = functools.reduce(jnp.maximum, [size.max() for size in sizes])
+    tiny = float(jnp.finfo(largest.dtype).tiny)
+    return terms * tiny * jnp.maximum(largest, 1.0)
 
 
 def _nothing(bounds: Bounds) -> Array:

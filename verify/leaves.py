@@ -81,17 +81,17 @@ class LinearLeaf:
         """
         net, given = self._dense, np.abs(np.ravel(row)).astype(np.float64)
         left, sizes = net.cost(row, 0.0)[0], np.abs(net.output) @ given
-        constant = abs(d) + float(given @ np.abs(net.bias))
+        lost = self._lost  # by a unit of each coefficient
+        constant = lost + abs(d) + float(given @ (np.abs(net.bias) + lost))
         for D, c, low, _, sign in reversed(list(zip(*net[:5], strict=True))):
             active = np.where(sign != 0, sign > 0, low >= 0)
             left, own = left[: len(D)], left[len(D) :] * active
             sizes, largest = sizes[: len(D)], sizes[len(D) :] * active
             left, sizes = left + D @ own, sizes + np.abs(D) @ largest
-            constant += (np.abs(own) + 0.1 * largest) @ np.abs(c)
+            constant += (np.abs(own) + 0.1 * largest) @ (np.abs(c) + lost)
         ends = np.abs(np.ravel(self.region.lower)), np.abs(np.ravel(self.region.upper))
         total = constant + (np.abs(left) + 0.1 * sizes) @ np.maximum(*ends)
-        dtype = np.asarray(self.params["output"]["matrix"]).dtype
-        return share(dtype) * float(total)
+        return share(self._dtype) * float(total)
 
     def weights(self, spec: Spec) -> tuple[np.ndarray, np.ndarray] | None:
         """Returns the rows' convex weights whose combined minimum is the largest.
@@ -165,6 +165,15 @@ class LinearLeaf:
         """A and b of A x <= b, a row for each split neuron, layer by layer."""
         return self._values[2:]
 
+    @property
+    def _dtype(self) -> np.dtype:
+        return np.asarray(self.params["output"]["matrix"]).dtype
+
+    @property
+    def _lost(self) -> float:
+        """To underflow, of which `share` counts; see `reduce.Reduced`."""
+        return float(self.params.get("lost", 0.0))
+
     @functools.cached_property
     def _dense(self) -> Dense:
         return dense(self.params, self.hidden, self.splits)
@@ -172,7 +181,7 @@ class LinearLeaf:
     @functools.cached_property
     def _values(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Values as slopes [n, n_x] and offsets [n] of x, and A x <= b of the signs."""
-        net = self._dense
+        net, dtype = self._dense, self._dtype
         n_x = len(net.output) - sum(len(bias) for bias in net.biases)
         slopes, offsets = np.eye(n_x), np.zeros(n_x)
         A, b = [np.zeros((0, n_x))], [np.zeros(0)]
@@ -184,7 +193,7 @@ class LinearLeaf:
             z, at = D.T @ slopes, D.T @ offsets + c
             split = sign != 0
             A.append(-sign[split, None] * z[split])
-            b.append(sign[split] * at[split])
+            b.append(sign[split] * at[split] + share(dtype) * self._lost)
             active = np.where(split, sign > 0, low >= 0)
             slopes = np.concatenate([slopes, z * active[:, None]])
             offsets = np.concatenate([offsets, at * active])

@@ -98,6 +98,7 @@ class Programs:
             enough=0.01,
             margin=True,
             steps=steps,
+            lost=params["lost"],
         )
 
     @functools.partial(jax.jit, static_argnums=(0, 4, 5))
@@ -164,7 +165,15 @@ class Programs:
     def _round(self, params, region, hidden, bias, parents, parent_lower, config):
         weights = self.network.prepare(params)
         found = split_round(
-            self.network, weights, region, hidden, bias, parents, parent_lower, config
+            self.network,
+            weights,
+            region,
+            hidden,
+            bias,
+            parents,
+            parent_lower,
+            config,
+            params["lost"],
         )
         flat = found.point.reshape(-1, found.point.shape[-1])
         y = jax.vmap(functools.partial(reduce.apply, params))(flat)
@@ -189,7 +198,7 @@ def programs(shape: Shape) -> Programs:
         layers.append({"matrix": struct(before, n), "bias": struct(n)})
         before += n
     output = {"matrix": struct(before, shape.outputs), "bias": struct(shape.outputs)}
-    params = {"layers": layers, "output": output}
+    params = {"layers": layers, "output": output, "lost": struct()}
     return Programs(shape, network(reduce.apply, params, struct(shape.inputs)), {})
 
 

@@ -36,7 +36,9 @@ class Reduced:
 
     Attributes:
       params: {"layers": [{"matrix": D_k [n_before, n_k], "bias": c_k [n_k]}, ..],
-        "output": {"matrix": .., "bias": ..}}, padded to `sizes`.
+        "output": {"matrix": .., "bias": ..}}, padded to `sizes`, and "lost": what
+        underflow may cost a row, and a unit of a coefficient on any z_k or y, since
+        coefficients of D_k underflowed too; see `rounding.underflow`.
       index: for each ReLU layer the flat indices of its unstable neurons; those after
         them, up to the padded size, are constant and inactive.
       hidden: bounds of z_k [n_k], padded.
@@ -99,6 +101,7 @@ class Reducer:
         weights: Weights,
         hidden: Sequence[Bounds],
         sizes: Sequence[int] | None = None,
+        lost: Array | float = 0.0,
     ) -> Reduced:
         """Returns the reduced form within hidden bounds.
 
@@ -106,6 +109,7 @@ class Reducer:
           weights: of the network.
           hidden: bounds of `network.hidden`.
           sizes: neurons to pad each layer to; the next sizes of `ladder` if left out.
+          lost: to underflow in the network over the region; see `crown.lost_within`.
 
         Raises:
           NonFiniteError: hidden bounds that are NaN, as those of NaN weights are.
@@ -142,7 +146,8 @@ class Reducer:
         out = self.network.output
         every = np.arange(int(np.prod(out.shape)))
         output, _ = self._rows(weights, active, out, every, index, sizes)
-        params = {"layers": layers, "output": output}
+        lost = np.asarray(lost, out.dtype)
+        params = {"layers": layers, "output": output, "lost": lost}
         return Reduced(params, index, tuple(boxes), tuple(local), tuple(terms))
 
     def _rows(self, weights, active, value, rows, index, sizes):
@@ -219,7 +224,11 @@ class Reducer:
 
 
 def reduce_within(
-    network: Network, weights: Weights, hidden: Hidden, sizes: Sequence[int]
+    network: Network,
+    weights: Weights,
+    hidden: Hidden,
+    lost: Array | float,
+    sizes: Sequence[int],
 ) -> tuple[PyTree, Hidden, tuple[Array, ...]]:
     """Returns a reduced form as traced arrays: `params`, `hidden` and `bias`.
 
@@ -231,6 +240,7 @@ def reduce_within(
       network: of ReLUs alone.
       weights: of the network.
       hidden: bounds of `network.hidden`.
+      lost: as `Reducer` takes it.
       sizes: neurons of each layer of the form.
     """
     reducer = Reducer(network)
@@ -278,7 +288,9 @@ def reduce_within(
         biases.append(jnp.where(valid[k], local[k].ravel()[index[k]], 0.0))
     every = jnp.arange(int(np.prod(network.output.shape)))
     output = rows(network.output, every, len(sizes))
-    return {"layers": layers, "output": output}, tuple(boxes), tuple(biases)
+    params = {"layers": layers, "output": output}
+    params["lost"] = jnp.asarray(lost, network.output.dtype)
+    return params, tuple(boxes), tuple(biases)
 
 
 SMALL = 256

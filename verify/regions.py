@@ -336,7 +336,8 @@ def outward(region: Region, dtype: Any) -> Region:
     """Returns a region of `dtype` that contains `region`, no larger than it must be.
 
     Lower bounds are rounded down and upper bounds up; a ball's radius grows by
-    what rounding its centre moved. A wider or equal dtype changes no value.
+    what rounding its centre moved. A wider or equal dtype changes no value. There are
+    no denormal numbers in the result, which some devices take for 0.
 
     Args:
       region: of any float dtype, traced or not.
@@ -352,6 +353,7 @@ def outward(region: Region, dtype: Any) -> Region:
     xp = jnp if isinstance(region.center, Array) else np
     exact = xp.asarray(region.center)
     center = exact.astype(dtype)
+    center = xp.where(xp.abs(center) < np.finfo(dtype).tiny, 0 * center, center)
     moved = _length(center.astype(exact.dtype) - exact, region.norm, xp)
     grown = region.radius + moved * (1 + 1e-6)
     radius = _rounded(xp.asarray(grown, exact.dtype), dtype, np.inf)
@@ -369,7 +371,12 @@ def _rounded(values: Any, dtype: np.dtype, towards: float) -> Any:
     near = exact.astype(dtype)
     back = near.astype(exact.dtype)
     short = back > exact if towards < 0 else back < exact
-    return xp.where(short, xp.nextafter(near, xp.asarray(towards, dtype)), near)
+    near = xp.where(short, xp.nextafter(near, xp.asarray(towards, dtype)), near)
+    least = xp.asarray(np.copysign(np.finfo(dtype).tiny, towards), dtype)
+    beyond = xp.where(
+        (near < 0 if towards < 0 else near > 0), least, xp.zeros_like(near)
+    )
+    return xp.where(xp.abs(near) < xp.abs(least), beyond, near)
 
 
 def _project(region: Region, x: Any, xp: Any) -> Any:

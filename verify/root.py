@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core.types import Array
 from verify import alpha as va
 from verify import crown
 from verify.network import Network, Weights
@@ -26,6 +27,8 @@ ROWS = (1, 2, 4, 10, 20, 50, 100)
 """Rows of a specification are padded to the least of these."""
 CHUNK = 20
 """Iterations of alpha-CROWN between looks at the clock."""
+AT_ONCE = 256 << 20
+"""Bytes of slopes up to which the rows of a hidden value go back at once."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -63,6 +66,7 @@ class Root(NamedTuple):
       hidden: hidden bounds, None where intervals are enough.
       backward: CROWN's own bound of each clause, [clauses]: what the leaf of a
         certificate can say. -infinity where intervals are enough.
+      lost: to underflow in the network; see `crown.lost_within`.
     """
 
     lower: np.ndarray
@@ -70,6 +74,7 @@ class Root(NamedTuple):
     specs: Sequence[Spec]
     hidden: Any = None
     backward: np.ndarray | float = -np.inf
+    lost: Array | float = 0.0
 
 
 class Rooter:
@@ -120,11 +125,14 @@ class Rooter:
             s._replace(d=s.d - each)
             for s, each in zip(specs, np.split(lost, len(specs)), strict=True)
         ]
-        return Root(np.maximum(lower, found), "crown", lowered, hidden, found)
+        best = np.maximum(lower, found)
+        return Root(best, "crown", lowered, hidden, found, passed.lost)
 
-    def reduced(self, weights: Weights, hidden: Any) -> tuple[Reduced, Programs]:
+    def reduced(
+        self, weights: Weights, hidden: Any, lost: Array | float = 0.0
+    ) -> tuple[Reduced, Programs]:
         """Returns the reduced form within hidden bounds, and its programs."""
-        reduced = self.reducer(weights, hidden)
+        reduced = self.reducer(weights, hidden, None, lost)
         shape = self._shape(reduced)
         fits = [
             s for s in self.shapes if s.holds(shape) and s.macs() < 1.5 * shape.macs()
@@ -132,7 +140,7 @@ class Rooter:
         if fits:
             best = min(fits, key=Shape.macs)
             if best != shape:
-                reduced = self.reducer(weights, hidden, best.neurons)
+                reduced = self.reducer(weights, hidden, best.neurons, lost)
         else:
             self.shapes.append(shape)
         return reduced, programs(self._shape(reduced))
@@ -151,7 +159,8 @@ class Rooter:
     ) -> Rooted:
         """Returns alpha-CROWN's bounds, hidden ones optimised too, on a reduced form.
 
-        Stops early where all clauses are refuted or the least bound stalls.
+        Stops early where all clauses are refuted or the least bound stalls. Where the
+        slopes would need too much memory it takes fewer, see `settings_of`.
 
         Args:
           weights: of the network.
@@ -163,13 +172,15 @@ class Rooter:
           deadline: of `time.monotonic`.
           progress: called with a line of text.
           lower: bounds of the clauses that are known, [clauses].
+
+        Raises:
+          InputError: the slopes of the clauses' own rows need too much memory.
         """
         reduced, program = form
         spec, _ = stacked(specs)
         flat = region.flat()
         rows = spec.C.shape[0]
-        rate = config.learning_rate_root
-        settings = va.AlphaConfig(CHUNK, rate, config.decay, chunk=0)
+        settings = settings_of(program.network, rows, config)
         params = jax.tree.map(jnp.asarray, reduced.params)
         bounds = tuple(Bounds(*map(jnp.asarray, b)) for b in reduced.hidden)
         slopes = program.start(params, flat, bounds, rows, settings)
@@ -200,7 +211,7 @@ class Rooter:
         """The network within the tightened bounds, and where a search starts."""
         m = specs[0].C.shape[0]
         tight = self._spread(hidden, reduced, state.hidden)
-        smaller, program = self.reduced(weights, tight)
+        smaller, program = self.reduced(weights, tight, reduced.params["lost"])
         open_clauses = np.flatnonzero(best <= 0)
         row = _table(state.lower, specs).argmax(-1)
         width = sum(smaller.sizes)
@@ -259,6 +270,33 @@ class Rooter:
             shape = bounds.lower.shape
             found.append(Bounds(lower.reshape(shape), upper.reshape(shape)))
         return found
+
+
+def settings_of(network: Network, rows: int, config: Config) -> va.AlphaConfig:
+    """Returns how alpha-CROWN fits into memory at a root.
+
+    All rows go back at once where their slopes are few, which is fastest, else in
+    chunks. Beyond `alpha.LIMIT` the rows of a hidden value share their slopes, unless
+    a certificate is asked for, which needs those of the best bounds; or hidden bounds
+    are not optimised.
+
+    Args:
+      network: of the reduced form.
+      rows: of the specification.
+      config: of the search.
+
+    Raises:
+      InputError: even so the slopes are beyond the limit.
+    """
+    whole = va.AlphaConfig(CHUNK, config.learning_rate_root, config.decay)
+    shared = dataclasses.replace(whole, share=True)
+    alone = dataclasses.replace(whole, hidden=False)
+    ways = [whole, alone] if config.certificate else [whole, shared, alone]
+    sizes = [va.bytes_of(network, rows, way) for way in ways]
+    chosen = next((k for k, size in enumerate(sizes) if size <= va.LIMIT), -1)
+    va.check_size(network, rows, ways[chosen])
+    at_once = sizes[chosen] <= AT_ONCE and ways[chosen] is whole
+    return dataclasses.replace(ways[chosen], chunk=0) if at_once else ways[chosen]
 
 
 def stacked(specs: Sequence[Spec]) -> tuple[Spec, int]:

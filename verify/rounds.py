@@ -69,6 +69,7 @@ def split_round(
     parents: Domains,
     parent_lower: Array,
     config: RoundConfig,
+    lost: Array | float = 0.0,
 ) -> Round:
     """Splits a batch of parents and bounds their children.
 
@@ -81,6 +82,7 @@ def split_round(
       parents: P sub-domains.
       parent_lower: their bounds [P].
       config: see there.
+      lost: to underflow; see `Reduced`.
     """
     neuron = choose(network, weights, region, hidden, bias, parents, config)
     levels = config.levels
@@ -95,7 +97,9 @@ def split_round(
         signs = jnp.tile(sign[:, level], neuron.shape[0])[:, None]
         flat = jnp.where(at == chosen, signs, flat)
     children = children._replace(splits=_layers(flat, parents.splits))
-    bounded = bound_batch(network, weights, region, hidden, children, config.bound)
+    bounded = bound_batch(
+        network, weights, region, hidden, children, config.bound, lost
+    )
     lower = bounded.lower.reshape(-1, count)
     lower = jnp.where(jnp.isnan(lower), -jnp.inf, lower)
     point = bounded.point.reshape(-1, count, bounded.point.shape[-1])

@@ -255,7 +255,7 @@ class Verifier:
             )
         rooter = self.rooter
         search.domains += len(specs)
-        lower, search.phase, specs, hidden, backward = rooter.crown(
+        lower, search.phase, specs, hidden, backward, lost = rooter.crown(
             weights, inside, specs, config
         )
         search.say(f"{search.phase}: lower bound {lower.min():.4g}")
@@ -272,7 +272,7 @@ class Verifier:
                 return None
         if hidden is None:  # the caller wants no more than intervals
             hidden = rooter.hidden(weights, inside)
-        form = rooter.reduced(weights, hidden)
+        form = rooter.reduced(weights, hidden, lost)
         witness = None if holds else self._attack(search, form[0].params, clauses)
         if witness is not None:
             return search.verdict("sat", witness=witness)

@@ -68,11 +68,26 @@ def within(seconds: float, work: Callable[[], T], late: Callable[[], T]) -> T:
     return value
 
 
-def quiet() -> None:
-    """Waits for late threads, which use the cores of what is to be timed next."""
-    for thread in threading.enumerate():
-        if thread.name == NAME and thread is not threading.current_thread():
-            thread.join(WAIT_S)
+def quiet(say: Callable[[str], Any], wait_s: float = WAIT_S) -> None:
+    """Waits for late threads, which use the cores of what is to be timed next.
+
+    Args:
+      say: told once what is waited for, and what is not any longer; a line of text.
+      wait_s: seconds for each thread.
+    """
+    own = threading.current_thread()
+    late = [t for t in threading.enumerate() if t.name == NAME and t is not own]
+    if not late:
+        return
+    say(
+        f"waiting for what {len(late)} earlier searches still compute or compile, "
+        f"{len(late) * wait_s:g} s at most"
+    )
+    for thread in late:
+        thread.join(wait_s)
+    left = sum(thread.is_alive() for thread in late)
+    if left:
+        say(f"{left} of them go on, and slow down what is timed next")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from absl import logging
+
 from experiments.options import option
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ def judged(
     """
     from verify import timing
 
-    timing.quiet()
+    timing.quiet(logging.info)
     start = time.monotonic()
     problem = load()
     left = max(timeout_s - (time.monotonic() - start), LEAST)
@@ -151,7 +153,7 @@ def judged_all(
     from verify import timing
     from verify.several import verify_all
 
-    timing.quiet()
+    timing.quiet(logging.info)
     start = time.monotonic()
     verdicts = verify_all(problems, search_config(flags, timeout_s))
     mean = (time.monotonic() - start) / max(len(problems), 1)

@@ -187,7 +187,7 @@ def round_of(splits_share, heuristic="kfsb", levels=1, seed=0, parent=-3.0):
         matrix = rng.normal(size=(before, n)) / before**0.5
         parts.append({"matrix": matrix, "bias": rng.normal(size=n) / 3})
         before += n
-    params = {"layers": parts[:-1], "output": parts[-1]}
+    params = {"layers": parts[:-1], "output": parts[-1], "lost": np.zeros(())}
     params = jax.tree.map(lambda a: a.astype(np.float32), params)
     region = verify.Region(-np.ones(4, np.float32), np.ones(4, np.float32))
     weights = programs(shape).network.prepare(params)

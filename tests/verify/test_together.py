@@ -64,7 +64,7 @@ def reducers(name, sizes):
     params = case.params(np.random.default_rng(0))
     net = verify.network(case.fn, params, np.zeros(case.input_shape, np.float32))
     within = jax.jit(
-        jax.vmap(functools.partial(reduce_within, net, sizes=sizes), (None, 0))
+        jax.vmap(functools.partial(reduce_within, net, sizes=sizes), (None, 0, 0))
     )
     bounds = jax.jit(jax.vmap(functools.partial(crown.hidden_bounds, net), (None, 0)))
     return case, net, bounds, Reducer(net), within
@@ -103,7 +103,7 @@ def test_a_form_reduced_within_a_program_is_that_of_the_reducer(name, sizes, wid
     size = width * np.array([0.05, 0.4, 1.0]).reshape(3, *[1] * (x.ndim - 1))
     region = Region(np.float32(x - size), np.float32(x + size))
     found = hidden(weights, region)
-    params_of, bounds, bias = within(weights, found)
+    params_of, bounds, bias = within(weights, found, np.zeros(3, np.float32))
     counts = []
     for k in range(3):
         own = jax.tree.map(lambda a, k=k: np.asarray(a[k]), found)

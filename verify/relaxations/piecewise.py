@@ -38,8 +38,9 @@ def _relu_planes(z: Bounds, alpha: Array, **_: Any) -> Lines:
     """
     on, off = z.lower >= 0.0, z.upper <= 0.0
     zero = jnp.zeros_like(z.lower)
-    slope, wide = _share(z)
-    intercept = jnp.where(wide, -slope * z.lower, z.upper)
+    slope, _ = _share(z)
+    # So that the line is above both ends, also where its slope underflows.
+    intercept = jnp.maximum(-slope * z.lower, (1.0 - slope) * z.upper)
     fixed = jnp.where(on & ~off, 1.0, zero)
     known = on | off
     lower = jnp.where(known, fixed, alpha[0])
@@ -56,9 +57,10 @@ def _abs_planes(z: Bounds, alpha: Array, **_: Any) -> Lines:
     """|z| between (2 alpha - 1) z and the chord."""
     on, off = z.lower >= 0.0, z.upper <= 0.0
     zero = jnp.zeros_like(z.lower)
-    share, wide = _share(z)
+    _, wide = _share(z)
     slope = ratio(z.upper + z.lower, z.upper - z.lower, wide, zero)
-    intercept = jnp.where(wide, -2.0 * share * z.lower, magnitude(z))
+    ends = (-1.0 - slope) * z.lower, (1.0 - slope) * z.upper
+    intercept = jnp.maximum(*ends)
     fixed = jnp.where(on, 1.0, zero - 1.0)
     known = on | off
     lower = jnp.where(known, fixed, 2.0 * alpha[0] - 1.0)
