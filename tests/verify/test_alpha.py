@@ -1,5 +1,6 @@
 """Optimised relaxations: never looser than CROWN, sound for any parameters."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,8 +10,9 @@ import pytest
 
 import verify
 from core.errors import InputError
-from tests.verify.network_cases import CASES, Case, dense, layers
-from verify import alpha, crown, regions
+from tests.verify.network_cases import CASES, Case, dense, layers, mlp
+from verify import alpha, certificate, crown, regions, root
+from verify.programs import Shape, programs
 
 
 def smooth(p, x):
@@ -20,6 +22,7 @@ def smooth(p, x):
     return dense(p, "fc2", z * h)
 
 
+ROW = np.array([1.0, -1.0, 0.0], np.float32)
 CASE = Case(smooth, layers(4, 6, 6, 2), (4,))
 
 
@@ -184,3 +187,51 @@ def test_slopes_beyond_memory_are_refused_with_a_remedy():
     for options in ({"share": True}, {"hidden": False}):
         net = verify.network(fn, params, ends)
         alpha.check_size(net, 2, verify.AlphaConfig(**options))
+
+
+def test_a_root_takes_the_slopes_that_fit_into_memory(monkeypatch):
+    shape = Shape(4, (30, 20), 3, "float32")  # 40 rows of 30 slopes, 2 of 50
+    net, config = programs(shape).network, verify.Config()
+    proven = dataclasses.replace(config, certificate=True)
+    at_once = root.settings_of(net, 2, config)
+    assert (at_once.chunk, at_once.share, at_once.hidden) == (0, False, True)
+    monkeypatch.setattr("verify.root.AT_ONCE", 1000)
+    assert root.settings_of(net, 2, config) == dataclasses.replace(at_once, chunk=256)
+    assert alpha.bytes_of(net, 2, at_once) == 4 * (40 * 30 + 2 * 50)
+    monkeypatch.setattr("verify.alpha.LIMIT", 4000)
+    shared = root.settings_of(net, 2, config)
+    assert shared.share
+    assert shared.hidden
+    assert not root.settings_of(net, 2, proven).hidden
+    monkeypatch.setattr("verify.alpha.LIMIT", 500)
+    assert not root.settings_of(net, 2, config).hidden
+    monkeypatch.setattr("verify.alpha.LIMIT", 300)
+    with pytest.raises(InputError, match="GiB of slopes"):
+        root.settings_of(net, 2, config)
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_a_search_with_little_memory_for_slopes(monkeypatch, certified):
+    rng = np.random.default_rng(0)
+    case, x = Case(mlp, layers(4, 12, 8, 3), (4,)), rng.normal(size=4)
+    params = case.params(rng)
+    points = np.float32(x + rng.uniform(-0.4, 0.4, (2000, 4)))
+    least = (jax.vmap(functools.partial(case.fn, params))(points) @ ROW).min()
+    prop = verify.linear(verify.box(x - 0.4, x + 0.4), ROW[None], [0.1 - least])
+    asked = verify.Problem(case.fn, params, prop)
+    taken = []
+    settings_of = root.settings_of
+
+    def settings(*given):
+        taken.append(settings_of(*given))
+        return taken[-1]
+
+    monkeypatch.setattr("verify.root.settings_of", settings)
+    monkeypatch.setattr("verify.alpha.LIMIT", 500)
+    config = verify.Config(branching="relu", certificate=certified, batch=8)
+    found = verify.verify(asked, config)
+    assert taken
+    assert taken[0].share is not certified
+    assert found.status == "unsat", found.why
+    if certified:
+        assert certificate.check(asked, found.certificate).ok
