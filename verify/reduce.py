@@ -146,8 +146,8 @@ class Reducer:
         out = self.network.output
         every = np.arange(int(np.prod(out.shape)))
         output, _ = self._rows(weights, active, out, every, index, sizes)
-        lost = np.asarray(lost, out.dtype)
-        params = {"layers": layers, "output": output, "lost": lost}
+        params: dict[str, Any] = {"layers": layers, "output": output}
+        params["lost"] = np.asarray(lost, out.dtype)
         return Reduced(params, index, tuple(boxes), tuple(local), tuple(terms))
 
     def _rows(self, weights, active, value, rows, index, sizes):
@@ -288,7 +288,7 @@ def reduce_within(
         biases.append(jnp.where(valid[k], local[k].ravel()[index[k]], 0.0))
     every = jnp.arange(int(np.prod(network.output.shape)))
     output = rows(network.output, every, len(sizes))
-    params = {"layers": layers, "output": output}
+    params: dict[str, Any] = {"layers": layers, "output": output}
     params["lost"] = jnp.asarray(lost, network.output.dtype)
     return params, tuple(boxes), tuple(biases)
 

@@ -38,7 +38,7 @@ def _relu_planes(z: Bounds, alpha: Array, **_: Any) -> Lines:
     """
     on, off = z.lower >= 0.0, z.upper <= 0.0
     zero = jnp.zeros_like(z.lower)
-    slope, _ = _share(z)
+    slope = _share(z)[0]
     # So that the line is above both ends, also where its slope underflows.
     intercept = jnp.maximum(-slope * z.lower, (1.0 - slope) * z.upper)
     fixed = jnp.where(on & ~off, 1.0, zero)
@@ -57,7 +57,7 @@ def _abs_planes(z: Bounds, alpha: Array, **_: Any) -> Lines:
     """|z| between (2 alpha - 1) z and the chord."""
     on, off = z.lower >= 0.0, z.upper <= 0.0
     zero = jnp.zeros_like(z.lower)
-    _, wide = _share(z)
+    wide = _share(z)[1]
     slope = ratio(z.upper + z.lower, z.upper - z.lower, wide, zero)
     ends = (-1.0 - slope) * z.lower, (1.0 - slope) * z.upper
     intercept = jnp.maximum(*ends)
