@@ -76,7 +76,7 @@ def fit(
                 checkpoints.save(e + 1, now, force=last)
                 # All of them would not fit a line.
                 bar.update(1, **{k: shown[k] for k in BAR if k in shown})
-        if seen is None:  # an earlier session stopped right before the result
+        if seen is None:  # an earlier run stopped right before the result
             seen = check_metrics(watch(now), stage=stage, epoch=epochs)
         return seen | finish(now)
 
