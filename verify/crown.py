@@ -78,13 +78,13 @@ def hidden_bounds(
     """
     table = network.table(weights)
     found = intervals.start(network, region.lower, region.upper)
-    lost = share(network.input.dtype) if config.margin else 0.0
+    rounded = share(network.input.dtype) if config.margin else 0.0
     lines: dict[Node, Lines] = {}
     most = largest([network.input], found)
     for value in network.hidden:
         before = network.before(value)
         new = [node for node in before if node.outputs[0] not in found]
-        intervals.advance(network, table, new, found, share=lost)
+        intervals.advance(network, table, new, found, share=rounded)
         most = jnp.maximum(most, largest(_given(new, value), found))
         if backward_passes and not _is_exact(network, before, region):
             # Once for all passes, and outside of their loops over chunks of rows.
@@ -93,8 +93,8 @@ def hidden_bounds(
                     lines[node] = lines_of(network, table, found, node)
             relax = relaxation(network, table, found, lines=lines)
             own = found[value]
-            flushed = underflow(before, most) if config.margin else 0.0
-            pull = _pull(network, table, lines, relax, value, before, flushed)
+            lost = underflow(before, most) if config.margin else 0.0
+            pull = _pull(network, table, lines, relax, value, before, lost)
             tighter = _rows_bounds(network, region, pull, value, own, config)
             if config.intersect:
                 tighter = intervals.intersect(tighter, own)
@@ -332,8 +332,8 @@ def interval_bound(
     """
     table = network.table(weights)
     found = intervals.start(network, region.lower, region.upper)
-    lost = share(network.input.dtype) if margin else 0.0
-    intervals.advance(network, table, network.nodes, found, share=lost)
+    rounded = share(network.input.dtype) if margin else 0.0
+    intervals.advance(network, table, network.nodes, found, share=rounded)
     nonlinear = set(network.nonlinear)
     last = [n for n in network.nodes if n not in nonlinear]
 
@@ -341,8 +341,8 @@ def interval_bound(
         raise AssertionError(node.op)
 
     rows = rows_of_spec(network, spec)
-    flushed = lost_within(network, table, found) if margin else 0.0
-    left, offset, size = backward(network, table, rows, relax, last, flushed)
+    lost = lost_within(network, table, found) if margin else 0.0
+    left, offset, size = backward(network, table, rows, relax, last, lost)
     d = jnp.asarray(spec.d, offset.dtype)
     total = offset + d
     if margin:

@@ -38,7 +38,7 @@ def fit(
     every: bool = True,
     finish: Callable[[TrainState], dict[str, Any]] = lambda state: {},
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Trains for `epochs` epochs, or takes what an earlier session trained.
+    """Trains for `epochs` epochs, or takes what an earlier run trained.
 
     Args:
       run: the work folder.
