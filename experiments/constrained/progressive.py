@@ -105,6 +105,7 @@ class Protocol:
             batch_size=config.batch_size,
             weight_decay=config.weight_decay,
             every=False,
+            examples=config.epoch_examples,
         )
 
     def _stage(self, seed: int, name: str) -> str:

@@ -80,6 +80,7 @@ class Trainer:
       std: of pixels.
       batch_size: images in a step.
       every: whether to evaluate after each epoch of a phase; the last one alone if not.
+      examples: images of an epoch, drawn anew for each; 0 means all.
       **rest: more of `make_epoch`'s arguments, such as `weight_decay`.
     """
 
@@ -94,16 +95,17 @@ class Trainer:
         std: Sequence[float],
         batch_size: int,
         every: bool = True,
+        examples: int = 0,
         **rest: Any,
     ):
         self.run = run
         self.every = every
         self.model = model
         self.shape = train.images.shape[1:]
-        self.steps = len(train.labels) // batch_size
+        self.steps = (examples or len(train.labels)) // batch_size
         self.train, self.test = put(train), put(test)
         self._data: dict[str, Any] = {"mean": mean, "std": std}
-        self._rest = {"batch_size": batch_size, **rest}
+        self._rest = {"batch_size": batch_size, "examples": examples, **rest}
         self._epochs: dict[str, Any] = {}
         self._evaluates: dict[Any, Any] = {}
 

@@ -41,11 +41,13 @@ def make_epoch(
     augment: Augment | None = None,
     compute_dtype: Any = None,
     mesh: Mesh | None = None,
+    examples: int = 0,
 ) -> Epoch:
     """Returns epoch(state, split, key) -> (state, metrics), compiled once.
 
     An epoch visits the examples in an order drawn from `key`, n // batch_size steps;
-    the examples of an incomplete last batch are left out. Metrics are the means of the
+    the examples of an incomplete last batch are left out. With `examples` it visits so
+    many of them, drawn from `key` too. Metrics are the means of the
     steps', float32 [] on the device: give them to `check_metrics`. The same key and
     state give the same result on the same device. The state given is donated: it is
     gone afterwards (`copy_state` keeps one).
@@ -62,11 +64,15 @@ def make_epoch(
       augment: applied to each batch.
       compute_dtype: type to compute in.
       mesh: from `data_mesh`; state and split must lie on it (`init_state`, `put`).
+      examples: of an epoch; 0 means all.
 
     Raises:
-      InputError: the batch is larger than the data or cannot be divided over the mesh.
+      InputError: the batch is larger than the data or the epoch, or cannot be divided
+        over the mesh; or an epoch has more examples than there are.
     """
     _check_batch(batch_size, mesh)
+    if examples:
+        check_range("examples", examples, batch_size)
     step = make_train_step(
         model,
         optimizer,
@@ -82,7 +88,10 @@ def make_epoch(
 
     def epoch(state: TrainState, split: Split, key: Array):
         images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
-        steps = len(labels) // batch_size
+        if examples > len(labels):
+            text = f"at most the {len(labels)} examples there are"
+            raise InputError("examples: " + describe(examples, text))
+        steps = (examples or len(labels)) // batch_size
         if not steps:
             raise InputError(
                 "batch_size: "

@@ -435,12 +435,15 @@ def test_bad_options_are_named(make, words):
 
 
 def test_full_mode_alone_is_judged():
-    experiment, names = progressive_admm.EXPERIMENT, progressive_admm.JUDGED
     full, gpu = (
-        dataclasses.replace(progressive_admm.Config(), **experiment.modes[m].overrides)
+        dataclasses.replace(
+            progressive_admm.Config(), **progressive_admm.EXPERIMENT.modes[m].overrides
+        )
         for m in ("full", "gpu")
     )
-    assert experiment.reaches(full, *names, examples=20_000)
-    assert experiment.reaches(gpu, *names, examples=60_000)
-    assert not experiment.reaches(full, *names, examples=1_000)
-    assert not experiment.reaches(progressive_admm.Config(), *names, examples=20_000)
+    judged = progressive_admm.is_judged
+    assert judged(full, 60_000)
+    assert judged(gpu, 60_000)
+    assert not judged(progressive_admm.Config(), 5_000)
+    for less in ({"examples": 8_000}, {"validation": 1}, {"epoch_examples": 7_999}):
+        assert not judged(dataclasses.replace(full, **less), 60_000)

@@ -136,6 +136,25 @@ def test_an_epoch_visits_every_example_once_but_for_the_rest(key):
     del still
 
 
+def test_an_epoch_of_some_examples_draws_them_without_repeats(key):
+    """Their sum has as many bits as there are examples if no power of two is twice."""
+    model = Tiny(dropout_rate=0.0)
+    options = {"loss": as_index, "batch_size": 8, "examples": 16}
+    _, state, epoch = start(relaxed(optax.sgd(0.0)), model, **options)
+    powers = put(Split(stripes(24).images, 2 ** np.arange(24, dtype=np.int32)))
+    sums = set()
+    for i in range(3):
+        state, metrics = epoch(state, powers, jax.random.fold_in(key, i))
+        assert int(state.step) == 2 * (i + 1)
+        sums.add(int(metrics["loss"] * 16))
+        assert int(metrics["loss"] * 16).bit_count() == 16
+    assert len(sums) == 3
+    with pytest.raises(InputError, match="examples: got 16; expected at most the 8"):
+        epoch(state, put(stripes(8)), key)
+    with pytest.raises(InputError, match=r"examples: got 4; expected .*8"):
+        start(adam(), model, batch_size=8, examples=4)
+
+
 def as_index(logits, labels):
     return labels.astype(jnp.float32) + 0 * logits[:, 0]
 
