@@ -26,8 +26,8 @@ from benchmarks import _peers, _timing
 
 BATCH = 128
 NOTE = """\
-A ratio below 1 is XLA's: on CPU a convolution and its gradients take less time when what
-is convolved was rounded first. In `weights alone` nothing is."""
+A ratio below 1 is XLA's: on CPU a convolution and its gradients take less time when
+what is convolved was rounded first. In `weights alone` nothing is."""
 MODELS = {
     "lenet5": (_peers.FlaxLeNet5, (28, 28, 1)),
     "resnet20": (_peers.FlaxResNet20, (32, 32, 3)),
