@@ -45,6 +45,13 @@ class Config:
     examples: int = option(
         0, "stratified training examples; 0 means all", unit="images", low=0
     )
+    validation: int = option(
+        0,
+        "training images held out that accuracy is measured on, to choose options; "
+        "0 means the test images",
+        unit="images",
+        low=0,
+    )
     methods: tuple[str, ...] = option(
         ("admm_filter", "magnitude_filter"), "ways to prune", choices=METHODS
     )
@@ -110,6 +117,7 @@ def run(run: "Run", config: Config) -> "Outcome":
     count = len(made.trainer.train.labels)
     judged = config.network != "digits"
     judged &= EXPERIMENT.reaches(config, "epochs", examples=count)
+    judged &= not config.validation
     rows = list(structured.rows(made.title, dense, found, judged))
     notes = [
         "Every method has as many epochs after dense training, and the dense control "
