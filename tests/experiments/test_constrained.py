@@ -22,6 +22,7 @@ from experiments.constrained import (
     recurrent,
     recurrent_rows,
     speech,
+    structured,
 )
 from experiments.workdir import Run
 from tests.experiments import made_up
@@ -207,6 +208,15 @@ def test_options_are_chosen_on_images_that_no_arm_sees(steps):
     assert len(protocol.trainer.test.labels) == 8
     assert len(protocol.trainer.train.labels) == 48
     assert protocol.network.title == "LeNet-300-100 on 48 images"
+
+
+def test_structured_options_are_chosen_on_images_held_out(tiny, tmp_path):
+    config = structured_admm.Config(examples=48, validation=8, batch_size=16)
+    run = Run(tmp_path, experiment="structured_admm", config=config, mode="quick")
+    with run:
+        protocol = structured.Protocol(run, config)
+    assert len(protocol.test.labels) == len(protocol.trainer.test.labels) == 8
+    assert len(protocol.trainer.train.labels) == 48
 
 
 def test_rounding_starts_from_the_network_that_was_trained_as_long(steps, monkeypatch):
