@@ -1,4 +1,4 @@
-"""Checks of compressed networks: ADMM's residual, and outputs that stay.
+"""What experiments share: images held out, ADMM's residual, outputs that stay.
 
 Removing what is masked leaves the real numbers as they are, but sums in another order:
 float32 logits differ by some rounding, and where two of them are as near as that, so
@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import admm
+from core.errors import check_range
 from core.types import Array, ArrayLike
+from experiments import data
 from experiments.results import Row, mean_row
 from experiments.training import TrainState
 
@@ -94,3 +96,23 @@ def equality_rows(
     yield Row(metric, setting, changed, baseline=0, holds=changed == 0)
     differ = sum(r["differ"] for r in results)
     yield Row(f"predictions that {what} changes, all", setting, differ)
+
+
+def splits(dataset: data.Dataset, config: Any) -> tuple[data.Split, data.Split]:
+    """Returns the images to train on, and those that accuracy is measured on.
+
+    Args:
+      dataset: both splits.
+      config: with `validation`, training images to measure on instead of the test
+        images, and `examples`, of the others; 0 means none, and all.
+
+    Raises:
+      InputError: more images are to be held out, or left, than there are.
+    """
+    train, test = dataset.train, dataset.test
+    if config.validation:
+        check_range("--validation", config.validation, 1, len(train.labels) - 1)
+        train, test = data.hold_out(train, config.validation, 0)
+    if config.examples:
+        train = data.subset(train, config.examples, 0)
+    return train, test

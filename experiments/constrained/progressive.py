@@ -13,7 +13,6 @@ import admm
 import gap
 import quant
 from core import trees
-from core.errors import check_range
 from core.types import PyTree
 from experiments import data, models
 from experiments.constrained import checks
@@ -74,12 +73,7 @@ class Protocol:
     def __init__(self, run: Run, config: Any):
         self.config = config
         self.dataset = data.load(config.dataset, data_dir=run.data_dir)
-        train, test = self.dataset.train, self.dataset.test
-        if config.validation:
-            check_range("--validation", config.validation, 1, len(train.labels) - 1)
-            train, test = data.hold_out(train, config.validation, 0)
-        if config.examples:
-            train = data.subset(train, config.examples, 0)
+        train, test = checks.splits(self.dataset, config)
         network = NETWORKS[config.network]
         # A network of few images is a weaker start: every row says how many.
         title = f"{network.title} on {len(train.labels):,} images"

@@ -15,7 +15,6 @@ import admm
 import gap
 import quant
 from core import trees
-from core.errors import check_range
 from core.types import Array, PyTree
 from experiments import data, models
 from experiments.constrained import checks
@@ -82,12 +81,7 @@ class Protocol:
         self.network = network = NETWORKS[config.network]
         name = network.dataset or config.dataset
         self.dataset = data.load(name, data_dir=run.data_dir)
-        train, test = self.dataset.train, self.dataset.test
-        if config.validation:
-            check_range("--validation", config.validation, 1, len(train.labels) - 1)
-            train, test = data.hold_out(train, config.validation, 0)
-        if config.examples:
-            train = data.subset(train, config.examples, 0)
+        train, test = checks.splits(self.dataset, config)
         if network.halved:
             train, test = halved(train), halved(test)
         features = (32, 64, 64, 96) if network.halved else (16, 32, 32, 64)

@@ -47,10 +47,10 @@ def make_epoch(
 
     An epoch visits the examples in an order drawn from `key`, n // batch_size steps;
     the examples of an incomplete last batch are left out. With `examples` it visits so
-    many of them, drawn from `key` too. Metrics are the means of the
-    steps', float32 [] on the device: give them to `check_metrics`. The same key and
-    state give the same result on the same device. The state given is donated: it is
-    gone afterwards (`copy_state` keeps one).
+    many of them, drawn from `key` too. Metrics are the means of the steps', float32 []
+    on the device: give them to `check_metrics`. The same key and state give the same
+    result on the same device. The state given is donated: it is gone afterwards
+    (`copy_state` keeps one).
 
     Args:
       model: see `make_train_step`, as for all that is not explained here.
