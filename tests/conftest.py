@@ -15,6 +15,9 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
     + " --xla_cpu_parallel_codegen_split_count=1"  # parts are work on top, done at once
     + " --xla_cpu_prefer_vector_width=128"  # a sixth less to compile than with 256
+    # Short loops stay loops: a quarter less of all the suite's time.
+    + " --xla_backend_extra_options=xla_cpu_disable_loop_unrolling"
+    + ",xla_cpu_optimize_for_size"
     + " --xla_cpu_use_fusion_emitters=false" * (version("jaxlib") < "0.12"),
 )
 
