@@ -52,10 +52,10 @@ class Config:
         (4, 4, 3), "dense, ADMM, generators", unit="epochs", low=1
     )
     batch_size: int = option(50, "examples per step", unit="images", low=1)
-    learning_rate: float = option(2e-3, "Adam's rate", low=0.0, low_open=True)
+    learning_rate: float = option(1e-2, "Adam's rate", low=0.0, low_open=True)
     interval: int = option(1, "length of an ADMM iteration", unit="epochs", low=1)
     rho: float = option(1e-2, "ADMM's first penalty", low=0.0, low_open=True)
-    rho_end: float = option(1.0, "ADMM's last penalty", low=0.0, low_open=True)
+    rho_end: float = option(10.0, "ADMM's last penalty", low=0.0, low_open=True)
     explore: tuple[str, ...] = option(
         (), "tasks of the two phases", choices=("rows", "speech")
     )
@@ -168,8 +168,7 @@ EXPERIMENT = Experiment(
                 "units": 64,
                 "blocks": (8, 16),
                 "arms": ARMS,
-                "epochs": (6, 20, 6),
-                "interval": 2,
+                "epochs": (6, 14, 12),
                 "explore": ("speech",),
             },
             seeds=(0, 1, 2),
