@@ -117,7 +117,7 @@ def run(run: "Run", config: Config) -> "Outcome":
         "smaller network is compared with the masked one on all test images. "
         f"{checks.NOTE} "
         "Purification does change outputs; nothing is trained after it but towards "
-        "levels.",
+        "levels, and the floats that levels are compared with, for as long.",
         "Arrays have 128 x 64 cells of 4 bits, with a pair of columns for the sign. "
         "Areas and powers are relative and of the specification's constants "
         "(simulated). No teacher was distilled.",

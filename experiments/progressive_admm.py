@@ -1,8 +1,9 @@
 """`python launch.py progressive_admm --mode=full`.
 
 Progressive ADMM (arXiv 1903.09769): pruning in steps of moderate rates, each inside
-what the one before has left, from 12x to 300x; beside one-shot ADMM and one-shot,
-iterative and gradual magnitude pruning, each as long as the steps to its rate together.
+what the one before has left, from 12x to 300x; beside the same steps without ADMM, and
+one-shot ADMM and one-shot, iterative and gradual magnitude pruning, each as long as the
+steps to its rate together.
 Then weights of all layers on the levels of few bits, down to one, by ADMM and a mapping
 in stages, beside rounding and straight-through training; and what pruning left at one
 rate on levels too, with the storage that both take together. `--validation` holds out
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from experiments.results import Outcome
     from experiments.workdir import Run
 
-METHODS = ("admm", "one_shot", "iterative", "gradual")
+METHODS = ("stepped", "admm", "one_shot", "iterative", "gradual")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +155,10 @@ def run(run: "Run", config: Config) -> "Outcome":
             ours.setdefault(rate, []).append(result)
         for method in config.methods:
             part = pruned.setdefault(method, {})
+            if method == "stepped":
+                for rate, result in made.progressive(seed, method).items():
+                    part.setdefault(rate, []).append(result)
+                continue
             for rate in config.rival_rates:
                 part.setdefault(rate, []).append(made.rival(seed, method, rate))
         if config.joint_rate:
@@ -178,7 +183,9 @@ def run(run: "Run", config: Config) -> "Outcome":
         "A step is ADMM inside the mask of the step before and masked retraining; its "
         "duals and its penalty are its own. The other methods have as many epochs to a "
         "rate as all steps up to it, in the same two phases; iterative pruning has as "
-        "many stages as there are steps. The dense control trains on for as long as "
+        "many stages as there are steps. Magnitude in steps is the same pruning with "
+        "plain Adam where ADMM was: the same steps, rates and lengths, so the "
+        "difference is what ADMM gives. The dense control trains on for as long as "
         "the longest arm, at the rate of dense training. No epoch was selected.",
         "First rates of retraining in full mode are those of 0.01 and 0.003 that were "
         "more accurate at 246x, of seed 3 on 5,000 training images held out after "

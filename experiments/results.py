@@ -37,6 +37,8 @@ class Row(NamedTuple):
       `baseline` and `paper` are in the same `unit`, or None.
       `holds` is computed by the experiment from the other numbers: whether the
         paper's claim in this row was reproduced; None where it claims nothing.
+      `check` says that the row claims what correct code gives by construction, or
+        what a comparison presupposes: such rows are counted apart from claims.
     """
 
     metric: str
@@ -48,6 +50,7 @@ class Row(NamedTuple):
     unit: str = ""
     simulated: bool = False
     holds: bool | None = None
+    check: bool = False
 
 
 class Series(NamedTuple):

@@ -92,6 +92,7 @@ _ROW: Table = {
     "holds": (_or_null(_boolean), "true, false or null"),
 }
 _ROW_OPTIONAL: Table = {
+    "check": (_boolean, "true or false"),
     "not_finite": (_list_of(_text), "a list of strings"),
 }
 _FIGURE: Table = {

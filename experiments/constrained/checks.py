@@ -90,10 +90,10 @@ def equality_rows(
     """
     worst = max(r["difference"] for r in results)
     metric = f"largest difference of logits by {what}, over the largest logit"
-    yield Row(metric, setting, worst, baseline=SAME, holds=worst <= SAME)
+    yield Row(metric, setting, worst, baseline=SAME, holds=worst <= SAME, check=True)
     changed = sum(r["changed"] for r in results)
     metric = f"predictions that {what} changes, beyond rounding"
-    yield Row(metric, setting, changed, baseline=0, holds=changed == 0)
+    yield Row(metric, setting, changed, baseline=0, holds=changed == 0, check=True)
     differ = sum(r["differ"] for r in results)
     yield Row(f"predictions that {what} changes, all", setting, differ)
 

@@ -284,6 +284,8 @@ class Protocol:
             watch=checks.residual,
         )
 
+        floats = self._trained_on(seed, way, rate)
+
         def measure() -> dict[str, Any]:
             direct = admm.project(start, rules)
             params = admm.project(after.params, rules)
@@ -316,7 +318,24 @@ class Protocol:
                 "noise": noisy,
             }
 
-        return self.run.stage(f"{name}-levels", measure)
+        found = self.run.stage(f"{name}-levels", measure)
+        return {**found, "floats": floats}
+
+    def _trained_on(self, seed: int, way: str, rate: float) -> float:
+        """Returns the accuracy of what is left, trained on as floats for as long."""
+        state, found, _ = self.removed(seed, way, rate)
+        trainer, epochs = self.trainer, self.config.epochs[3]
+        inner = optax.adam(cosine(self.config.level_rate, epochs * trainer.steps))
+        return trainer.phase(
+            self._stage(seed, f"{way}-{rate:g}x-floats"),
+            state,
+            gap.masked(inner, found.masks),
+            epochs,
+            seed=seed,
+            tag="floats",
+            params=gap.apply_masks(state.params, found.masks),
+            dropout=False,
+        )[1]["accuracy"]
 
 
 Scales = Mapping[str, Array]

@@ -30,7 +30,12 @@ from experiments.trained.networks import kernels_of
 from experiments.training import TrainState
 from experiments.workdir import Run
 
-TITLES = {**RIVALS, "admm": "one-shot ADMM", "progressive": "progressive ADMM"}
+TITLES = {
+    **RIVALS,
+    "admm": "one-shot ADMM",
+    "progressive": "progressive ADMM",
+    "stepped": "magnitude in steps",
+}
 FORMATS: Mapping[int, quant.Format] = {
     8: quant.Uniform(8, symmetric=True),
     4: quant.Uniform(4, symmetric=True),
@@ -192,18 +197,26 @@ class Protocol:
             seed, "control", state, state.params, masks, second, rate
         )
 
-    def progressive(self, seed: int) -> dict[float, dict[str, Any]]:
+    def progressive(
+        self, seed: int, method: str = "progressive"
+    ) -> dict[float, dict[str, Any]]:
         """Prunes step by step; returns the result of every rate.
 
         Each step starts from the pruned network of the one before, whose zeros stay:
         ADMM inside the mask, with duals and penalty of its own.
+
+        Args:
+          seed: of the network.
+          method: "progressive", or "stepped": plain Adam in place of ADMM.
         """
+        ours = method == "progressive"
         found, state = {}, self.dense(seed)
         masks = trees.map_partial(lambda _: None, state.params)
         first, second = self.config.stage_epochs
         for rate in self.config.rates:
-            inner = pruning_optimizer("admm", self._phase(rate, first, 1))
-            name = f"progressive-{rate:g}x"
+            phase = self._phase(rate, first, 1)
+            inner = pruning_optimizer("admm" if ours else "dense", phase)
+            name = f"{method}-{rate:g}x"
             state, drawn = self.trainer.phase(
                 self._stage(seed, name),
                 state,
@@ -212,14 +225,14 @@ class Protocol:
                 seed=seed,
                 tag=f"{name}-{any(m is not None for m in jax.tree.leaves(masks))}",
                 dropout=False,
-                watch=checks.residual,
+                watch=checks.residual if ours else lambda _: {},
             )
             params, masks = admm.finish(state.params, self.network.rules(rate))
             state, result = self._retrained(
                 seed, name, state, params, masks, second, self.config.retrain_rate
             )
             found[rate] = {**drawn, **result}
-            if rate == self.config.joint_rate:
+            if ours and rate == self.config.joint_rate:
                 self._joint[seed] = state, masks
         return found
 

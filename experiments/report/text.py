@@ -84,12 +84,17 @@ def paper(reference: Mapping[str, Any]) -> str:
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns how many of the claims hold, in words."""
-    claims = [row["holds"] for row in rows if row["holds"] is not None]
-    if not claims:
-        return "No claim was judged"
+    """Returns how many of the claims hold, and of the checks, in words."""
+    judged = [row for row in rows if row["holds"] is not None]
+    claims = [row["holds"] for row in judged if not row.get("check")]
+    checks = [row["holds"] for row in judged if row.get("check")]
     noun = "claim" if len(claims) == 1 else "claims"
-    return f"{sum(claims)} of {len(claims)} {noun} reproduced"
+    found = f"{sum(claims)} of {len(claims)} {noun} reproduced"
+    found = found if claims else "No claim was judged"
+    if not checks:
+        return found
+    noun = "check" if len(checks) == 1 else "checks"
+    return f"{found}; {sum(checks)} of {len(checks)} {noun} passed"
 
 
 def scalar(value: Any) -> str:

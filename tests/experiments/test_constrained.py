@@ -187,17 +187,20 @@ def test_arms_train_for_as_long_at_equal_dropout(steps):
     first, second = protocol.config.stage_epochs
     protocol.control(0)
     protocol.progressive(0)
-    for method in progressive_admm.METHODS:
+    protocol.progressive(0, "stepped")
+    rivals = [m for m in progressive_admm.METHODS if m != "stepped"]
+    for method in rivals:
         protocol.rival(0, method, 80.0)
     (dense,) = phases.of("s0-dense")
     assert dense.get("dropout", True)
-    arms = ("control", "progressive-", *(f"{m}-80x" for m in progressive_admm.METHODS))
+    arms = ("control", "progressive-", "stepped-", *(f"{m}-80x" for m in rivals))
     for arm in arms:
         mine = phases.of(f"s0-{arm}")
         assert sum(part["epochs"] for part in mine) == 2 * (first + second)
         assert [part["dropout"] for part in mine] == [False] * len(mine)
         # Each at the rate that was chosen for it, the control at that of training.
-        rate = {"control": 1e-3, "progressive-": 1e-2}.get(arm, 3e-3)
+        rates = {"control": 1e-3, "progressive-": 1e-2, "stepped-": 1e-2}
+        rate = rates.get(arm, 3e-3)
         tags = [part["tag"] for part in mine if "retrain" in part["tag"]]
         assert tags
         assert all(tag.endswith(f"-{rate:g}") for tag in tags)

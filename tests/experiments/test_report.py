@@ -258,8 +258,14 @@ def test_durations(seconds, shown):
 
 
 def test_the_verdict_counts_what_was_judged():
-    def verdict(*holds):
-        return text.verdict([{"holds": each} for each in holds])
+    def verdict(*holds, checks=()):
+        rows = [{"holds": each} for each in holds]
+        return text.verdict(rows + [{"holds": c, "check": True} for c in checks])
 
     assert verdict(True, None, False) == "1 of 2 claims reproduced"
     assert verdict(None) == verdict() == "No claim was judged"
+    # What correct code gives by construction is no claim.
+    both = "0 of 1 claim reproduced; 1 of 2 checks passed"
+    assert verdict(False, checks=(True, False, None)) == both
+    alone = "No claim was judged; 1 of 1 check passed"
+    assert verdict(checks=(True,)) == alone
