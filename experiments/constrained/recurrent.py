@@ -326,11 +326,12 @@ class Protocol:
             # The reference's control, and the dense cells that ADMM starts from.
             "dense trainings": 1 + len(dense),
             "grid": 4 * (bounds.high // bounds.low).bit_length(),
+            "fits": found.design is not None,
         }
-        if found.design is None:
-            return result
-        shape = Shape(*found.design)
-        params = trained[found.design]
+        # Where nothing fits, phase II shows widths of what lost least.
+        least = min(found.trials, key=lambda t: t.loss).design
+        design = found.design or least
+        shape, params = Shape(*design), trained[design]
         exact = self.fixed(shape, params, None)
         bits, tried = exploration.choose_width(
             lambda b: exact - self.fixed(shape, params, b),

@@ -118,19 +118,22 @@ def phase_rows(
             baseline=budget,
             unit="points",
         )
-    holds = "design" in result if judged else None
-    yield Row("phase I, designs within the budget", title, float("design" in result),
-              baseline=1, holds=holds)  # fmt: skip
+    fits = result["fits"]
+    yield Row("phase I, designs within the budget", title, float(fits),
+              baseline=1, holds=fits if judged else None)  # fmt: skip
     trials = len(result["trials"])
     yield Row("phase I, trials", title, trials, baseline=result["grid"], paper=5)
     every = trials + result["dense trainings"]
     yield Row("phase I, trainings with dense ones", title, every)
-    for bits, loss in result.get("widths", []):
-        setting = f"{title}, {result['design']['name']}, {bits} bits"
-        yield Row("phase II, loss of accuracy", setting, loss, unit="points")
-    if result.get("design", {}).get("bits"):
-        setting = f"{title}, {result['design']['name']}"
-        yield Row("phase II, bits", setting, result["design"]["bits"], paper=12)
+    chosen = result["design"]
+    setting = f"{title}, {chosen['name']}"
+    if not fits:
+        setting += " (not within the budget; lost least)"
+    for bits, loss in result["widths"]:
+        metric = "phase II, loss of accuracy"
+        yield Row(metric, f"{setting}, {bits} bits", loss, unit="points")
+    if chosen["bits"]:
+        yield Row("phase II, bits", setting, chosen["bits"], paper=12)
 
 
 def figure(

@@ -400,6 +400,29 @@ def test_one_dense_network_is_the_reference_of_phase_one(monkeypatch, tmp_path):
     assert rows["phase I, designs within the budget"].holds is True
 
 
+def test_phase_two_takes_what_lost_least_where_nothing_fits(monkeypatch, tmp_path):
+    config = ernn.Config(units=8, blocks=(4,), budget=1.0, widths=(12, 8))
+    run = Run(tmp_path, experiment="ernn", config=config, mode="quick")
+    monkeypatch.setattr(data, "load", lambda *_, **__: made_up.dataset(20, 10, side=28))
+    protocol = recurrent.Protocol(run, config, "rows")
+    monkeypatch.setattr(protocol, "control", lambda *_: {"accuracy": 90.0})
+    monkeypatch.setattr(
+        protocol, "arm", lambda _, s, __: (s, {"accuracy": 80.0 - s.hidden})
+    )
+    asked = []
+    monkeypatch.setattr(
+        protocol, "fixed", lambda shape, *_: asked.append(shape.hidden) or 70.0
+    )
+    found = protocol.explored(0)
+    tried = [int(t["name"].rpartition("k")[2]) for t in found["trials"]]
+    assert len(tried) > 1
+    assert set(asked) == {min(tried)}
+    rows = list(recurrent_rows.phase_rows("rows", found, 1.0, True))
+    held = {r.metric: r.holds for r in rows}
+    assert held["phase I, designs within the budget"] is False
+    assert all("lost least" in r.setting for r in rows if "phase II," in r.metric)
+
+
 def test_the_kernels_that_are_reported_are_measured(tiny, tmp_path, monkeypatch):
     config = ernn.Config(units=8, blocks=(4,), batch_size=16)
     run = Run(tmp_path, experiment="ernn", config=config, mode="quick")
