@@ -36,6 +36,13 @@ class Config:
     examples: int = option(
         0, "stratified training examples; 0 means all", unit="images", low=0
     )
+    validation: int = option(
+        0,
+        "training images held out that accuracy is measured on, to choose options; "
+        "0 means the test images",
+        unit="images",
+        low=0,
+    )
     ways: tuple[str, ...] = option(
         ("aware",), "how counts are chosen", choices=("aware", "plain")
     )
@@ -103,6 +110,7 @@ def run(run: "Run", config: Config) -> "Outcome":
                         levels.setdefault((way, rate, bits), []).append(result)
         count = len(made.trainer.train.labels)
         judged = EXPERIMENT.reaches(config, "epochs", examples=count)
+        judged &= not config.validation
         rows += crossbar_rows.rows(made.title, dense, found, levels, judged)
         if config.bits:
             figures += crossbar_rows.figures(made.title, levels)

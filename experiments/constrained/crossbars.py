@@ -78,15 +78,13 @@ class Protocol:
         self.run, self.config, self.name = run, config, network
         self.title, model, dataset, self.layers = NETWORKS[network]
         self.dataset = data.load(dataset or config.dataset, data_dir=run.data_dir)
-        train = self.dataset.train
-        if config.examples:
-            train = data.subset(train, config.examples, 0)
+        train, self.test = checks.splits(self.dataset, config)
         self.model = models.create(model)
         self.trainer = Trainer(
             run,
             self.model,
             train,
-            self.dataset.test,
+            self.test,
             mean=self.dataset.mean,
             std=self.dataset.std,
             batch_size=config.batch_size,
@@ -106,7 +104,7 @@ class Protocol:
 
     def example(self) -> Array:
         """Returns two normalized images, for the operator graph."""
-        return self.trainer.pixels(jnp.asarray(self.dataset.test.images[:2]))
+        return self.trainer.pixels(jnp.asarray(self.test.images[:2]))
 
     def _stage(self, seed: int, name: str) -> str:
         return f"{self.name}-s{seed}-{name}"
@@ -246,7 +244,7 @@ class Protocol:
         self, params: PyTree, small: gap.Compact, batch: int = 500
     ) -> checks.Same:
         """How the smaller network differs from the masked one on the test images."""
-        less, images = jax.jit(small.fn), self.dataset.test.images
+        less, images = jax.jit(small.fn), self.test.images
         parts = []
         for first in range(0, len(images), batch):
             x = self.trainer.pixels(jnp.asarray(images[first : first + batch]))
@@ -301,7 +299,7 @@ class Protocol:
             fn = lambda p, x: small.fn(p, trainer.pixels(x))  # noqa: E731
             program = functools.partial(chip, small.params, scales, bits)
             exact = program(jax.random.key(seed), 0.0)
-            right = functools.partial(jitted_accuracy, fn, split=self.dataset.test)
+            right = functools.partial(jitted_accuracy, fn, split=self.test)
             noisy = {
                 f"{sigma:g}": right(program(jax.random.key(seed), sigma))
                 for sigma in config.noise
