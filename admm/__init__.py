@@ -62,6 +62,7 @@ from admm import (
 )
 from admm.circulant import BlockCirculant
 from admm.combined import Intersection, Union
+from admm.feasible import finish, violation
 from admm.levels import Quantized
 from admm.low_rank import EnergyLoss, LowRank
 from admm.mapping import SHARES, HeldState, at_scales, hold, keep_means, settle
@@ -80,12 +81,10 @@ from admm.transform import (
     admm,
     augmented_lagrangian,
     converged,
-    finish,
     init_duals,
     iterate,
     penalty_gradient,
     residuals,
-    violation,
 )
 from admm.trp import TRPState, trp, truncate
 

@@ -12,7 +12,7 @@ References: CirCNN, arXiv 1708.08917; E-RNN, arXiv 1812.07106.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -196,6 +196,7 @@ class BlockCirculant:
 
     block: int
     gates: int = 1
+    exact: ClassVar[bool] = True
 
     def __post_init__(self):
         check_range("block", self.block, 1)

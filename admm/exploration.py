@@ -78,7 +78,8 @@ def block_bounds(
       work: its multiplications or latency, by block size.
       memory_bits: what the chip holds.
       bits: of a weight.
-      largest: block size, a power of two.
+      largest: block size, a power of two that divides the units of a layer: 8 of 24,
+        `units & -units`, as `recurrent.pack` needs it.
       gain: the least share of work that a doubling has to save.
 
     Raises:
@@ -104,23 +105,29 @@ def explore(
     budget: float,
     *,
     max_trials: int = 5,
+    largest: int | None = None,
 ) -> Found:
     """Phase I: the cheapest design within an accuracy budget, by few trainings.
 
     First an LSTM, by bisection over powers of two, from the largest block; then the
-    input kernels, which bear more, with blocks twice as large; then a GRU of the same
-    blocks, which has a gate less. Each step is kept if it stays within the budget.
+    input kernels, which bear more, with blocks twice as large, if `largest` allows it;
+    then a GRU of the same blocks, which has a gate less. Each step is kept if it stays
+    within the budget.
 
     Args:
       train: trains a design and returns the loss of accuracy against the dense one.
       bounds: of block sizes.
       budget: the largest loss allowed, in the unit of `train`.
       max_trials: trainings, at least 1.
+      largest: block that a design may have, `bounds.high` or more; that if left out.
+        As in `block_bounds`, which may end below it where work saturates.
 
     Raises:
-      InputError: fewer than one trial.
+      InputError: fewer than one trial, or `largest` below the bounds.
     """
     check_range("max_trials", max_trials, 1)
+    largest = bounds.high if largest is None else largest
+    check_range("largest", largest, bounds.high)
     trials: list[Trial] = []
 
     def fits(design: Design) -> bool:
@@ -142,12 +149,12 @@ def explore(
         middle = (low + high) // 2
     if best is None:
         return Found(None, tuple(trials))
-    for change in (
-        lambda d: d._replace(inputs=2 * d.inputs),
-        lambda d: d._replace(cell="gru"),
-    ):
-        if len(trials) < max_trials and fits(change(best)):
-            best = change(best)
+    for change in ({"inputs": 2 * best.inputs}, {"cell": "gru"}):
+        design = best._replace(**change)
+        if design.inputs > largest or len(trials) >= max_trials:
+            continue
+        if fits(design):
+            best = design
     return Found(best, tuple(trials))
 
 

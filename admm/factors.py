@@ -30,34 +30,62 @@ class Factors(NamedTuple):
     second: Array
 
 
-def break_even(shape: tuple[int, ...], scheme: Scheme = "channel") -> int:
+OWNERS = {"channel": (0, 0), "spatial": (0, 1), "decouple": (1, 1)}
+"""The factor that has the window's height, and the one that has its width.
+
+Strides go where the window is: a first factor without it runs at the inputs' positions.
+"""
+
+
+def break_even(
+    shape: tuple[int, ...],
+    scheme: Scheme = "channel",
+    strides: tuple[int, int] = (1, 1),
+) -> int:
     """Returns the largest rank whose factors multiply less than the kernel, or 0.
 
     Args:
       shape: of a kernel, [n_in, n_out] or [kh, kw, C, N].
       scheme: as in `admm.low_rank`.
+      strides: of the kernel; see `multiplications`.
     """
-    return (math.prod(shape) - 1) // _multiplications(shape, scheme)
-
-
-def _multiplications(shape: tuple[int, ...], scheme: Scheme) -> int:
-    """Multiplications of a rank's factors for each output position."""
-    check_scheme(scheme)
-    if len(shape) == 2:
-        return sum(shape)
-    high, across, channels, filters = shape
-    return {
-        "channel": channels * high * across + filters,
-        "spatial": channels * high + filters * across,
-        "decouple": filters * channels + filters * high * across,
-    }[scheme]
+    return (math.prod(shape) - 1) // multiplications(shape, 1, scheme, strides)
 
 
 def multiplications(
-    shape: tuple[int, ...], rank: int, scheme: Scheme = "channel"
+    shape: tuple[int, ...],
+    rank: int,
+    scheme: Scheme = "channel",
+    strides: tuple[int, int] = (1, 1),
 ) -> int:
-    """Returns the multiplications of factors for each output position."""
-    return rank * _multiplications(shape, scheme)
+    """Returns the multiplications of factors for each output position.
+
+    Args:
+      shape: of a kernel, [n_in, n_out] or [kh, kw, C, N].
+      rank: of the factors.
+      scheme: as in `admm.low_rank`.
+      strides: of the kernel in height and width, which must be 1 of a dense one. Images
+        count as `strides` times as large as the outputs, as with padding "SAME": `conv`
+        runs the first factor at all of their rows or columns where the second one has
+        that axis of the window.
+
+    Raises:
+      InputError: a stride below 1, or one of a dense kernel.
+      UnknownNameError: no such scheme.
+    """
+    check_scheme(scheme)
+    for stride in strides:
+        check_range("strides", stride, 1, None if len(shape) == 4 else 1)
+    if len(shape) == 2:
+        return rank * sum(shape)
+    high, across, channels, filters = shape
+    first, second = {
+        "channel": (channels * high * across, filters),
+        "spatial": (channels * high, filters * across),
+        "decouple": (filters * channels, filters * high * across),
+    }[scheme]
+    pairs = zip(strides, OWNERS[scheme], strict=True)
+    return rank * (math.prod(s for s, owner in pairs if owner) * first + second)
 
 
 def factorize(kernel: Array, rank: int, scheme: Scheme = "channel") -> Factors:
@@ -146,8 +174,7 @@ def conv(
             describe(f"factors of {first.shape}", "those of a convolution")
         )
     filters, rank = second.shape[2:]
-    # The factor of the window's height, that of its width.
-    owners = {"channel": (0, 0), "spatial": (0, 1), "decouple": (1, 1)}[scheme]
+    owners = OWNERS[scheme]
     window = [factors[owner].shape[axis] for axis, owner in enumerate(owners)]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], window, strides, padding)

@@ -9,6 +9,7 @@ exact.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +31,7 @@ class Fixed:
     """
 
     kept: Array | None
+    exact: ClassVar[bool] = True
 
     def pruned(self, shape: tuple[int, ...]) -> Array:
         """Returns the mask of the weights that are 0, bool."""

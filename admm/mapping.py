@@ -117,8 +117,7 @@ def settle(
         near = jnp.where(stays, jnp.inf, -jnp.abs(w - z))
         near = jnp.where(pruned, -jnp.inf, near)
         left = w.size - jnp.sum(pruned, dtype=jnp.int32)
-        count = jnp.round(share * left.astype(jnp.float32)).astype(jnp.int32)
-        kept = topk_mask(near, count) | before | pruned
+        kept = topk_mask(near, _share_of(left, share)) | before | pruned
         return jnp.where(kept & ~stays, z, w), kept
 
     found = trees.map_partial(put, sets, params, held)
@@ -126,6 +125,20 @@ def settle(
         lambda _, w, pair: pair[0], sets, params, found, absent=trees.keep_rest
     )
     return moved, trees.map_partial(lambda _, w, pair: pair[1], sets, params, found)
+
+
+def _share_of(count: Array, share: float) -> Array:
+    """Returns round(share * count), int32 []; all of it at a share of 1.
+
+    float32 has no odd numbers above 2^24: thousands are counted in integers, and only
+    what is left of them in floats.
+    """
+    unit = 4096
+    many, few = count // unit, count % unit
+    whole = int(share * unit)
+    rest = (share * unit - whole) * many.astype(jnp.float32)
+    rest = rest + share * few.astype(jnp.float32)
+    return whole * many + jnp.round(rest).astype(jnp.int32)
 
 
 def keep_means(

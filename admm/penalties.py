@@ -99,7 +99,8 @@ class Balance:
     relative primal residual ||W - Z|| / max(||W||, ||Z||) is more than `ratio` times
     the dual one ||Z - Z_previous|| / ||U||, and divided by it the other way round
     (residual balancing: Boyd et al. 2011, section 3.4.1; relative residuals: arXiv
-    1704.06209). So a layer whose weights are far from their set is drawn harder.
+    1704.06209), with the U of the same iteration. So a layer whose weights are far from
+    their set is drawn harder.
 
     Attributes:
       ratio: above which residuals are out of balance, at least 1.

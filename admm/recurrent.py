@@ -24,6 +24,7 @@ from jax.core import Tracer
 
 from admm import circulant
 from admm.circulant import BlockCirculant
+from admm.low_rank import product
 from core.errors import InputError, ShapeError, describe
 from core.types import Array, PyTree
 
@@ -165,7 +166,7 @@ def _names(gates: tuple[str, ...]) -> set[str]:
 
 def _product(x: Array, weights: Array, block: int, units: int, gates: int) -> Array:
     if block == 1:
-        return jnp.matmul(x, weights)
+        return product(x, weights)
     return circulant.spectral_matmul(x, weights, block, gates * units, gates)
 
 

@@ -10,11 +10,15 @@ under `jit`. Writing one takes one method:
             return jnp.maximum(w, 0)
 
 A `quant.Quantizer` and a `quant.RowMix` have that method, so they are sets as well.
+
+Projecting a point of the set may round it: a decomposition does, and a scale that is
+sought again. `violation` allows for that. A set that returns each of its points bit for
+bit says so by `exact = True` on the class, and nothing is allowed for.
 """
 
 import dataclasses
 import numbers
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
@@ -69,6 +73,7 @@ class Sparse:
     density: float | None = None
     count: int | None = None
     pattern: Pattern = Unstructured()
+    exact: ClassVar[bool] = True
 
     def __post_init__(self):
         self._target()

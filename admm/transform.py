@@ -22,9 +22,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from admm.low_rank import wide
 from admm.penalties import Balance, Rho, check_rho, rho_at
-from admm.sets import ConstraintSet, constraints, in_turn, support
+from admm.sets import ConstraintSet, constraints
 from core import trees
-from core.errors import InputError, check_range, describe
+from core.errors import check_range
 from core.numerics import check_finite
 from core.rules import Rules
 from core.types import Array, PartialTree, PyTree, Scalar
@@ -118,9 +118,10 @@ def init_duals(params: PyTree, rules: Rules, rho: Rho) -> ADMMState:
 
 
 def _beside(params: PyTree, state: ADMMState) -> ADMMState:
-    """A fresh state whose scalars lie on all devices of the parameters' mesh.
+    """The state with Z and U beside their leaves, scalars on all of their mesh.
 
-    That is where a step puts them: on one device they would cost a second compilation.
+    That is where a compiled step puts them, whatever a projection does with its
+    operand: elsewhere they would cost a second compilation. As it is under `jit`.
     """
     leaves = jax.tree.leaves((params, state))
     if any(isinstance(leaf, Tracer) for leaf in leaves):
@@ -130,6 +131,15 @@ def _beside(params: PyTree, state: ADMMState) -> ADMMState:
     if not meshes:
         return state
     everywhere = NamedSharding(meshes[0], PartitionSpec())
+
+    def put(part: Any, w: Array) -> Any:
+        place = getattr(w, "sharding", None)
+        return jax.device_put(part, place) if isinstance(place, NamedSharding) else part
+
+    state = state._replace(
+        z=trees.map_partial(put, state.z, params),
+        u=trees.map_partial(put, state.u, params),
+    )
     return jax.tree.map(
         lambda x: x if jnp.ndim(x) else jax.device_put(x, everywhere), state
     )
@@ -168,7 +178,7 @@ def iterate(
         primal, still = trees.squared_norm(_gap(w, new)), _distance(new, z)
         after = factor
         if balance is not None:
-            after = balance(factor, *_relative(w, new, u, primal, still))
+            after = balance(factor, *_relative(w, new, dual, primal, still))
         scale = state.rho * factor / (new_rho * after)
         dual = jax.tree.map(lambda u: u * scale.astype(u.dtype), dual)
         return new, dual, after, primal, still
@@ -178,7 +188,7 @@ def iterate(
         trees.map_partial(lambda _, w, parts, i=i: parts[i], sets, params, found)
         for i in range(5)
     )
-    return state._replace(
+    new = state._replace(
         iteration=iteration,
         rho=new_rho,
         factor=factor,
@@ -187,15 +197,26 @@ def iterate(
         primal=primal,
         dual=dual,
     )
+    return _beside(params, new)
 
 
 def _relative(w: Array, z: Any, u: Any, primal: Array, still: Array) -> list[Array]:
     """||W - Z|| / max(||W||, ||Z||) and ||Z - Z_previous|| / ||U|| of a leaf."""
     tiny = jnp.finfo(jnp.float32).tiny
-    count = len(jax.tree.leaves(z))
-    size = jnp.maximum(count * trees.squared_norm(w), trees.squared_norm(z))
+    size = jnp.maximum(_size(z, w), trees.squared_norm(z))
     pairs = ((primal, size), (still, trees.squared_norm(u)))
     return [jnp.sqrt(a / jnp.maximum(b, tiny)) for a, b in pairs]
+
+
+def _size(z: Any, w: Array) -> Array:
+    """||W||^2 of a leaf, once for each of its sets."""
+    return len(jax.tree.leaves(z)) * trees.squared_norm(w)
+
+
+def _norm(params: PyTree, state: ADMMState) -> Array:
+    """||W|| over the constrained leaves, once for each set, float32 []."""
+    sizes = trees.map_partial(_size, state.z, params)
+    return jnp.sqrt(functools.reduce(jnp.add, jax.tree.leaves(sizes), jnp.float32(0)))
 
 
 def _pull(z: Any, w: Array, u: Any) -> Array:
@@ -238,11 +259,13 @@ def residuals(params: PyTree, state: ADMMState) -> Residuals:
     """Returns the residuals of the weights as they are now.
 
     `primal` is `||W - Z||`, `relative` is it divided by `||W||` over the
-    constrained leaves, and `dual` is `||Z - Z_previous||` of the last iteration.
+    constrained leaves, and `dual` is `||Z - Z_previous||` of the last iteration. In a
+    leaf of n sets W counts n times, once beside each Z: `relative` of a set that is
+    named n times is that of the set.
     """
     gap = trees.map_partial(lambda z, w: _gap(wide(w), z), state.z, params)
     primal = jnp.sqrt(trees.squared_norm(gap))
-    norm = jnp.sqrt(trees.squared_norm(trees.select(state.z, params)))
+    norm = _norm(params, state)
     dual = functools.reduce(jnp.add, jax.tree.leaves(state.dual), jnp.float32(0))
     return Residuals(
         primal, jnp.sqrt(dual), primal / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny)
@@ -253,7 +276,8 @@ def converged(params: PyTree, state: ADMMState, tolerance: float) -> Array:
     """Returns whether an ADMM run may stop, bool [].
 
     When ||W - Z|| and ||Z - Z_previous|| are at most `tolerance` times ||W||, over the
-    constrained leaves (arXiv 1804.03294, equation 9, in relative terms).
+    constrained leaves (arXiv 1804.03294, equation 9, in relative terms); W counts once
+    for each set of a leaf, as in `residuals`.
 
     Args:
       params: the weights W.
@@ -261,8 +285,7 @@ def converged(params: PyTree, state: ADMMState, tolerance: float) -> Array:
       tolerance: relative, at least 0.
     """
     found = residuals(params, state)
-    norm = trees.squared_norm(trees.select(state.z, params))
-    still = found.dual <= tolerance * jnp.sqrt(norm)
+    still = found.dual <= tolerance * _norm(params, state)
     return (found.relative <= tolerance) & still
 
 
@@ -345,60 +368,3 @@ def admm(
         return updates, state._replace(step=state.step + 1, inner=inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def violation(params: PyTree, rules: Rules) -> Array:
-    """Returns the largest distance of a weight from its set, float32 [].
-
-    Exactly 0 in the sets: differences from the projection that its rounding explains do
-    not count, up to 66 eps of the leaf's largest weight (2 eps in half precision, whose
-    projections are computed in float32).
-
-    Args:
-      params: the weights.
-      rules: as in `admm`.
-
-    Raises:
-      RuleError, InputError: bad rules.
-    """
-
-    def away(spec: Any, w: Array) -> Array:
-        far = jnp.abs(wide(w) - wide(in_turn(spec).project(w))).max()
-        give = 64 * jnp.finfo(wide(w).dtype).eps + 2 * jnp.finfo(w.dtype).eps
-        give = float(give) * jnp.abs(wide(w)).max()
-        return jnp.where(far <= give, 0.0, far.astype(jnp.float32))
-
-    each = trees.map_partial(away, constraints(params, rules), params)
-    return functools.reduce(jnp.maximum, jax.tree.leaves(each), jnp.float32(0))
-
-
-def finish(params: PyTree, rules: Rules) -> tuple[PyTree, PartialTree]:
-    """Projects the weights onto their sets and returns masks for retraining.
-
-    The guarantee that the result is feasible: it is in the sets, whatever the residuals
-    were. Several sets of a leaf are projected on in turn.
-
-    Args:
-      params: the weights W after the last ADMM step.
-      rules: as in `admm`.
-
-    Returns:
-      The projected parameters and a mask tree. Train on with
-      `gap.masked(optimizer, masks)`. A leaf that is free nowhere in its set (levels,
-      also of a pruned layer; circulant; low rank) has `None` there, and leaves its set
-      when it trains on (`violation` tells): hold it still with what `settle` at a share
-      of 1 returns, or train its generators or factors instead.
-
-    Raises:
-      NonFiniteError: NaN or infinity in a constrained leaf.
-      InputError: no constrained leaf.
-    """
-    sets = constraints(params, rules)
-    check_finite(trees.select(sets, params), "params")
-    if not jax.tree.leaves(trees.select(sets, params)):
-        raise InputError(describe(f"rules {rules!r}", "at least one constrained leaf"))
-    masks = trees.map_partial(support, sets, params)
-    projected = trees.map_partial(
-        lambda s, w: in_turn(s).project(w), sets, params, absent=trees.keep_rest
-    )
-    return projected, masks

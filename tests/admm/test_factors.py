@@ -1,6 +1,7 @@
 """Factors: their composition is the kernel of low rank."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,39 @@ def test_multiplications_are_the_sizes_of_the_factors(scheme, shape):
     assert factors.multiplications(shape, most + 1, scheme) >= np.prod(shape)
 
 
+# Multiplications of a 3x3x16x32 kernel's factors of rank 4 on images of 16 x 16 x 16.
+STRIDED = {
+    ("channel", (2, 2)): 64 * (9 * 16 * 4 + 4 * 32),
+    ("spatial", (2, 2)): 8 * 16 * (3 * 16 * 4) + 64 * (3 * 4 * 32),  # 49,152
+    ("spatial", (2, 1)): 8 * 16 * (3 * 16 * 4 + 3 * 4 * 32),
+    ("spatial", (1, 2)): 16 * 16 * (3 * 16 * 4) + 16 * 8 * (3 * 4 * 32),
+    ("decouple", (2, 2)): 256 * (16 * 32 * 4) + 64 * (9 * 32 * 4),  # 598,016
+    ("decouple", (2, 1)): 256 * (16 * 32 * 4) + 128 * (9 * 32 * 4),
+}
+
+
+@pytest.mark.parametrize(("scheme", "strides"), STRIDED, ids=str)
+def test_strides_are_those_of_the_factor_with_the_window(scheme, strides):
+    shape, positions = (3, 3, 16, 32), 16 * 16 // (strides[0] * strides[1])
+    count = positions * factors.multiplications(shape, 4, scheme, strides)
+    assert count == STRIDED[scheme, strides]
+
+    def run(x, w):
+        pair = factors.factorize(w, 4, scheme)
+        return factors.conv(x, pair, scheme, strides)
+
+    program = jax.make_jaxpr(run)(jnp.ones((1, 16, 16, 16)), jnp.ones(shape))
+    done = 0
+    for eqn in program.jaxpr.eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            window = eqn.invars[1].aval.shape[:3]
+            done += math.prod((*eqn.outvars[0].aval.shape, *window))
+    assert done == count
+    most = factors.break_even(shape, scheme, strides)
+    each = factors.multiplications(shape, 1, scheme, strides)
+    assert most * each < math.prod(shape) <= (most + 1) * each
+
+
 def test_kernels_of_lesser_rank_have_finite_factors():
     first, second = factors.factorize(jnp.ones((4, 6)), 3)
     np.testing.assert_allclose(first @ second, jnp.ones((4, 6)), rtol=1e-4)
@@ -99,3 +133,7 @@ def test_bad_input_is_named():
         factors.factorize(kernel((6, 5)), 6)
     with pytest.raises(ShapeError, match="convolution"):
         factors.conv(jnp.ones((1, 4, 4, 3)), factors.factorize(kernel((6, 5)), 2))
+    with pytest.raises(InputError, match="strides: got 0"):
+        factors.multiplications((3, 3, 4, 4), 1, strides=(0, 1))
+    with pytest.raises(InputError, match="strides: got 2"):
+        factors.break_even((6, 5), strides=(2, 2))

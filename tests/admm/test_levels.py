@@ -1,6 +1,7 @@
 """Levels as sets: scales by brute force, pruned weights, staged mapping."""
 
 import itertools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 import admm
 import quant
 from admm.levels import FittedScale, WithoutZero
+from admm.mapping import _share_of
 from core.errors import InputError, ShapeError
 from tests.quant.formats import EVERY, nearest
 from tests.strategies import seeds
@@ -196,6 +198,15 @@ def test_settling_takes_the_nearest_first_and_holds_what_is_there():
     assert bool(held["w"].all())
     np.testing.assert_allclose(last["w"], level * np.asarray([1, -1, 1, 1]))
     np.testing.assert_array_equal(last["w"], admm.project(last, rules)["w"])
+
+
+@pytest.mark.parametrize("count", [0, 7, 4097, 2**24 + 1, 2**25 + 3, 2**31 - 1])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.98, 1.0])
+def test_shares_are_counted_one_by_one(count, share):
+    # float32 has no odd numbers above 2^24.
+    found = int(jax.jit(_share_of, static_argnums=1)(jnp.int32(count), share))
+    assert abs(found - Fraction(share) * count) <= 0.55
+    assert share < 1 or found == count
 
 
 def test_held_weights_do_not_move_by_decay_or_momentum():

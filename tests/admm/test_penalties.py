@@ -93,6 +93,32 @@ def test_a_leaf_that_is_far_from_its_set_is_drawn_harder():
     assert float(step) == 8.0
 
 
+def test_the_dual_residual_is_over_the_dual_of_the_same_iteration():
+    # U was 0 before it: over that, any move of Z would be out of balance.
+    rules = [("w", admm.Sparse(count=1))]
+    state = admm.init_duals({"w": jnp.array([1.0, 2.0, 3.0])}, rules, 0.1)
+    moved = {"w": jnp.array([1.0, 2.0, 3.001])}
+    state = admm.iterate(moved, state, rules, 0.1, admm.Balance())
+    # ||W - Z|| / ||W|| is 0.6, ||Z - Z_previous|| / ||U|| is 0.001 / sqrt(5).
+    assert float(state.factor["w"]) == 2.0
+
+
+def test_a_set_that_is_named_often_has_the_residuals_of_the_set(key):
+    params = {"w": jax.random.normal(key, (6, 5)), "b": jnp.ones(5)}
+    moved = {**params, "w": params["w"][::-1]}
+    seen = []
+    for spec in (0.25, (0.25,) * 4):
+        state = admm.init_duals(params, [("w", spec)], 0.1)
+        state = admm.iterate(moved, state, [("w", spec)], 0.1)
+        seen.append(float(admm.residuals(moved, state).relative))
+        found = admm.residuals(moved, state)
+        still = float(found.dual / jnp.linalg.norm(moved["w"])) / len(seen)
+        bound = max(seen[0], still)
+        assert bool(admm.converged(moved, state, 1.001 * bound))
+        assert not bool(admm.converged(moved, state, 0.999 * bound))
+    np.testing.assert_allclose(seen[1], seen[0], rtol=1e-6)
+
+
 def test_it_stops_when_residuals_are_small():
     rules = [("w", admm.Sparse(count=2))]
     tx = admm.admm(optax.sgd(0.05), rules, interval=20, rho=1.0, tolerance=0.05)
@@ -128,14 +154,20 @@ def test_progressive_steps_shrink_supports_and_stay_in_them(key):
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-import admm
+import admm, quant
 
 mesh = Mesh(np.asarray(jax.devices()), ("data",))
 assert mesh.size == 4
 rows = NamedSharding(mesh, PartitionSpec("data"))
 everywhere = NamedSharding(mesh, PartitionSpec())
-w = jax.random.normal(jax.random.key(0), (8, 6))
-rules = [("w", (0.5, admm.Sparse(0.25)))]
+w = jax.random.normal(jax.random.key(0), (8, 12))
+rules = {
+    "w": (0.5, admm.Sparse(0.25)),
+    "low": admm.LowRank(3),
+    "blocks": admm.BlockCirculant(2),
+    "levels": admm.Quantized(quant.Ternary()),
+}
+rules = list(rules.items())
 tx = admm.admm(
     optax.sgd(0.1, momentum=0.9), rules, interval=2, rho=0.5, balance=admm.Balance()
 )
@@ -148,17 +180,23 @@ def step(params, state):
     return optax.apply_updates(params, updates), state
 
 def trained(place, compiled):
-    params = {"w": jax.device_put(w, place), "b": jax.device_put(w[0], everywhere)}
+    params = {name: jax.device_put(w, place) for name, _ in rules}
+    params["b"] = jax.device_put(w[0], everywhere)
     state = tx.init(params)
+    alone = admm.iterate(params, state, rules, 0.5)
     for _ in range(7):
+        for name, _ in rules:
+            duals = [(s.z[name], s.u[name]) for s in (state, alone)]
+            for part in jax.tree.leaves((duals, state.inner[0].trace[name])):
+                assert part.sharding.is_equivalent_to(place, 2), (name, part.sharding)
         params, state = compiled(params, state)
-        for part in (*state.z["w"], *state.u["w"], state.inner[0].trace["w"]):
-            assert part.sharding.is_equivalent_to(place, 2), part.sharding
     return params, state
 
-compiled = jax.jit(step)
-params, state = trained(rows, compiled)
-assert compiled._cache_size() == 1, compiled._cache_size()
+columns = NamedSharding(mesh, PartitionSpec(None, "data"))
+for place in (columns, rows):
+    compiled = jax.jit(step)
+    params, state = trained(place, compiled)
+    assert compiled._cache_size() == 1, compiled._cache_size()
 assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {4}
 whole, same = trained(everywhere, jax.jit(step))
 for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(same), strict=True):

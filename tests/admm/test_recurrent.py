@@ -59,6 +59,19 @@ def test_a_step_has_one_transform_of_its_state_and_one_back(trained):
     assert sorted(transforms(scans[0].params["jaxpr"].jaxpr)) == ["IRFFT", "RFFT"]
 
 
+def test_dense_kernels_multiply_in_full_precision(trained):
+    _, _, params, xs = trained
+    cell = recurrent.pack(params, 1)
+    program = jax.make_jaxpr(recurrent.run)(cell, xs).jaxpr
+    scan = next(eqn for eqn in program.eqns if eqn.primitive.name == "scan")
+    found = [
+        eqn.params["precision"]
+        for eqn in (*program.eqns, *scan.params["jaxpr"].jaxpr.eqns)
+        if eqn.primitive.name == "dot_general"
+    ]
+    assert found == [(jax.lax.Precision.HIGHEST,) * 2] * 2
+
+
 def transforms(program):
     """The kinds of Fourier transforms in a program, calls followed."""
     found = []
@@ -197,7 +210,8 @@ def test_few_trainings_find_what_the_whole_grid_finds(worst):
         )
 
     budget = np.log2(worst) + 0.6
-    found = exploration.explore(loss, exploration.Bounds(2, 32), budget)
+    bounds = exploration.Bounds(2, 32)
+    found = exploration.explore(loss, bounds, budget, largest=64)
     assert len(found.trials) <= 5
     grid = [exploration.Design("lstm", k, k) for k in (2, 4, 8, 16, 32)]
     best = max(d.hidden for d in grid if loss(d) <= budget)
@@ -208,10 +222,25 @@ def test_few_trainings_find_what_the_whole_grid_finds(worst):
     assert found.design.cell == "gru"
 
 
+@pytest.mark.parametrize("largest", [None, 8, 16])
+def test_no_block_is_larger_than_is_said(largest):
+    # 24 units: only blocks of up to 8 divide them.
+    bounds = exploration.block_bounds(
+        lambda k: 24 * 24 // k, lambda k: 1.0 / k, memory_bits=1e6, bits=12, largest=8
+    )
+    found = exploration.explore(lambda _: 0.0, bounds, 1.0, largest=largest)
+    assert found.design == exploration.Design("gru", largest or 8, 8)
+    tried = [(t.design.cell, t.design.inputs) for t in found.trials]
+    wide = [("lstm", 16)] if largest == 16 else []
+    assert tried == [("lstm", 8), *wide, ("gru", largest or 8)]
+
+
 def test_no_design_within_the_budget_is_said():
     found = exploration.explore(lambda _: 9.0, exploration.Bounds(2, 8), 1.0)
     assert found.design is None
     assert not any(trial.fits for trial in found.trials)
+    with pytest.raises(InputError, match="largest: got 4"):
+        exploration.explore(lambda _: 9.0, exploration.Bounds(2, 8), 1.0, largest=4)
 
 
 def test_the_fewest_bits_within_the_budget():
