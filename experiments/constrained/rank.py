@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 import admm
 from admm import factors, low_rank
@@ -100,6 +101,7 @@ class Protocol:
         # A network of few images is a weaker start: every row says how many.
         self.title = f"{self.network.title}, {len(train.labels):,} images"
         self.positions = output_positions(model, train.images.shape[1:])
+        self.strides = strides_of(model, train.images.shape[1:])
         self._tuned = functools.lru_cache(maxsize=None)(self._make_tuned)
 
     def rules(self) -> list[tuple[str, admm.EnergyLoss]]:
@@ -174,17 +176,20 @@ class Protocol:
     def at_rate(self, params: PyTree, rate: float) -> dict[str, int]:
         """Returns the ranks at which every kernel multiplies `rate` times less."""
         return {
-            path: max(1, int(factors.break_even(w.shape, self.config.scheme) / rate))
+            path: max(1, int(self._break_even(path, w) / rate))
             for path, w in self.kernels(params).items()
         }
 
+    def _break_even(self, path: str, w: Array) -> int:
+        strides = self.strides[path.rpartition("/")[0]]
+        return factors.break_even(w.shape, self.config.scheme, strides)
+
     def worthwhile(self, params: PyTree, ranks: Ranks) -> dict[str, int]:
         """Returns the ranks of kernels whose factors multiply less than they do."""
-        scheme = self.config.scheme
         return {
             path: ranks[path]
             for path, w in self.kernels(params).items()
-            if ranks[path] <= factors.break_even(w.shape, scheme)
+            if ranks[path] <= self._break_even(path, w)
         }
 
     def cost(self, params: PyTree, ranks: Ranks) -> tuple[float, float]:
@@ -194,12 +199,14 @@ class Protocol:
             layer, _, last = path.rpartition("/")
             if last != "kernel":
                 continue
-            size = int(np.prod(w.shape))
-            mine = size
+            size = work = mine = int(np.prod(w.shape))
             if path in ranks:
-                mine = factors.multiplications(w.shape, ranks[path], scheme)
+                of, strides = (w.shape, ranks[path], scheme), self.strides[layer]
+                # Without strides each number that is stored multiplies once.
+                mine = factors.multiplications(*of)
+                work = factors.multiplications(*of, strides)
             before += size * self.positions[layer]
-            after += mine * self.positions[layer]
+            after += work * self.positions[layer]
             stored, left = stored + size, left + mine
         return before / after, stored / left
 
@@ -238,6 +245,23 @@ class Protocol:
 
     def _make_tuned(self) -> Wrapped:
         return mapped(self.trainer.model, compose)
+
+
+def strides_of(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    """Returns the strides of each layer of a flax module by path, 1 of a dense one."""
+    found: dict[str, tuple[int, int]] = {}
+
+    def see(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext):
+        strides = getattr(context.module, "strides", None) or 1
+        high, across = np.broadcast_to(strides, 2).tolist()
+        found["/".join(context.module.path)] = (high, across)
+        return call(*args, **kwargs)
+
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    with nn.intercept_methods(see):
+        init = functools.partial(model.init, train=False)
+        jax.eval_shape(init, jax.random.key(0), image)
+    return found
 
 
 def split(params: PyTree, ranks: Ranks, scheme: low_rank.Scheme) -> PyTree:

@@ -194,7 +194,7 @@ def trained(place, compiled):
 
 columns = NamedSharding(mesh, PartitionSpec(None, "data"))
 for place in (columns, rows):
-    compiled = jax.jit(step)
+    compiled = jax.jit(lambda *given: step(*given))
     params, state = trained(place, compiled)
     assert compiled._cache_size() == 1, compiled._cache_size()
 assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {4}
