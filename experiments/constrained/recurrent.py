@@ -298,12 +298,13 @@ class Protocol:
         def size(k: int) -> recurrent.Size:
             return recurrent.size("lstm", features, config.units, k)
 
+        largest = min(64, config.units & -config.units)
         bounds = exploration.block_bounds(
             lambda k: size(k).weights,
             lambda k: size(k).multiplications,
             memory_bits=config.memory * size(1).weights * 12,
             bits=12,
-            largest=min(64, config.units & -config.units),
+            largest=largest,
         )
         trained: dict[Any, PyTree] = {}
         # One budget for all designs: what the dense LSTM has, trained as long.
@@ -314,7 +315,7 @@ class Protocol:
             trained[design], result = self.arm(seed, shape, "admm")
             return reference - result["accuracy"]
 
-        found = exploration.explore(train, bounds, config.budget)
+        found = exploration.explore(train, bounds, config.budget, largest=largest)
         trials = [
             {"name": Shape(*t.design).name, "loss": t.loss, "fits": t.fits}
             for t in found.trials
