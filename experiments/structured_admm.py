@@ -164,6 +164,9 @@ EXPERIMENT = Experiment(
                 "more_methods": MORE,
                 "more_rates": (5.0,),
                 "epochs": (8, 4, 4),
+                "tuning_rate": 3e-3,
+                "rho": 1e-2,
+                "rho_end": 10.0,
                 "turns": 31,
             },
             seeds=(0, 1, 2),
@@ -172,6 +175,8 @@ EXPERIMENT = Experiment(
             60.0,
             {
                 "network": "resnet20",
+                "rho": 1e-2,
+                "rho_end": 10.0,
                 "rates": (1.5, 2.0, 3.0, 5.0),
                 "more_methods": MORE,
                 "more_rates": (2.0, 5.0),

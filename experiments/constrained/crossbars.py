@@ -316,8 +316,8 @@ class Protocol:
                 "noise": noisy,
             }
 
-        found = self.run.stage(f"{name}-levels", measure)
-        return {**found, "floats": floats}
+        result = self.run.stage(f"{name}-levels", measure)
+        return {**result, "floats": floats}
 
     def _trained_on(self, seed: int, way: str, rate: float) -> float:
         """Returns the accuracy of what is left, trained on as floats for as long."""
