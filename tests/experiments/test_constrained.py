@@ -443,7 +443,7 @@ def test_states_in_float64_are_those_of_the_cell(cell):
     layer = admm.recurrent.pack(params[f"{cell}1"], 1)
     np.testing.assert_allclose(admm.recurrent.run(layer, xs)[1], states, atol=1e-6)
     # And flax's own: the logits read the last state.
-    linear = params["linear"]
+    linear = jax.tree.map(np.asarray, params["linear"])
     logits = states[:, -1] @ linear["kernel"] + linear["bias"]
     with jax.numpy_rank_promotion("allow"):
         found = model.apply({"params": params}, xs)
