@@ -226,7 +226,7 @@ EXPERIMENT = Experiment(
     modes={
         "quick": Mode(1.0),
         "full": Mode(
-            60.0,
+            75.0,
             {
                 "network": "lenet5",
                 "dataset": "mnist",
