@@ -71,7 +71,8 @@ class Config:
     joint_rate: float = option(
         22.9, "rate after which levels follow, some of --rates; 0 for none", low=0.0
     )
-    joint_bits: int = option(4, "width of those levels", choices=(8, 4, 2))
+    # Two bits without 0, which pruned weights keep to themselves, are one bit.
+    joint_bits: int = option(4, "width of those levels", choices=(8, 4))
     epochs: int = option(6, "length of dense training", unit="epochs", low=1)
     stage_epochs: tuple[int, ...] = option(
         (3, 2), "a step: ADMM, masked retraining", unit="epochs", low=1
