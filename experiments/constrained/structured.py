@@ -233,7 +233,12 @@ class Protocol:
         left = gap.profile(small.fn, small.params, one).total.macs
         masked = gap.profile(self.fn, variables, one, masks=every).total
         run, less = jax.jit(self.fn), jax.jit(small.fn)
-        same = checks.compared(run(variables, images), less(small.params, images))
+        same = checks.joined(
+            [
+                checks.compared(run(variables, x), less(small.params, x))
+                for x in self._batches()
+            ]
+        )
         found: dict[str, Any] = {
             "macs": whole / left,
             "effective": whole / max(masked.effective_macs, 1),
@@ -250,6 +255,11 @@ class Protocol:
             seconds = packed.time_in_turns(calls, self.config.turns)
             found["ms"][str(batch)] = [1e3 * s for s in seconds]
         return found
+
+    def _batches(self, size: int = 500) -> Iterable[Array]:
+        """Yields all test images, normalized."""
+        for first in range(0, len(self.test.images), size):
+            yield self.trainer.pixels(jnp.asarray(self.test.images[first:][:size]))
 
     def _gathered(self, state: TrainState, masks: PyTree) -> dict[str, Any]:
         """Milliseconds of the pruned layers alone, dense and by the rows that are left.
