@@ -124,8 +124,8 @@ def run(run: "Run", config: Config) -> "Outcome":
         "trains on for as long: ADMM, with Adam or SGD, or a group lasso, and then "
         "masked training; or the groups of least magnitude removed at once and masked "
         "training all along. The lasso's strength and SGD's rate were not tuned: "
-        "nothing is claimed against these two, nor between shapes and filters, which "
-        "leave other numbers of multiplications. The "
+        "nothing is claimed against these two. Shapes of a rate leave fewer "
+        "multiplications than filters. The "
         "first layer and the classifier are not pruned; the norm of a dead filter goes "
         "with it.",
         "Rates that are asked for are of a layer whose inputs and filters both go: "

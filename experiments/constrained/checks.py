@@ -6,9 +6,10 @@ may the prediction. What counts is therefore relative to the largest logit, and 
 prediction counts as changed where its lead was above the tolerance.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 import admm
@@ -72,6 +73,29 @@ def compared(whole: ArrayLike, less: ArrayLike) -> Same:
     return Same(far, int((other & clear).sum()), int(other.sum()))
 
 
+def compared_on(
+    images: np.ndarray,
+    pixels: Callable[[Array], Array],
+    whole: Callable[[Array], Array],
+    less: Callable[[Array], Array],
+    batch: int = 500,
+) -> Same:
+    """Returns how two networks differ on all images.
+
+    Args:
+      images: [n, ...], as a data set holds them.
+      pixels: normalizes a batch of them.
+      whole: the first network, from normalized images to logits.
+      less: the other one.
+      batch: images at once.
+    """
+    parts = []
+    for first in range(0, len(images), batch):
+        x = pixels(jnp.asarray(images[first : first + batch]))
+        parts.append(compared(whole(x), less(x)))
+    return joined(parts)
+
+
 def joined(parts: Sequence[Same]) -> Same:
     """Returns how the networks differ over all of several batches."""
     far, changed, differ = zip(*parts, strict=True)
@@ -98,21 +122,24 @@ def equality_rows(
     yield Row(f"predictions that {what} changes, all", setting, differ)
 
 
-def splits(dataset: data.Dataset, config: Any) -> tuple[data.Split, data.Split]:
+def splits(
+    dataset: data.Dataset, examples: int, validation: int = 0
+) -> tuple[data.Split, data.Split]:
     """Returns the images to train on, and those that accuracy is measured on.
 
     Args:
       dataset: both splits.
-      config: with `validation`, training images to measure on instead of the test
-        images, and `examples`, of the others; 0 means none, and all.
+      examples: stratified training images; 0 means all.
+      validation: training images to measure on instead of the test images, held out
+        first; 0 means none.
 
     Raises:
       InputError: more images are to be held out, or left, than there are.
     """
     train, test = dataset.train, dataset.test
-    if config.validation:
-        check_range("--validation", config.validation, 1, len(train.labels) - 1)
-        train, test = data.hold_out(train, config.validation, 0)
-    if config.examples:
-        train = data.subset(train, config.examples, 0)
+    if validation:
+        check_range("--validation", validation, 1, len(train.labels) - 1)
+        train, test = data.hold_out(train, validation, 0)
+    if examples:
+        train = data.subset(train, examples, 0)
     return train, test

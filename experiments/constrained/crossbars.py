@@ -78,7 +78,9 @@ class Protocol:
         self.run, self.config, self.name = run, config, network
         self.title, model, dataset, self.layers = NETWORKS[network]
         self.dataset = data.load(dataset or config.dataset, data_dir=run.data_dir)
-        train, self.test = checks.splits(self.dataset, config)
+        train, self.test = checks.splits(
+            self.dataset, config.examples, config.validation
+        )
         self.model = models.create(model)
         self.trainer = Trainer(
             run,
@@ -96,6 +98,7 @@ class Protocol:
         self._whole = jax.jit(self.fn)
         self.dense = functools.lru_cache(maxsize=None)(self._dense)
         self.removed = functools.lru_cache(maxsize=None)(self._removed)
+        self.floats = functools.lru_cache(maxsize=None)(self._floats)
 
     def fn(self, params: PyTree, images: Array) -> Array:
         """The network at evaluation, of pixels in [0, 1], normalized."""
@@ -240,16 +243,15 @@ class Protocol:
         stage = self._stage(seed, f"{way}-{rate:g}x-removed")
         return state, found, self.run.stage(stage, measure)
 
-    def _compared(
-        self, params: PyTree, small: gap.Compact, batch: int = 500
-    ) -> checks.Same:
+    def _compared(self, params: PyTree, small: gap.Compact) -> checks.Same:
         """How the smaller network differs from the masked one on the test images."""
-        less, images = jax.jit(small.fn), self.test.images
-        parts = []
-        for first in range(0, len(images), batch):
-            x = self.trainer.pixels(jnp.asarray(images[first : first + batch]))
-            parts.append(checks.compared(self._whole(params, x), less(small.params, x)))
-        return checks.joined(parts)
+        less = jax.jit(small.fn)
+        return checks.compared_on(
+            self.test.images,
+            self.trainer.pixels,
+            lambda x: self._whole(params, x),
+            lambda x: less(small.params, x),
+        )
 
     def levels(self, seed: int, way: str, rate: float, bits: int) -> dict[str, Any]:
         """ADMM towards the integers of `bits` in what is left; then noise of devices.
@@ -281,8 +283,6 @@ class Protocol:
             dropout=False,
             watch=checks.residual,
         )
-
-        floats = self._trained_on(seed, way, rate)
 
         def measure() -> dict[str, Any]:
             direct = admm.project(start, rules)
@@ -317,9 +317,9 @@ class Protocol:
             }
 
         result = self.run.stage(f"{name}-levels", measure)
-        return {**result, "floats": floats}
+        return {**result, "floats": self.floats(seed, way, rate)}
 
-    def _trained_on(self, seed: int, way: str, rate: float) -> float:
+    def _floats(self, seed: int, way: str, rate: float) -> float:
         """Returns the accuracy of what is left, trained on as floats for as long."""
         state, found, _ = self.removed(seed, way, rate)
         trainer, epochs = self.trainer, self.config.epochs[3]

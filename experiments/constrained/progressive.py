@@ -78,7 +78,7 @@ class Protocol:
     def __init__(self, run: Run, config: Any):
         self.config = config
         self.dataset = data.load(config.dataset, data_dir=run.data_dir)
-        train, test = checks.splits(self.dataset, config)
+        train, test = checks.splits(self.dataset, config.examples, config.validation)
         network = NETWORKS[config.network]
         # A network of few images is a weaker start: every row says how many.
         title = f"{network.title} on {len(train.labels):,} images"

@@ -17,6 +17,7 @@ from admm import factors, low_rank
 from core import trees
 from core.types import Array, PyTree
 from experiments import data, models
+from experiments.constrained import checks
 from experiments.differences import SEEDS, difference, lead_row
 from experiments.pruning.networks import output_positions
 from experiments.pruning.trainer import Trainer, Wrapped, cosine, mapped
@@ -77,9 +78,7 @@ class Protocol:
         self.network = NETWORKS[config.network]
         name = "cifar10" if self.network.halved else config.dataset
         self.dataset = data.load(name, data_dir=run.data_dir)
-        train, test = self.dataset.train, self.dataset.test
-        if config.examples:
-            train = data.subset(train, config.examples, 0)
+        train, test = checks.splits(self.dataset, config.examples)
         if self.network.halved:
             train, test = halved(train), halved(test)
         model = (

@@ -65,9 +65,8 @@ class Protocol:
             self.dataset = speech.load()
         else:
             self.dataset = data.load(config.dataset, data_dir=run.data_dir)
-        train, test = self.dataset.train, self.dataset.test
-        if config.examples and task == "rows":
-            train = data.subset(train, config.examples, 0)
+        examples = config.examples if task == "rows" else 0
+        train, test = checks.splits(self.dataset, examples)
         if held:
             train, test = data.hold_out(train, len(train.labels) // 5, 0)
         self.prefix = f"{task}-held" if held else task
@@ -336,8 +335,7 @@ class Protocol:
             "fits": found.design is not None,
         }
         # Where nothing fits, phase II shows widths of what lost least.
-        least = min(found.trials, key=lambda t: t.loss).design
-        design = found.design or least
+        design = found.design or min(found.trials, key=lambda t: t.loss).design
         shape, params = Shape(*design), trained[design]
         exact = self.fixed(shape, params, None)
         bits, tried = exploration.choose_width(
