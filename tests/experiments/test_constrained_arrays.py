@@ -232,3 +232,18 @@ def test_the_group_lasso_adds_the_slope_of_norms(kind):
         found["conv2"]["kernel"], 0.5 * jax.grad(norms)(w), rtol=1e-5
     )
     np.testing.assert_array_equal(found["conv2"]["bias"], 0.0)
+
+
+def test_networks_are_compared_on_every_image():
+    images = np.arange(7.0, dtype=np.float32)[:, None]
+    logits = lambda x: jnp.concatenate([x, -x + 5], -1)  # noqa: E731
+    other = lambda x: jnp.where(x == 6, 20.0, logits(x))  # noqa: E731
+    identity = lambda x: x  # noqa: E731
+    same = checks.compared_on(images, identity, logits, logits, batch=3)
+    assert same == checks.Same(0.0, 0, 0)
+    # The last image alone, in an incomplete batch: 20 instead of 6 and -1.
+    found = checks.compared_on(images, identity, logits, other, batch=3)
+    assert found.difference == pytest.approx(21 / 6)
+    swapped = lambda x: jnp.where(x == 6, logits(x)[:, ::-1], logits(x))  # noqa: E731
+    found = checks.compared_on(images, identity, logits, swapped, batch=3)
+    assert (found.changed, found.differ) == (1, 1)
